@@ -1,0 +1,114 @@
+//! The one interface a device implements.
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use crate::cpu::Cpu;
+use crate::primitive::{Fused, Map, Reduce};
+use crate::rng::{Distribution, Key};
+use crate::{DType, Layout, Result, Shape, Tensor};
+
+/// A device that stores tensors and computes with them.
+///
+/// The vocabulary is closed and small. Arguments have been checked (shapes agree, dtypes fit, every tensor is on
+/// this device) by the [`Tensor`] method of the same name; what is left to fail is the device itself. Every
+/// result is a new contiguous tensor on the same device, unless said otherwise.
+pub trait Backend: Send + Sync + fmt::Debug {
+    /// The device's name in messages: `cpu`, `cuda:0`.
+    fn name(&self) -> String;
+
+    /// Copies a contiguous host tensor to this device.
+    fn upload(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// Copies a tensor of this device into contiguous host memory.
+    fn download(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// Applies a function element by element, with broadcasting.
+    fn map(&self, f: Map, x: &[&Tensor]) -> Result<Tensor>;
+
+    /// Combines the elements along `axes` (sorted, distinct), which stay in the shape with size 1. The order of
+    /// combination is fixed: it does not depend on the number of threads.
+    fn reduce(&self, f: Reduce, x: &Tensor, axes: &[usize]) -> Result<Tensor>;
+
+    /// Running sums along `axis`: `y[k] = x[0] + … + x[k]`.
+    fn cumsum(&self, x: &Tensor, axis: usize) -> Result<Tensor>;
+
+    /// Matrix products over the last two axes, the leading ones broadcast: `[.., m, k] · [.., k, n]`.
+    fn matmul(&self, a: &Tensor, b: &Tensor) -> Result<Tensor>;
+
+    /// The elements in row-major order.
+    fn contiguous(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// Converts every element: rounding to nearest even, truncating to integers, non-zero to `true`.
+    fn cast(&self, x: &Tensor, dtype: DType) -> Result<Tensor>;
+
+    /// Zeros of `shape` with each part written where its layout (a view of the row-major result) says. Parts do
+    /// not overlap. Concatenation, padding and the derivatives of slices are all this.
+    fn assemble(&self, shape: &Shape, dtype: DType, parts: &[(Layout, &Tensor)]) -> Result<Tensor>;
+
+    /// `y[.., i, ..] = x[.., index[.., i, ..], ..]` along `axis`; `index` has x's rank and, but for `axis`, its
+    /// shape.
+    ///
+    /// # Errors
+    /// If an index is negative or beyond the axis.
+    fn gather(&self, x: &Tensor, axis: usize, index: &Tensor) -> Result<Tensor>;
+
+    /// A copy of `base` with `src[.., i, ..]` added at `index[.., i, ..]` along `axis`, in order of `i`.
+    ///
+    /// # Errors
+    /// If an index is negative or beyond the axis.
+    fn scatter_add(&self, base: &Tensor, axis: usize, index: &Tensor, src: &Tensor) -> Result<Tensor>;
+
+    /// The indices (i64) that sort along `axis`. Equal elements keep their order; NaN sorts last either way.
+    fn argsort(&self, x: &Tensor, axis: usize, descending: bool) -> Result<Tensor>;
+
+    /// Random values: element `i` is a function of the distribution, the key and `i` alone.
+    fn random(&self, what: Distribution, shape: &Shape, dtype: DType, key: Key) -> Result<Tensor>;
+
+    /// A fused kernel, if this device has one. `None` makes the caller use the kernel's expansion into
+    /// primitives, so a new backend works as soon as its primitives do.
+    fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
+        let _ = (f, x);
+        None
+    }
+}
+
+/// A handle on a [`Backend`]; two are equal if they are the same device.
+#[derive(Clone)]
+pub struct Device(Arc<dyn Backend>);
+
+impl Device {
+    /// A handle on a backend of your own.
+    pub fn new(backend: Arc<dyn Backend>) -> Device {
+        Device(backend)
+    }
+
+    /// The processor this program runs on.
+    pub fn cpu() -> Device {
+        static CPU: LazyLock<Device> = LazyLock::new(|| Device(Arc::new(Cpu)));
+        CPU.clone()
+    }
+
+    /// The backend behind the handle.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.0
+    }
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Device) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.0), Arc::as_ptr(&other.0))
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0.name())
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.name())
+    }
+}

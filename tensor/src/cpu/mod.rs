@@ -1,0 +1,58 @@
+//! The CPU backend.
+
+use crate::primitive::{Fused, Map, Reduce};
+use crate::rng::{Distribution, Key};
+use crate::{Backend, DType, Layout, Result, Shape, Tensor};
+
+/// The processor this program runs on, as a [`Backend`].
+#[derive(Debug)]
+pub struct Cpu;
+
+#[allow(unused_variables)]
+impl Backend for Cpu {
+    fn name(&self) -> String {
+        "cpu".into()
+    }
+    fn upload(&self, x: &Tensor) -> Result<Tensor> {
+        x.contiguous()
+    }
+    fn download(&self, x: &Tensor) -> Result<Tensor> {
+        x.contiguous()
+    }
+    fn map(&self, f: Map, x: &[&Tensor]) -> Result<Tensor> {
+        todo!()
+    }
+    fn reduce(&self, f: Reduce, x: &Tensor, axes: &[usize]) -> Result<Tensor> {
+        todo!()
+    }
+    fn cumsum(&self, x: &Tensor, axis: usize) -> Result<Tensor> {
+        todo!()
+    }
+    fn matmul(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        todo!()
+    }
+    fn contiguous(&self, x: &Tensor) -> Result<Tensor> {
+        todo!()
+    }
+    fn cast(&self, x: &Tensor, dtype: DType) -> Result<Tensor> {
+        todo!()
+    }
+    fn assemble(&self, shape: &Shape, dtype: DType, parts: &[(Layout, &Tensor)]) -> Result<Tensor> {
+        todo!()
+    }
+    fn gather(&self, x: &Tensor, axis: usize, index: &Tensor) -> Result<Tensor> {
+        todo!()
+    }
+    fn scatter_add(&self, base: &Tensor, axis: usize, index: &Tensor, src: &Tensor) -> Result<Tensor> {
+        todo!()
+    }
+    fn argsort(&self, x: &Tensor, axis: usize, descending: bool) -> Result<Tensor> {
+        todo!()
+    }
+    fn random(&self, what: Distribution, shape: &Shape, dtype: DType, key: Key) -> Result<Tensor> {
+        todo!()
+    }
+    fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
+        None
+    }
+}

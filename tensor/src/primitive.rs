@@ -1,0 +1,381 @@
+//! The closed vocabulary a backend computes, and what each word makes of shapes and dtypes.
+//!
+//! `infer` answers without computing, in the words a person needs when the answer is no. Recording a program
+//! that has not run uses the same functions as running it.
+
+use crate::{DType, Shape};
+
+/// Shape and dtype of a tensor: all that is known of it before it is computed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Meta {
+    /// Size along each axis.
+    pub shape: Shape,
+    /// Element type.
+    pub dtype: DType,
+}
+
+impl Meta {
+    /// A shape and a dtype.
+    pub fn new(shape: impl Into<Shape>, dtype: DType) -> Meta {
+        Meta { shape: shape.into(), dtype }
+    }
+
+    /// Bytes of the contiguous tensor.
+    pub fn bytes(&self) -> usize {
+        self.shape.elements() * self.dtype.size()
+    }
+}
+
+impl std::fmt::Display for Meta {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&format!("{}{}", self.dtype, self.shape))
+    }
+}
+
+/// What an operation does to metadata, or the sentence that says why it cannot.
+pub type Inferred = Result<Meta, String>;
+
+/// A function of one, two or three elements.
+///
+/// Floats unless said otherwise. NaN in gives NaN out, `max`, `min`, `clamp` and `relu` included, so that a
+/// value that went wrong stays visible.
+#[derive(Clone, Copy, PartialEq, Debug)]
+#[non_exhaustive]
+pub enum Map {
+    /// −x (also i64).
+    Neg,
+    /// |x| (also i64).
+    Abs,
+    /// −1, 0 or 1 (also i64); sign(±0) = 0.
+    Sign,
+    /// eˣ.
+    Exp,
+    /// eˣ − 1, accurate near 0.
+    Expm1,
+    /// ln x.
+    Log,
+    /// ln(1 + x), accurate near 0.
+    Log1p,
+    /// √x.
+    Sqrt,
+    /// 1/√x.
+    Rsqrt,
+    /// 1/x.
+    Recip,
+    /// sin x.
+    Sin,
+    /// cos x.
+    Cos,
+    /// tanh x.
+    Tanh,
+    /// 1/(1 + e⁻ˣ), without overflow.
+    Sigmoid,
+    /// (2/√π) ∫₀ˣ e^(−t²) dt.
+    Erf,
+    /// ln(1 + eˣ), without overflow.
+    Softplus,
+    /// max(x, 0).
+    Relu,
+    /// x if x > 0, else slope·x.
+    LeakyRelu(f64),
+    /// x if x > 0, else α(eˣ − 1).
+    Elu(f64),
+    /// mul·x + add (also i64, where both must be whole).
+    Affine {
+        /// The factor.
+        mul: f64,
+        /// The addend.
+        add: f64,
+    },
+    /// xᵖ for a constant p.
+    Powf(f64),
+    /// min(max(x, low), high).
+    Clamp {
+        /// The lower bound.
+        low: f64,
+        /// The upper bound.
+        high: f64,
+    },
+    /// Logical not (bool).
+    Not,
+    /// a + b (also i64).
+    Add,
+    /// a − b (also i64).
+    Sub,
+    /// a·b (also i64).
+    Mul,
+    /// a/b.
+    Div,
+    /// aᵇ.
+    Pow,
+    /// The larger of two (also i64).
+    Max,
+    /// The smaller of two (also i64).
+    Min,
+    /// a = b, as bool (any dtype).
+    Eq,
+    /// a ≠ b, as bool (any dtype).
+    Ne,
+    /// a < b, as bool (also i64).
+    Lt,
+    /// a ≤ b, as bool (also i64).
+    Le,
+    /// a > b, as bool (also i64).
+    Gt,
+    /// a ≥ b, as bool (also i64).
+    Ge,
+    /// Logical and (bool).
+    And,
+    /// Logical or (bool).
+    Or,
+    /// The second where the first (bool) is true, else the third (any dtype).
+    Where,
+}
+
+impl Map {
+    /// The number of operands: 1, 2 or 3.
+    pub fn arity(self) -> usize {
+        use Map::*;
+        match self {
+            Add | Sub | Mul | Div | Pow | Max | Min | Eq | Ne | Lt | Le | Gt | Ge | And | Or => 2,
+            Where => 3,
+            _ => 1,
+        }
+    }
+
+    /// The name in printed tapes and messages.
+    pub fn name(self) -> &'static str {
+        use Map::*;
+        match self {
+            Neg => "neg",
+            Abs => "abs",
+            Sign => "sign",
+            Exp => "exp",
+            Expm1 => "expm1",
+            Log => "log",
+            Log1p => "log1p",
+            Sqrt => "sqrt",
+            Rsqrt => "rsqrt",
+            Recip => "recip",
+            Sin => "sin",
+            Cos => "cos",
+            Tanh => "tanh",
+            Sigmoid => "sigmoid",
+            Erf => "erf",
+            Softplus => "softplus",
+            Relu => "relu",
+            LeakyRelu(_) => "leaky_relu",
+            Elu(_) => "elu",
+            Affine { .. } => "affine",
+            Powf(_) => "powf",
+            Clamp { .. } => "clamp",
+            Not => "not",
+            Add => "add",
+            Sub => "sub",
+            Mul => "mul",
+            Div => "div",
+            Pow => "pow",
+            Max => "maximum",
+            Min => "minimum",
+            Eq => "eq",
+            Ne => "ne",
+            Lt => "lt",
+            Le => "le",
+            Gt => "gt",
+            Ge => "ge",
+            And => "and",
+            Or => "or",
+            Where => "where",
+        }
+    }
+
+    /// The result's shape and dtype.
+    pub fn infer(self, x: &[&Meta]) -> Inferred {
+        use Map::*;
+        let name = self.name();
+        if x.len() != self.arity() {
+            return Err(format!("{name} takes {} operands, found {}", self.arity(), x.len()));
+        }
+        let values = if self == Where { &x[1..] } else { x };
+        let dtype = values[0].dtype;
+        if let Some(other) = values.iter().find(|m| m.dtype != dtype) {
+            return Err(format!("{name}: operands must have one dtype, found {dtype} and {}", other.dtype));
+        }
+        let fits = match self {
+            Not | And | Or => dtype == DType::Bool,
+            Eq | Ne | Where => true,
+            Neg | Abs | Sign | Affine { .. } | Add | Sub | Mul | Max | Min | Lt | Le | Gt | Ge => {
+                dtype != DType::Bool
+            }
+            _ => dtype.is_float(),
+        };
+        if !fits {
+            return Err(format!("{name} is not defined for {dtype}"));
+        }
+        if let Affine { mul, add } = self
+            && dtype == DType::I64
+            && (mul.fract() != 0.0 || add.fract() != 0.0)
+        {
+            return Err(format!("{name}: {mul}·x + {add} is not a whole number for an i64 operand"));
+        }
+        if self == Where && x[0].dtype != DType::Bool {
+            return Err(format!("where: the condition must be bool, found {}", x[0].dtype));
+        }
+        let mut shape = x[0].shape.clone();
+        for m in &x[1..] {
+            shape = shape.broadcast(&m.shape).ok_or_else(|| {
+                let shapes: Vec<String> = x.iter().map(|m| m.shape.to_string()).collect();
+                format!("{name}: shapes {} do not broadcast together", shapes.join(" and "))
+            })?;
+        }
+        let dtype = if matches!(self, Eq | Ne | Lt | Le | Gt | Ge) { DType::Bool } else { dtype };
+        Ok(Meta { shape, dtype })
+    }
+}
+
+/// How the elements along some axes become one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Reduce {
+    /// The sum (floats, i64); 0 of nothing. Narrow floats accumulate in f32.
+    Sum,
+    /// The product (floats, i64); 1 of nothing.
+    Prod,
+    /// The largest (floats, i64); NaN if there is one.
+    Max,
+    /// The smallest (floats, i64); NaN if there is one.
+    Min,
+    /// The index (i64) of the first largest element, along exactly one axis; a NaN counts as largest.
+    ArgMax,
+}
+
+impl Reduce {
+    /// The name in printed tapes and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reduce::Sum => "sum",
+            Reduce::Prod => "prod",
+            Reduce::Max => "max",
+            Reduce::Min => "min",
+            Reduce::ArgMax => "argmax",
+        }
+    }
+
+    /// The result's shape (the axes kept with size 1) and dtype.
+    pub fn infer(self, x: &Meta, axes: &[usize]) -> Inferred {
+        let name = self.name();
+        if x.dtype == DType::Bool {
+            return Err(format!("{name} is not defined for bool; cast first"));
+        }
+        if self == Reduce::ArgMax && axes.len() != 1 {
+            return Err(format!("argmax takes one axis, found {}", axes.len()));
+        }
+        let empty = axes.iter().any(|&a| x.shape[a] == 0);
+        if empty && !matches!(self, Reduce::Sum | Reduce::Prod) {
+            return Err(format!(
+                "{name} over axes {axes:?} of shape {}: there are no elements to choose from",
+                x.shape
+            ));
+        }
+        let dtype = if self == Reduce::ArgMax { DType::I64 } else { x.dtype };
+        Ok(Meta { shape: x.shape.with_ones(axes), dtype })
+    }
+}
+
+/// The result of a matrix product over the last two axes, the leading ones broadcast.
+pub fn infer_matmul(a: &Meta, b: &Meta) -> Inferred {
+    if a.dtype != b.dtype {
+        return Err(format!("matmul: operands must have one dtype, found {} and {}", a.dtype, b.dtype));
+    }
+    if !a.dtype.is_float() {
+        return Err(format!("matmul is not defined for {}", a.dtype));
+    }
+    let (ra, rb) = (a.shape.len(), b.shape.len());
+    if ra < 2 || rb < 2 {
+        return Err(format!(
+            "matmul: both operands need at least two axes, found {} and {}",
+            a.shape, b.shape
+        ));
+    }
+    if a.shape[ra - 1] != b.shape[rb - 2] {
+        return Err(format!(
+            "matmul: {} times {}: the last axis of the first ({}) must equal the second-to-last of the second ({})",
+            a.shape,
+            b.shape,
+            a.shape[ra - 1],
+            b.shape[rb - 2]
+        ));
+    }
+    let (lead_a, lead_b) = (Shape::from(&a.shape[..ra - 2]), Shape::from(&b.shape[..rb - 2]));
+    let lead = lead_a.broadcast(&lead_b).ok_or_else(|| {
+        format!("matmul: the leading axes of {} and {} do not broadcast together", a.shape, b.shape)
+    })?;
+    let shape = lead.iter().copied().chain([a.shape[ra - 2], b.shape[rb - 1]]).collect();
+    Ok(Meta { shape, dtype: a.dtype })
+}
+
+/// Checks the index of a gather: i64, x's rank, x's sizes on every axis but `axis`.
+pub fn infer_gather(x: &Meta, axis: usize, index: &Meta) -> Inferred {
+    if index.dtype != DType::I64 {
+        return Err(format!("gather: the index must be i64, found {}", index.dtype));
+    }
+    let agree = x.shape.len() == index.shape.len() && x.shape.with(axis, 0) == index.shape.with(axis, 0);
+    if !agree {
+        return Err(format!(
+            "gather along axis {axis}: index {} must agree with {} on every other axis",
+            index.shape, x.shape
+        ));
+    }
+    Ok(Meta { shape: index.shape.clone(), dtype: x.dtype })
+}
+
+/// An activation whose derivative is a function of its output, so that a fused kernel need not keep its input.
+#[derive(Clone, Copy, PartialEq, Debug)]
+#[non_exhaustive]
+pub enum Activation {
+    /// y = x.
+    Identity,
+    /// max(x, 0).
+    Relu,
+    /// tanh x.
+    Tanh,
+    /// 1/(1 + e⁻ˣ).
+    Sigmoid,
+}
+
+impl Activation {
+    /// The elementwise primitive, `None` for the identity.
+    pub fn map(self) -> Option<Map> {
+        match self {
+            Activation::Identity => None,
+            Activation::Relu => Some(Map::Relu),
+            Activation::Tanh => Some(Map::Tanh),
+            Activation::Sigmoid => Some(Map::Sigmoid),
+        }
+    }
+}
+
+/// A function of tensors that a backend may compute in one pass. Each has an expansion into primitives, beside
+/// its derivative in the autograd crate, that it is checked against.
+#[derive(Clone, Copy, PartialEq, Debug)]
+#[non_exhaustive]
+pub enum Fused {
+    /// `act(x·wᵀ + b)`: x [.., in], w [out, in], optional b [out] → [.., out].
+    Linear(Activation),
+    /// `exp(x − max x)/Σ exp(x − max x)` over the last axis.
+    Softmax,
+    /// `x − max x − ln Σ exp(x − max x)` over the last axis.
+    LogSoftmax,
+    /// `−log_softmax(logits)[label]` per row: logits [N, C], labels i64 [N] → [N].
+    CrossEntropy,
+    /// `(x − mean)/√(var + eps)·γ + β` over the last axis, variance in two passes: x [.., C], γ [C], β [C].
+    LayerNorm {
+        /// Added to the variance.
+        eps: f64,
+    },
+    /// `x/√(mean(x²) + eps)·γ` over the last axis: x [.., C], γ [C].
+    RmsNorm {
+        /// Added to the mean square.
+        eps: f64,
+    },
+}

@@ -1,0 +1,323 @@
+//! The bytes behind tensors: 64-byte-aligned host blocks, recycled through a pool, or memory of a device.
+
+use std::alloc::{self, Layout as AllocLayout};
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use bytemuck::Pod;
+
+use crate::{DType, Device, Layout, Tensor};
+
+/// Alignment of host memory: one cache line, one AVX-512 register.
+const ALIGN: usize = 64;
+
+/// What a [`Tensor`] refers to: memory, and the device it belongs to.
+pub struct Storage {
+    memory: Memory,
+    device: Device,
+}
+
+enum Memory {
+    Host(Block),
+    Device { handle: Box<dyn Any + Send + Sync>, bytes: usize },
+}
+
+impl Storage {
+    /// The device that owns the memory.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The number of bytes in use.
+    pub fn bytes(&self) -> usize {
+        match &self.memory {
+            Memory::Host(block) => block.len,
+            Memory::Device { bytes, .. } => *bytes,
+        }
+    }
+
+    /// The bytes, if they lie in host memory.
+    pub fn host(&self) -> Option<&[u8]> {
+        match &self.memory {
+            Memory::Host(block) => Some(block.as_slice()),
+            Memory::Device { .. } => None,
+        }
+    }
+
+    /// A device's own handle on its memory, if it is of type `T`.
+    pub fn handle<T: Any>(&self) -> Option<&T> {
+        match &self.memory {
+            Memory::Host(_) => None,
+            Memory::Device { handle, .. } => handle.downcast_ref(),
+        }
+    }
+}
+
+/// A shared reference to a [`Storage`]. When the last one goes, a host block returns to the pool of the
+/// thread that dropped it, `Arc` and all.
+#[derive(Clone)]
+pub struct StorageRef(ManuallyDrop<Arc<Storage>>);
+
+impl StorageRef {
+    /// Takes over memory that belongs to a device other than the CPU.
+    pub fn from_device(handle: Box<dyn Any + Send + Sync>, bytes: usize, device: Device) -> StorageRef {
+        StorageRef::new(Arc::new(Storage { memory: Memory::Device { handle, bytes }, device }))
+    }
+
+    fn new(arc: Arc<Storage>) -> StorageRef {
+        StorageRef(ManuallyDrop::new(arc))
+    }
+
+    /// A number that is equal for two tensors exactly when they share memory (while both live).
+    pub fn id(&self) -> usize {
+        Arc::as_ptr(&self.0) as usize
+    }
+
+    /// The host bytes for writing, if this is the only reference to them.
+    pub(crate) fn host_mut(&mut self) -> Option<&mut [u8]> {
+        match Arc::get_mut(&mut self.0).map(|storage| &mut storage.memory) {
+            Some(Memory::Host(block)) => Some(block.as_mut_slice()),
+            _ => None,
+        }
+    }
+}
+
+impl Deref for StorageRef {
+    type Target = Storage;
+    fn deref(&self) -> &Storage {
+        &self.0
+    }
+}
+
+impl Drop for StorageRef {
+    fn drop(&mut self) {
+        // SAFETY: the field is not used again; this is the only place that takes it out.
+        let mut arc = unsafe { ManuallyDrop::take(&mut self.0) };
+        if let Some(Storage { memory: Memory::Host(_), .. }) = Arc::get_mut(&mut arc) {
+            // While a thread shuts down its pool may be gone; the block is then simply freed.
+            let _ = POOL.try_with(|pool| pool.borrow_mut().give(arc));
+        }
+    }
+}
+
+/// A host block that nobody else refers to yet: where a kernel writes its result.
+///
+/// ```
+/// use limpid_tensor::{HostBuffer, Layout, DType};
+/// let mut buffer = HostBuffer::new(3 * 4);
+/// buffer.as_mut::<f32>().copy_from_slice(&[1.0, 2.0, 3.0]);
+/// let t = buffer.into_tensor([3], DType::F32);
+/// assert_eq!(t.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0]);
+/// ```
+pub struct HostBuffer(StorageRef);
+
+impl HostBuffer {
+    /// A block of at least `bytes` bytes with unspecified contents (in debug builds every float in it is NaN).
+    #[allow(clippy::new_without_default)]
+    pub fn new(bytes: usize) -> HostBuffer {
+        let arc = POOL.try_with(|pool| pool.borrow_mut().take(bytes)).unwrap_or_else(|_| fresh(bytes));
+        let mut buffer = HostBuffer(StorageRef::new(arc));
+        if cfg!(debug_assertions) {
+            buffer.as_mut::<u8>().fill(0xFF);
+        }
+        buffer
+    }
+
+    /// The block as elements of type `T`, for writing.
+    pub fn as_mut<T: Pod>(&mut self) -> &mut [T] {
+        bytemuck::cast_slice_mut(self.0.host_mut().expect("a HostBuffer is the only reference to its block"))
+    }
+
+    /// Makes the block a contiguous tensor.
+    ///
+    /// # Panics
+    /// If the block is not exactly as large as the tensor.
+    pub fn into_tensor(self, shape: impl Into<crate::Shape>, dtype: DType) -> Tensor {
+        let layout = Layout::contiguous(shape);
+        assert_eq!(
+            self.0.bytes(),
+            layout.shape().elements() * dtype.size(),
+            "buffer and tensor differ in size"
+        );
+        Tensor::from_storage(self.0, layout, dtype)
+    }
+}
+
+/// Host memory as this thread's pool sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostMemory {
+    /// Bytes held by tensors made on this thread, less those dropped on it.
+    pub live: isize,
+    /// The largest value `live` has had since [`reset_peak`](HostMemory::reset_peak).
+    pub peak: isize,
+    /// Bytes waiting in the pool to be used again.
+    pub pooled: usize,
+    /// Blocks that had to be asked from the operating system.
+    pub fresh_blocks: usize,
+}
+
+impl HostMemory {
+    /// The figures of the calling thread now.
+    pub fn current() -> HostMemory {
+        POOL.with(|pool| pool.borrow().memory)
+    }
+
+    /// Starts measuring the peak anew, from what is live now.
+    pub fn reset_peak() {
+        POOL.with(|pool| {
+            let memory = &mut pool.borrow_mut().memory;
+            memory.peak = memory.live;
+        });
+    }
+
+    /// Returns every pooled block of the calling thread to the operating system.
+    pub fn release_pool() {
+        POOL.with(|pool| {
+            let mut pool = pool.borrow_mut();
+            pool.free.clear();
+            pool.memory.pooled = 0;
+        });
+    }
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::default();
+}
+
+/// Free blocks by capacity. One per thread: no lock, and one thread's measurements are not another's.
+#[derive(Default)]
+struct Pool {
+    free: HashMap<usize, Vec<Arc<Storage>>>,
+    memory: HostMemory,
+}
+
+impl Pool {
+    fn take(&mut self, bytes: usize) -> Arc<Storage> {
+        self.memory.live += bytes as isize;
+        self.memory.peak = self.memory.peak.max(self.memory.live);
+        match self.free.get_mut(&capacity_for(bytes)).and_then(Vec::pop) {
+            Some(mut arc) => {
+                let Some(Storage { memory: Memory::Host(block), .. }) = Arc::get_mut(&mut arc) else {
+                    unreachable!("the pool holds host blocks that nobody else refers to")
+                };
+                block.len = bytes;
+                self.memory.pooled -= block.capacity;
+                arc
+            }
+            None => {
+                self.memory.fresh_blocks += 1;
+                fresh(bytes)
+            }
+        }
+    }
+
+    fn give(&mut self, arc: Arc<Storage>) {
+        if let Memory::Host(block) = &arc.memory {
+            self.memory.live -= block.len as isize;
+            self.memory.pooled += block.capacity;
+            self.free.entry(block.capacity).or_default().push(arc);
+        }
+    }
+}
+
+fn fresh(bytes: usize) -> Arc<Storage> {
+    Arc::new(Storage { memory: Memory::Host(Block::new(bytes)), device: Device::cpu() })
+}
+
+/// Sizes share a free list in steps of an eighth of their power of two, so a block is at most 1/8 too large.
+fn capacity_for(bytes: usize) -> usize {
+    let step = (bytes.next_power_of_two() / 8).max(ALIGN);
+    bytes.max(1).next_multiple_of(step)
+}
+
+/// Aligned host memory. `len` bytes are in use, `capacity` are owned.
+struct Block {
+    start: NonNull<u8>,
+    len: usize,
+    capacity: usize,
+}
+
+// SAFETY: a Block owns its memory alone, as a Vec<u8> does.
+unsafe impl Send for Block {}
+// SAFETY: a shared Block only lets its bytes be read.
+unsafe impl Sync for Block {}
+
+impl Block {
+    fn new(len: usize) -> Block {
+        let capacity = capacity_for(len);
+        let layout = Block::alloc_layout(capacity);
+        // SAFETY: `capacity` is at least 1, so the layout has a size. The memory is zeroed once here and only
+        // overwritten later, so every byte is always initialised.
+        let start = unsafe { alloc::alloc_zeroed(layout) };
+        Block {
+            start: NonNull::new(start).unwrap_or_else(|| alloc::handle_alloc_error(layout)),
+            len,
+            capacity,
+        }
+    }
+
+    fn alloc_layout(capacity: usize) -> AllocLayout {
+        AllocLayout::from_size_align(capacity, ALIGN).expect("tensor is larger than the address space")
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        // SAFETY: `start` points at `capacity ≥ len` initialised bytes owned by self.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` makes this the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the same layout.
+        unsafe { alloc::dealloc(self.start.as_ptr(), Block::alloc_layout(self.capacity)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_block_is_used_again_and_counted() {
+        HostMemory::release_pool();
+        let before = HostMemory::current();
+        let first = HostBuffer::new(1000).into_tensor([250], DType::F32);
+        assert_eq!(HostMemory::current().live, before.live + 1000);
+        let id = first.storage().id();
+        let view = first.clone();
+        drop(first);
+        assert_eq!(HostMemory::current().live, before.live + 1000, "a clone still holds it");
+        drop(view);
+        assert_eq!(HostMemory::current().live, before.live);
+        let second = HostBuffer::new(1001);
+        assert_eq!(second.0.id(), id, "same size class, same block");
+        assert_eq!(HostMemory::current().fresh_blocks, before.fresh_blocks + 1);
+    }
+
+    #[test]
+    fn fresh_contents_are_nan_in_debug_builds() {
+        let mut buffer = HostBuffer::new(64);
+        if cfg!(debug_assertions) {
+            assert!(buffer.as_mut::<f32>().iter().all(|v| v.is_nan()));
+            assert!(buffer.as_mut::<f64>().iter().all(|v| v.is_nan()));
+        }
+    }
+
+    #[test]
+    fn size_classes_waste_at_most_an_eighth() {
+        for bytes in [1, 64, 65, 1000, 4096, 4097, 1 << 20, (1 << 20) + 1] {
+            let capacity = capacity_for(bytes);
+            assert!(capacity >= bytes && (capacity - bytes) * 8 <= bytes.next_power_of_two().max(8 * ALIGN));
+        }
+    }
+}
