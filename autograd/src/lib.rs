@@ -1,1 +1,37 @@
-//! The tape.
+//! A tape that is a program: run a model to write it, then differentiate it, print it, account for it.
+//!
+//! ```
+//! use limpid_autograd::Tape;
+//! use limpid_tensor::Tensor;
+//!
+//! let tape = Tape::new();
+//! let x = tape.variable(&Tensor::from_vec(vec![0.5f64, -1.0], [2]));
+//! let y = (x * x).sum(&[]);
+//! let gradients = tape.backward(y)?;
+//! assert_eq!(gradients.of(x).unwrap().to_vec::<f64>()?, [1.0, -2.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A reader's order: [`Tape`] is what is recorded, [`Var`] a handle on a value, [`Op`] what an operation has to say of
+//! itself; then `backward.rs`, which is all of reverse mode, and the operations in `ops/`, each with its derivative
+//! beside its function.
+
+mod backward;
+mod error;
+mod forward;
+mod memory;
+mod op;
+pub mod ops;
+mod print;
+mod scope;
+mod tape;
+mod value;
+mod var;
+
+pub use backward::Gradients;
+pub use error::{Error, Result, Site};
+pub use memory::{Memory, ReadAudit};
+pub use op::{Cotangents, Derivative, Needs, Op, Pullback, Purity, Pushforward};
+pub use print::{Program, format_bytes};
+pub use tape::{ParamId, Tape};
+pub use var::{Edge, Outputs, Var};

@@ -1,0 +1,381 @@
+//! Reverse mode: from the cotangent of one value to those of everything it was computed from.
+//!
+//! One sweep serves every use. It visits the nodes from the last to the first, hands each node's cotangent to its
+//! rule, and adds what the rule returns to the cotangents of the operands. The rules record [`Var`] operations; what
+//! they record is either kept, and can be differentiated again, or dropped as soon as its value is known.
+
+use std::collections::HashMap;
+
+use limpid_tensor::{DType, Map, Tensor};
+use smallvec::SmallVec;
+
+use crate::error::Result;
+use crate::op::{Cotangents, Derivative, Pullback};
+use crate::scope::Rule;
+use crate::tape::{ParamId, Tape};
+use crate::var::Var;
+
+/// The gradients of one scalar by everything it depends on: what [`Tape::backward`] returns.
+#[derive(Clone, Debug, Default)]
+pub struct Gradients {
+    leaves: HashMap<u32, Tensor>,
+    parameters: HashMap<ParamId, Tensor>,
+    unreached: Vec<String>,
+}
+
+impl Gradients {
+    /// The gradient by a [`variable`](Tape::variable) or parameter, `None` if the loss does not depend on it.
+    pub fn of(&self, var: Var<'_>) -> Option<&Tensor> {
+        self.leaves.get(&var.id)
+    }
+
+    /// The gradient by a parameter, `None` if the loss does not depend on it.
+    pub fn of_parameter(&self, id: ParamId) -> Option<&Tensor> {
+        self.parameters.get(&id)
+    }
+
+    /// Replaces the gradient by a parameter: how clipping and accumulation are written.
+    pub fn set_parameter(&mut self, id: ParamId, gradient: Tensor) {
+        self.parameters.insert(id, gradient);
+    }
+
+    /// The names of tracked leaves on the tape that the loss does not depend on.
+    pub fn unreached(&self) -> &[String] {
+        &self.unreached
+    }
+}
+
+/// The nodes through which a gradient flows from a result back to some sources.
+struct Flow {
+    /// Nodes from here to the result may pass it on.
+    low: u32,
+    passes: Vec<bool>,
+    /// Where it is wanted.
+    sources: Vec<u32>,
+}
+
+impl Flow {
+    fn contains(&self, id: u32) -> bool {
+        match id.checked_sub(self.low) {
+            Some(i) => self.passes.get(i as usize).copied().unwrap_or(false),
+            None => self.sources.contains(&id),
+        }
+    }
+}
+
+/// A cotangent on its way: a node of the tape, if the pass is kept, else a bare value.
+#[derive(Clone)]
+enum Cotangent<'t> {
+    Node(Var<'t>),
+    Value(Tensor),
+}
+
+impl Tape {
+    /// The gradients of a scalar by every [`variable`](Tape::variable) and parameter it depends on. The backward
+    /// program is dropped as it runs.
+    ///
+    /// # Errors
+    /// If the tape is dry or something failed, now or before.
+    ///
+    /// # Panics
+    /// If `loss` does not have exactly one element.
+    #[track_caller]
+    pub fn backward(&self, loss: Var<'_>) -> Result<Gradients> {
+        self.expect_scalar("backward", loss);
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
+        self.drop_unneeded(0, &[loss.id]);
+        let flow = {
+            let nodes = self.nodes.borrow();
+            let passes: Vec<bool> = nodes[..=loss.id as usize].iter().map(|node| node.tracked).collect();
+            let sources = (0..nodes.len() as u32)
+                .filter(|&id| nodes[id as usize].op.is_none() && nodes[id as usize].tracked)
+                .collect();
+            Flow { low: 0, passes, sources }
+        };
+        let seed = self.value_like(loss, 1.0)?;
+        let recording = self.recording.replace(false);
+        let swept = self.sweep(loss.id, Cotangent::Value(seed), &flow);
+        self.recording.set(recording);
+
+        let mut leaves: HashMap<u32, Tensor> = HashMap::new();
+        for (id, cotangent) in swept? {
+            if let Cotangent::Value(gradient) = cotangent {
+                leaves.insert(id, gradient);
+            }
+        }
+        let parameters = self
+            .placed_parameters()
+            .into_iter()
+            .filter_map(|(node, id)| leaves.get(&node).map(|gradient| (id, gradient.clone())))
+            .collect();
+        let unreached =
+            flow.sources.iter().filter(|id| !leaves.contains_key(id)).map(|&id| self.label(id)).collect();
+        Ok(Gradients { leaves, parameters, unreached })
+    }
+
+    /// The gradient of a scalar by each of `xs`, recorded on the tape, so that it can be differentiated again. Zeros
+    /// where `y` does not depend on one.
+    ///
+    /// # Errors
+    /// If the tape is dry or something failed, now or before.
+    ///
+    /// # Panics
+    /// If `y` does not have exactly one element.
+    #[track_caller]
+    pub fn grad<'t>(&'t self, y: Var<'t>, xs: &[Var<'t>]) -> Result<Vec<Var<'t>>> {
+        self.expect_scalar("grad", y);
+        let seed = self.constant(&self.value_like(y, 1.0)?);
+        let cotangents = self.vjp(y, seed, xs)?;
+        xs.iter()
+            .zip(cotangents)
+            .map(|(&x, cotangent)| match cotangent {
+                Some(cotangent) => Ok(cotangent),
+                None => Ok(self.constant(&self.value_like(x, 0.0)?)),
+            })
+            .collect()
+    }
+
+    /// The vector–Jacobian product `gᵀ·∂y/∂x` for each of `xs`, recorded on the tape; `None` where `y` does not
+    /// depend on one.
+    ///
+    /// # Errors
+    /// If something failed, now or before.
+    ///
+    /// # Panics
+    /// If `g` does not have `y`'s shape and dtype.
+    #[track_caller]
+    pub fn vjp<'t>(&'t self, y: Var<'t>, g: Var<'t>, xs: &[Var<'t>]) -> Result<Vec<Option<Var<'t>>>> {
+        assert_eq!(
+            self.meta(y),
+            self.meta(g),
+            "vjp: the cotangent must have the shape and dtype of the result"
+        );
+        xs.iter().for_each(|&x| drop(self.meta(x)));
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
+        let low = xs.iter().map(|x| x.id).min().unwrap_or(y.id).min(y.id);
+        let found =
+            self.sweep(y.id, Cotangent::Node(g), &self.flow(y.id, low, xs.iter().map(|x| x.id).collect()))?;
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
+        Ok(xs.iter().map(|x| node_of(&found, x.id)).collect())
+    }
+
+    /// The cotangents of `xs` through the nodes recorded from the first one after them up to `y`: how an operation's
+    /// expansion stands in for its rule.
+    pub(crate) fn pull_through<'t>(
+        &'t self,
+        y: Var<'t>,
+        g: Var<'t>,
+        xs: &[Var<'t>],
+        wanted: &[bool],
+        start: usize,
+    ) -> Cotangents<'t> {
+        let sources = xs.iter().zip(wanted).filter(|(_, wanted)| **wanted).map(|(x, _)| x.id).collect();
+        let flow = self.flow(y.id, start as u32, sources);
+        match self.sweep(y.id, Cotangent::Node(g), &flow) {
+            Ok(found) => xs
+                .iter()
+                .zip(wanted)
+                .map(|(x, wanted)| if *wanted { node_of(&found, x.id) } else { None })
+                .collect(),
+            Err(error) => {
+                self.fail(error);
+                xs.iter().map(|_| None).collect()
+            }
+        }
+    }
+
+    fn flow(&self, y: u32, low: u32, sources: Vec<u32>) -> Flow {
+        let nodes = self.nodes.borrow();
+        let mut flow =
+            Flow { low, passes: Vec::with_capacity((y + 1).saturating_sub(low) as usize), sources };
+        let mut is_source = vec![false; flow.passes.capacity()];
+        for &source in flow.sources.iter().filter(|&&s| s >= low && s <= y) {
+            is_source[(source - low) as usize] = true;
+        }
+        for id in low..=y {
+            let node = &nodes[id as usize];
+            let passes = is_source[(id - low) as usize]
+                || node.op.as_ref().is_some_and(|op| {
+                    node.meta.dtype.is_float()
+                        && node.inputs.iter().any(|operand| flow.contains(operand.id))
+                        && op.derivative() == Derivative::Exists
+                });
+            flow.passes.push(passes);
+        }
+        flow
+    }
+
+    /// Carries a cotangent from node `y` to the sources of `flow`.
+    fn sweep<'t>(&'t self, y: u32, seed: Cotangent<'t>, flow: &Flow) -> Result<Vec<(u32, Cotangent<'t>)>> {
+        let mut found = Vec::new();
+        if !flow.contains(y) {
+            return Ok(found);
+        }
+        let sources: std::collections::HashSet<u32> = flow.sources.iter().copied().collect();
+        let mut below: Vec<(u32, Cotangent<'t>)> = Vec::new();
+        if y < flow.low {
+            return Ok(vec![(y, seed)]);
+        }
+        let mut pending: Vec<Option<Cotangent<'t>>> = vec![None; (y + 1 - flow.low) as usize];
+        pending[(y - flow.low) as usize] = Some(seed);
+
+        let scope = self.scopes.borrow().current();
+        let sweeping = self.begin_sweep();
+        let mut walk = || -> Result<()> {
+            for id in (flow.low..=y).rev() {
+                if !sweeping {
+                    self.swept_to(id + 1);
+                }
+                let Some(g) = pending[(id - flow.low) as usize].take() else { continue };
+                if sources.contains(&id) {
+                    found.push((id, g.clone()));
+                }
+                for (operand, cotangent) in self.pull(id, g, flow)? {
+                    let slot = match operand.checked_sub(flow.low) {
+                        Some(i) => &mut pending[i as usize],
+                        None => match below.iter().position(|(source, _)| *source == operand) {
+                            Some(i) => {
+                                let earlier = below[i].1.clone();
+                                below[i].1 = self.add(earlier, cotangent)?;
+                                continue;
+                            }
+                            None => {
+                                below.push((operand, cotangent));
+                                continue;
+                            }
+                        },
+                    };
+                    *slot = Some(match slot.take() {
+                        Some(earlier) => self.add(earlier, cotangent)?,
+                        None => cotangent,
+                    });
+                }
+            }
+            Ok(())
+        };
+        let walked = walk();
+        self.end_sweep(sweeping);
+        self.scopes.borrow_mut().enter(scope);
+        walked?;
+        found.extend(below);
+        Ok(found)
+    }
+
+    /// Runs the rule of one node.
+    fn pull<'t>(
+        &'t self,
+        id: u32,
+        g: Cotangent<'t>,
+        flow: &Flow,
+    ) -> Result<SmallVec<[(u32, Cotangent<'t>); 3]>> {
+        let (op, inputs, scope) = {
+            let nodes = self.nodes.borrow();
+            let node = &nodes[id as usize];
+            let Some(op) = node.op.clone() else { return Ok(SmallVec::new()) };
+            (op, node.inputs.clone(), node.scope)
+        };
+        let wanted: SmallVec<[bool; 3]> = inputs.iter().map(|operand| flow.contains(operand.id)).collect();
+        if !wanted.contains(&true) {
+            return Ok(SmallVec::new());
+        }
+        self.scopes.borrow_mut().enter_rule(scope, Rule::Vjp, op.name());
+        let keep = matches!(g, Cotangent::Node(_));
+        let mark = self.len();
+        let g = match g {
+            Cotangent::Node(g) => g,
+            Cotangent::Value(g) => self.constant(&g),
+        };
+        let outer_rule = self.enter_rule(id);
+        let at = Pullback {
+            x: inputs.iter().map(|operand| self.var(operand.id)).collect(),
+            y: self.var(id),
+            g,
+            wanted: &wanted,
+            start: self.len(),
+        };
+        let cotangents = op.vjp(&at);
+        let mut result = SmallVec::new();
+        let mut failed = None;
+        for (operand, cotangent) in inputs.iter().zip(cotangents) {
+            let Some(cotangent) = cotangent else { continue };
+            debug_assert_eq!(
+                self.meta(cotangent),
+                self.meta(self.var(operand.id)),
+                "{}: the rule's cotangent does not have its operand's shape and dtype",
+                op.name()
+            );
+            let cotangent = match keep {
+                true => Cotangent::Node(cotangent),
+                false => match self.value(cotangent) {
+                    Ok(value) => Cotangent::Value(value),
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                },
+            };
+            result.push((operand.id, cotangent));
+        }
+        self.leave_rule(outer_rule);
+        if !keep {
+            self.truncate(mark);
+        }
+        match failed {
+            Some(error) => Err(self.fail(error)),
+            None => Ok(result),
+        }
+    }
+
+    fn add<'t>(&self, a: Cotangent<'t>, b: Cotangent<'t>) -> Result<Cotangent<'t>> {
+        match (a, b) {
+            (Cotangent::Node(a), Cotangent::Node(b)) => Ok(Cotangent::Node(a + b)),
+            (Cotangent::Value(a), Cotangent::Value(b)) => match Tensor::map(Map::Add, &[&a, &b]) {
+                Ok(sum) => Ok(Cotangent::Value(sum)),
+                Err(error) => Err(self.fail(crate::Error::Backend {
+                    site: crate::Site {
+                        op: "accumulate".into(),
+                        scope: self.scopes.borrow().path().into(),
+                        location: std::panic::Location::caller(),
+                    },
+                    message: error.to_string(),
+                })),
+            },
+            _ => unreachable!("one sweep carries one kind of cotangent"),
+        }
+    }
+
+    /// A constant of a value's shape and dtype.
+    pub(crate) fn value_like(&self, var: Var<'_>, fill: f64) -> Result<Tensor> {
+        let meta = self.meta(var);
+        Tensor::full(meta.shape, fill, meta.dtype).to(self.device()).map_err(|e| self.backend_error(var, e))
+    }
+
+    #[track_caller]
+    fn expect_scalar(&self, what: &str, y: Var<'_>) {
+        let meta = self.meta(y);
+        assert_eq!(
+            meta.shape.elements(),
+            1,
+            "{what}: the result must have one element, found {}; reduce it, or use vjp with a cotangent",
+            meta.shape
+        );
+        assert!(
+            meta.dtype != DType::I64 && meta.dtype != DType::Bool,
+            "{what}: {} carries no gradient",
+            meta.dtype
+        );
+    }
+}
+
+fn node_of<'t>(found: &[(u32, Cotangent<'t>)], id: u32) -> Option<Var<'t>> {
+    found.iter().find_map(|(source, cotangent)| match cotangent {
+        Cotangent::Node(var) if *source == id => Some(*var),
+        _ => None,
+    })
+}

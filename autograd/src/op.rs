@@ -1,0 +1,263 @@
+//! What an operation is: a function, its derivative in both directions, and what the derivative reads.
+
+use std::fmt;
+
+use limpid_tensor::{Inferred, Meta, Tensor};
+use smallvec::SmallVec;
+
+use crate::tape::Tape;
+use crate::var::Var;
+
+/// The cotangents of an operation's operands; `None` where none is wanted or it is zero everywhere.
+pub type Cotangents<'t> = SmallVec<[Option<Var<'t>>; 3]>;
+
+/// An operation: one struct, its derivative beside its function.
+///
+/// An operation outside this crate is written the same way as one inside it. The derivative rules are written
+/// with [`Var`]s, so that they are recorded like any other program: they can be printed, and differentiated again.
+///
+/// ```
+/// use limpid_autograd::{Cotangents, Needs, Op, Pullback, Pushforward, Tape, Var};
+/// use limpid_tensor::{Inferred, Map, Meta, Result, Tensor};
+///
+/// /// y = x², with y' = 2x.
+/// #[derive(Debug)]
+/// struct Square;
+///
+/// impl Op for Square {
+///     fn name(&self) -> &'static str {
+///         "square"
+///     }
+///     fn infer(&self, x: &[&Meta]) -> Inferred {
+///         Map::Mul.infer(&[x[0], x[0]])
+///     }
+///     fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+///         Tensor::map(Map::Mul, &[x[0], x[0]])
+///     }
+///     fn needs(&self, _tracked: &[bool]) -> Needs {
+///         Needs::inputs(&[0])
+///     }
+///     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
+///         at.each(|_| at.g() * at.x(0) * 2.0)
+///     }
+///     fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
+///         at.sum(|_, dx| dx * at.x(0) * 2.0)
+///     }
+/// }
+///
+/// let tape = Tape::new();
+/// let x = tape.variable(&Tensor::scalar(3.0f64));
+/// let y = tape.record(Square, &[x]);
+/// assert_eq!(tape.grad(y, &[x]).unwrap()[0].item().unwrap(), 6.0);
+/// ```
+pub trait Op: fmt::Debug + 'static {
+    /// The name in printed tapes and messages.
+    fn name(&self) -> &'static str;
+
+    /// The attributes shown in printed tapes behind the name, such as `axes=[1]`; empty if there are none.
+    fn attributes(&self) -> String {
+        String::new()
+    }
+
+    /// Shape and dtype of the result, without computing it, or the sentence that says what is wrong.
+    fn infer(&self, x: &[&Meta]) -> Inferred;
+
+    /// The result. It depends on the operands and on `self` alone, so that it can be computed again.
+    ///
+    /// An operation that has an [`expand`](Op::expand) may leave this out.
+    fn forward(&self, x: &[&Tensor]) -> limpid_tensor::Result<Tensor> {
+        let tape = Tape::inference();
+        let x: SmallVec<[Var<'_>; 3]> = x.iter().map(|x| tape.constant(x)).collect();
+        let y = self.expand(&x).unwrap_or_else(|| panic!("{} has neither forward nor expand", self.name()));
+        y.value()
+            .map_err(|e| limpid_tensor::Error::Device { device: self.name().into(), message: e.to_string() })
+    }
+
+    /// Which operands' values, and whether the result's, the [`vjp`](Op::vjp) reads when the operands marked in
+    /// `tracked` want a cotangent. Everything else may be dropped once the surrounding scope closes.
+    fn needs(&self, tracked: &[bool]) -> Needs;
+
+    /// The vector–Jacobian product: from the cotangent of the result to those of the operands.
+    ///
+    /// An operation that has an [`expand`](Op::expand) may leave this out.
+    fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
+        let y = self.expand(&at.x).unwrap_or_else(|| panic!("{} has neither vjp nor expand", self.name()));
+        at.through(y)
+    }
+
+    /// The Jacobian–vector product: from tangents of the operands to that of the result. `None` is zero.
+    ///
+    /// An operation that has an [`expand`](Op::expand) may leave this out.
+    fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
+        let y = self.expand(&at.x).unwrap_or_else(|| panic!("{} has neither jvp nor expand", self.name()));
+        at.through(y)
+    }
+
+    /// The same function as a program of simpler operations, for fused ones.
+    fn expand<'t>(&self, x: &[Var<'t>]) -> Option<Var<'t>> {
+        let _ = x;
+        None
+    }
+
+    /// Whether the result may be computed a second time.
+    fn purity(&self) -> Purity {
+        Purity::Pure
+    }
+
+    /// Whether a gradient passes. [`Derivative::Stops`] makes the result a constant; [`Derivative::Missing`] makes
+    /// recording the operation on a path that needs a gradient an error.
+    fn derivative(&self) -> Derivative {
+        Derivative::Exists
+    }
+
+    /// Floating-point operations of one forward computation, for accounting.
+    fn flops(&self, x: &[&Meta], y: &Meta) -> u64 {
+        let _ = x;
+        y.shape.elements() as u64
+    }
+}
+
+/// Whether an operation may be computed a second time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purity {
+    /// A function of its operands.
+    Pure,
+    /// A function of its operands and of a random key it carries: computing it again draws the same numbers.
+    Rng,
+    /// Changes something outside the tape; computed once and never again.
+    Effect,
+}
+
+/// What becomes of a gradient at an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Derivative {
+    /// It passes through the rule.
+    Exists,
+    /// It stops here on purpose: the result is a constant.
+    Stops,
+    /// There is no rule, for the given reason.
+    Missing(&'static str),
+}
+
+/// Which values a derivative rule reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Needs {
+    inputs: u32,
+    /// Whether it reads the operation's result.
+    pub output: bool,
+}
+
+impl Needs {
+    /// None: the rule is linear with constant coefficients.
+    pub const NOTHING: Needs = Needs { inputs: 0, output: false };
+    /// Only the result.
+    pub const OUTPUT: Needs = Needs { inputs: 0, output: true };
+
+    /// The operands at these positions.
+    pub fn inputs(positions: &[usize]) -> Needs {
+        Needs { inputs: positions.iter().fold(0, |bits, &i| bits | 1 << i), output: false }
+    }
+
+    /// Whether the operand at position `i` is read.
+    pub fn input(self, i: usize) -> bool {
+        self.inputs >> i & 1 == 1
+    }
+
+    /// What either reads.
+    pub fn or(self, other: Needs) -> Needs {
+        Needs { inputs: self.inputs | other.inputs, output: self.output || other.output }
+    }
+
+    /// These needs if `condition` holds, else none.
+    pub fn when(self, condition: bool) -> Needs {
+        if condition { self } else { Needs::NOTHING }
+    }
+}
+
+/// What a [`vjp`](Op::vjp) rule works with: operands, result, the result's cotangent.
+pub struct Pullback<'a, 't> {
+    pub(crate) x: SmallVec<[Var<'t>; 3]>,
+    pub(crate) y: Var<'t>,
+    pub(crate) g: Var<'t>,
+    pub(crate) wanted: &'a [bool],
+    /// Where the tape ended when the rule began.
+    pub(crate) start: usize,
+}
+
+impl<'t> Pullback<'_, 't> {
+    /// The operand at position `i`.
+    pub fn x(&self, i: usize) -> Var<'t> {
+        self.x[i]
+    }
+
+    /// The number of operands.
+    pub fn arity(&self) -> usize {
+        self.x.len()
+    }
+
+    /// The result.
+    pub fn y(&self) -> Var<'t> {
+        self.y
+    }
+
+    /// The cotangent of the result: the derivative of the final scalar by it.
+    pub fn g(&self) -> Var<'t> {
+        self.g
+    }
+
+    /// Whether a cotangent of operand `i` is asked for.
+    pub fn wants(&self, i: usize) -> bool {
+        self.wanted[i]
+    }
+
+    /// Computes the cotangent of every operand that wants one.
+    pub fn each(&self, mut rule: impl FnMut(usize) -> Var<'t>) -> Cotangents<'t> {
+        (0..self.x.len()).map(|i| self.wanted[i].then(|| rule(i))).collect()
+    }
+
+    /// The cotangents by way of `y`, an expansion of the operation recorded just now by the rule.
+    pub fn through(&self, y: Var<'t>) -> Cotangents<'t> {
+        y.tape().pull_through(y, self.g, &self.x, self.wanted, self.start)
+    }
+}
+
+/// What a [`jvp`](Op::jvp) rule works with: operands, result, the operands' tangents.
+pub struct Pushforward<'a, 't> {
+    pub(crate) x: SmallVec<[Var<'t>; 3]>,
+    pub(crate) y: Var<'t>,
+    pub(crate) tangents: &'a [Option<Var<'t>>],
+    /// Where the tape ended when the rule began.
+    pub(crate) start: usize,
+}
+
+impl<'t> Pushforward<'_, 't> {
+    /// The operand at position `i`.
+    pub fn x(&self, i: usize) -> Var<'t> {
+        self.x[i]
+    }
+
+    /// The result.
+    pub fn y(&self) -> Var<'t> {
+        self.y
+    }
+
+    /// The number of operands.
+    pub fn arity(&self) -> usize {
+        self.x.len()
+    }
+
+    /// The tangent of operand `i`; `None` is zero.
+    pub fn dx(&self, i: usize) -> Option<Var<'t>> {
+        self.tangents[i]
+    }
+
+    /// Adds up what each operand's tangent contributes to the result's.
+    pub fn sum(&self, mut rule: impl FnMut(usize, Var<'t>) -> Var<'t>) -> Option<Var<'t>> {
+        (0..self.x.len()).filter_map(|i| self.tangents[i].map(|dx| rule(i, dx))).reduce(|a, b| a + b)
+    }
+
+    /// The tangent by way of `y`, an expansion of the operation recorded just now by the rule.
+    pub fn through(&self, y: Var<'t>) -> Option<Var<'t>> {
+        y.tape().push_through(y, &self.x, self.tangents, self.start)
+    }
+}

@@ -1,0 +1,96 @@
+//! Changing the dtype, and stopping a gradient.
+
+use limpid_tensor::{DType, Inferred, Meta, Result, Tensor};
+
+use crate::op::{Cotangents, Derivative, Needs, Op, Pullback, Pushforward};
+use crate::var::Var;
+
+/// The same values in another dtype: `x̄ = cast(ȳ)` back.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Cast(pub DType);
+
+impl Op for Cast {
+    fn name(&self) -> &'static str {
+        "cast"
+    }
+
+    fn attributes(&self) -> String {
+        format!("to {}", self.0)
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        Ok(Meta { shape: x[0].shape.clone(), dtype: self.0 })
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+        x[0].cast(self.0)
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        Needs::NOTHING
+    }
+
+    fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
+        at.each(|i| at.g().cast(at.x(i).dtype()))
+    }
+
+    fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
+        at.sum(|_, dx| dx.cast(self.0))
+    }
+
+    fn flops(&self, _x: &[&Meta], _y: &Meta) -> u64 {
+        0
+    }
+}
+
+/// The same value as a constant: no gradient passes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Detach;
+
+impl Op for Detach {
+    fn name(&self) -> &'static str {
+        "detach"
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        Ok(x[0].clone())
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+        Ok(x[0].clone())
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        Needs::NOTHING
+    }
+
+    fn derivative(&self) -> Derivative {
+        Derivative::Stops
+    }
+
+    fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
+        (0..at.arity()).map(|_| None).collect()
+    }
+
+    fn jvp<'t>(&self, _at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
+        None
+    }
+
+    fn flops(&self, _x: &[&Meta], _y: &Meta) -> u64 {
+        0
+    }
+}
+
+impl<'t> Var<'t> {
+    /// The same values in another dtype; itself if it already has it.
+    #[track_caller]
+    pub fn cast(self, dtype: DType) -> Var<'t> {
+        if self.dtype() == dtype { self } else { self.tape().record(Cast(dtype), &[self]) }
+    }
+
+    /// The same value as a constant: no gradient passes.
+    #[track_caller]
+    pub fn detach(self) -> Var<'t> {
+        self.tape().record(Detach, &[self])
+    }
+}

@@ -1,0 +1,205 @@
+//! Scopes: who recorded a node, and what may be dropped when they are done.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use crate::op::Needs;
+use crate::tape::Tape;
+use crate::var::Outputs;
+
+/// A scope path, interned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct ScopeId(u32);
+
+/// Every scope path that has occurred; the paths stay when a tape is cleared, the counts of draws start anew.
+pub(crate) struct Scopes {
+    all: Vec<Scope>,
+    current: ScopeId,
+}
+
+struct Scope {
+    parent: ScopeId,
+    path: Rc<str>,
+    children: HashMap<String, ScopeId>,
+    /// Where the derivative rules of this scope's operations record, by direction and operation.
+    rules: HashMap<(Rule, &'static str), ScopeId>,
+    draws: u64,
+}
+
+/// Which derivative rule is recording.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Rule {
+    Vjp,
+    Jvp,
+}
+
+impl Default for Scopes {
+    fn default() -> Self {
+        let root = Scope {
+            parent: ScopeId(0),
+            path: "".into(),
+            children: HashMap::new(),
+            rules: HashMap::new(),
+            draws: 0,
+        };
+        Scopes { all: vec![root], current: ScopeId(0) }
+    }
+}
+
+impl Scopes {
+    pub fn current(&self) -> ScopeId {
+        self.current
+    }
+
+    /// Makes `scope` current and returns the one that was.
+    pub fn enter(&mut self, scope: ScopeId) -> ScopeId {
+        std::mem::replace(&mut self.current, scope)
+    }
+
+    /// The scope called `name` inside `parent`.
+    pub fn child(&mut self, parent: ScopeId, name: &str) -> ScopeId {
+        if let Some(&child) = self.all[parent.0 as usize].children.get(name) {
+            return child;
+        }
+        let id = ScopeId(self.all.len() as u32);
+        let above = &mut self.all[parent.0 as usize];
+        let path = if above.path.is_empty() { name.into() } else { format!("{}/{name}", above.path).into() };
+        above.children.insert(name.into(), id);
+        self.all.push(Scope { parent, path, children: HashMap::new(), rules: HashMap::new(), draws: 0 });
+        id
+    }
+
+    /// Enters the scope in which the rule of `op`, recorded in `scope`, writes its program: `block3/∂tanh`.
+    pub fn enter_rule(&mut self, scope: ScopeId, rule: Rule, op: &'static str) {
+        let known = self.all[scope.0 as usize].rules.get(&(rule, op)).copied();
+        let id = known.unwrap_or_else(|| {
+            let prefix = if rule == Rule::Vjp { "∂" } else { "d" };
+            let id = self.child(scope, &format!("{prefix}{op}"));
+            self.all[scope.0 as usize].rules.insert((rule, op), id);
+            id
+        });
+        self.enter(id);
+    }
+
+    pub fn leave(&mut self) {
+        self.current = self.all[self.current.0 as usize].parent;
+    }
+
+    pub fn path(&self) -> &str {
+        self.path_of(self.current)
+    }
+
+    pub fn path_of(&self, scope: ScopeId) -> &str {
+        &self.all[scope.0 as usize].path
+    }
+
+    /// ` in block3/read`, or nothing at the root: for messages.
+    pub fn suffix(&self) -> String {
+        if self.path().is_empty() { String::new() } else { format!(" in {}", self.path()) }
+    }
+
+    /// Counts the random draws in the current scope.
+    pub fn next_draw(&mut self) -> u64 {
+        let draws = &mut self.all[self.current.0 as usize].draws;
+        *draws += 1;
+        *draws - 1
+    }
+
+    pub fn restart(&mut self) {
+        self.all.iter_mut().for_each(|scope| scope.draws = 0);
+        self.current = ScopeId(0);
+    }
+}
+
+impl Tape {
+    /// Runs `f` inside a scope. Nodes it records carry the scope's path; when it closes, values that neither a
+    /// derivative rule will read nor `f` returns are dropped (one that is asked for later is computed again). On an
+    /// inference tape the nodes themselves are forgotten.
+    ///
+    /// ```
+    /// use limpid_autograd::Tape;
+    /// use limpid_tensor::{DType, Tensor};
+    /// let tape = Tape::new();
+    /// let x = tape.variable(&Tensor::ones([4], DType::F64));
+    /// let y = tape.scope("block", || {
+    ///     let shifted = x + 1.0; // no rule reads it: tanh's derivative is a function of tanh's result
+    ///     shifted.tanh()
+    /// });
+    /// assert_eq!(tape.memory().dropped_values, 1);
+    /// assert!(y.value().is_ok());
+    /// ```
+    pub fn scope<'t, R: Outputs<'t>>(&'t self, name: &str, f: impl FnOnce() -> R) -> R {
+        let start = self.len();
+        {
+            let mut scopes = self.scopes.borrow_mut();
+            let current = scopes.current();
+            let child = scopes.child(current, name);
+            scopes.enter(child);
+        }
+        let mut result = f();
+        self.scopes.borrow_mut().leave();
+        if self.is_inference() {
+            self.forget_nodes(start, &mut result);
+        } else {
+            let mut returned: SmallVec<[u32; 4]> = SmallVec::new();
+            result.visit(&mut |var| returned.push(var.id));
+            self.drop_unneeded(start, &returned);
+        }
+        result
+    }
+
+    /// Drops the values recorded since `start` that no derivative rule reads, but for those in `returned`.
+    pub(crate) fn drop_unneeded(&self, start: usize, returned: &[u32]) {
+        let end = self.len();
+        let mut needed = vec![false; end - start];
+        for id in start..end {
+            let needs = self.needs_of(id as u32);
+            let nodes = self.nodes.borrow();
+            needed[id - start] |= needs.output;
+            for (i, operand) in nodes[id].inputs.iter().enumerate() {
+                if needs.input(i) && operand.id as usize >= start {
+                    needed[operand.id as usize - start] = true;
+                }
+            }
+        }
+        for &id in returned.iter().filter(|&&id| id as usize >= start) {
+            needed[id as usize - start] = true;
+        }
+        let mut nodes = self.nodes.borrow_mut();
+        for (node, _) in nodes[start..].iter_mut().zip(&needed).filter(|(_, needed)| !**needed) {
+            let replayable = node.op.as_ref().is_some_and(|op| op.purity() != crate::op::Purity::Effect);
+            if replayable && node.value.take().is_some() {
+                self.drops.count_dropped();
+            }
+        }
+    }
+
+    /// What the derivative rule of a node will read: nothing if no gradient passes it.
+    pub(crate) fn needs_of(&self, id: u32) -> Needs {
+        let nodes = self.nodes.borrow();
+        let node = &nodes[id as usize];
+        let (true, Some(op)) = (node.tracked, node.op.clone()) else { return Needs::NOTHING };
+        let tracked: SmallVec<[bool; 3]> = node.inputs.iter().map(|o| nodes[o.id as usize].tracked).collect();
+        drop(nodes);
+        op.needs(&tracked)
+    }
+
+    /// Keeps the values of the scope's results as constants and forgets everything else it recorded.
+    fn forget_nodes<'t>(&'t self, start: usize, result: &mut impl Outputs<'t>) {
+        let mut kept = Vec::new();
+        result.visit(&mut |var| {
+            if var.id as usize >= start {
+                kept.push(self.nodes.borrow()[var.id as usize].clone());
+            }
+        });
+        self.truncate(start);
+        let mut kept = kept.into_iter();
+        result.visit(&mut |var| {
+            if var.id as usize >= start {
+                *var = self.place_result(kept.next().expect("visited in the same order"));
+            }
+        });
+    }
+}

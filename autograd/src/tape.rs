@@ -1,0 +1,505 @@
+//! The tape: a straight-line program over tensors, written by running it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::Location;
+use std::rc::Rc;
+
+use limpid_tensor::rng::Key;
+use limpid_tensor::{DType, Device, Inferred, Meta, Tensor};
+use smallvec::SmallVec;
+
+use crate::error::{Error, Result, Site};
+use crate::op::{Derivative, Op};
+use crate::scope::{ScopeId, Scopes};
+use crate::value::{Drops, ReadLog};
+use crate::var::{Edge, Var};
+
+/// Identifies a parameter that lives outside the tape, so that every use of it meets in one node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ParamId(pub u64);
+
+/// A record of a computation: one node per value, in the order in which they were computed.
+///
+/// Everything else (derivatives, printing, accounting, recomputation) is a function of this one list. A tape is an
+/// explicit value; there is no global one.
+///
+/// ```
+/// use limpid_autograd::Tape;
+/// use limpid_tensor::Tensor;
+/// let tape = Tape::new();
+/// let x = tape.variable(&Tensor::scalar(1.0f64));
+/// let a = x + 3.0;
+/// let y = a * 2.0;
+/// let loss = (y - 10.0) * (y - 10.0);
+/// let gradients = tape.backward(loss)?;
+/// assert_eq!(gradients.of(x).unwrap().item()?, -8.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Tape {
+    pub(crate) nodes: RefCell<Vec<Node>>,
+    pub(crate) scopes: RefCell<Scopes>,
+    parameters: RefCell<Parameters>,
+    failure: RefCell<Option<Error>>,
+    pub(crate) drops: Drops,
+    pub(crate) reads: RefCell<Option<ReadLog>>,
+    epoch: Cell<u32>,
+    pub(crate) recording: Cell<bool>,
+    settings: Settings,
+}
+
+struct Settings {
+    kind: Kind,
+    device: Device,
+    training: bool,
+    seed: u64,
+    step: u64,
+    anomaly: bool,
+    expanded: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Full,
+    Dry,
+    Inference,
+}
+
+/// One value: how it was computed, and the value itself while it is kept.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub op: Option<Rc<dyn Op>>,
+    pub inputs: SmallVec<[Operand; 3]>,
+    pub meta: Meta,
+    pub value: Option<Tensor>,
+    pub scope: ScopeId,
+    pub location: &'static Location<'static>,
+    pub epoch: u32,
+    pub tracked: bool,
+    pub name: Option<Rc<str>>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Operand {
+    pub id: u32,
+    pub edge: Edge,
+}
+
+#[derive(Default)]
+struct Parameters {
+    node: HashMap<ParamId, u32>,
+    /// In order of their nodes, so that cutting the tape back is popping.
+    order: Vec<(u32, ParamId)>,
+}
+
+impl Default for Tape {
+    fn default() -> Self {
+        Tape::new()
+    }
+}
+
+/// Making tapes.
+impl Tape {
+    fn of(kind: Kind) -> Tape {
+        Tape {
+            nodes: RefCell::default(),
+            scopes: RefCell::default(),
+            parameters: RefCell::default(),
+            failure: RefCell::default(),
+            drops: Drops::default(),
+            reads: RefCell::default(),
+            epoch: Cell::new(0),
+            recording: Cell::new(kind != Kind::Inference),
+            settings: Settings {
+                kind,
+                device: Device::cpu(),
+                training: kind != Kind::Inference,
+                seed: 0,
+                step: 0,
+                anomaly: false,
+                expanded: false,
+            },
+        }
+    }
+
+    /// A tape that computes, records and can differentiate, in training mode.
+    pub fn new() -> Tape {
+        Tape::of(Kind::Full)
+    }
+
+    /// A tape that records shapes and computes nothing: a program that has not run.
+    pub fn dry() -> Tape {
+        Tape::of(Kind::Dry)
+    }
+
+    /// A tape that computes in evaluation mode, tracks no gradient, and forgets a scope's nodes when it closes.
+    pub fn inference() -> Tape {
+        Tape::of(Kind::Inference)
+    }
+
+    /// Sets the seed of every random draw on this tape.
+    pub fn with_seed(mut self, seed: u64) -> Tape {
+        self.settings.seed = seed;
+        self
+    }
+
+    /// Puts the constants that operations make on their own (scalars, masks, random draws) on a device.
+    pub fn with_device(mut self, device: Device) -> Tape {
+        self.settings.device = device;
+        self
+    }
+
+    /// Chooses training mode (dropout draws, batch statistics are updated) or evaluation mode.
+    pub fn with_training(mut self, training: bool) -> Tape {
+        self.settings.training = training;
+        self
+    }
+
+    /// Stops at the first operation whose result holds a NaN or an infinity, and says which it was.
+    pub fn with_anomaly_detection(mut self, on: bool) -> Tape {
+        self.settings.anomaly = on;
+        self
+    }
+
+    /// Records every fused operation as its expansion into simpler ones: the form to read and to check against.
+    pub fn with_fused_expanded(mut self, on: bool) -> Tape {
+        self.settings.expanded = on;
+        self
+    }
+
+    /// Forgets every node and starts step `step`, keeping the memory for the nodes to come. No [`Var`] can outlive
+    /// this: the borrow checker sees to it.
+    pub fn clear(&mut self, step: u64) {
+        self.nodes.get_mut().clear();
+        self.scopes.get_mut().restart();
+        let parameters = self.parameters.get_mut();
+        parameters.node.clear();
+        parameters.order.clear();
+        *self.failure.get_mut() = None;
+        *self.reads.get_mut() = None;
+        self.drops = Drops::default();
+        self.epoch.set(self.epoch.get() + 1);
+        self.settings.step = step;
+    }
+}
+
+/// What a tape is.
+impl Tape {
+    /// The number of nodes.
+    pub fn len(&self) -> usize {
+        self.nodes.borrow().len()
+    }
+
+    /// Whether nothing has been recorded.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether modules should behave as in training.
+    pub fn is_training(&self) -> bool {
+        self.settings.training
+    }
+
+    /// Whether this tape records without computing.
+    pub fn is_dry(&self) -> bool {
+        self.settings.kind == Kind::Dry
+    }
+
+    pub(crate) fn is_inference(&self) -> bool {
+        self.settings.kind == Kind::Inference
+    }
+
+    /// The training step, as given to [`clear`](Tape::clear).
+    pub fn step(&self) -> u64 {
+        self.settings.step
+    }
+
+    /// The key of the next random draw: a function of seed, step, scope path and the draw's ordinal in its scope, so
+    /// that operations recorded elsewhere change no draw.
+    pub fn next_key(&self) -> Key {
+        let mut scopes = self.scopes.borrow_mut();
+        let ordinal = scopes.next_draw();
+        Key::new(self.settings.seed).fold(self.settings.step).fold_str(scopes.path()).fold(ordinal)
+    }
+
+    /// The first failure, if there was one.
+    pub fn failure(&self) -> Option<Error> {
+        self.failure.borrow().clone()
+    }
+
+    pub(crate) fn fail(&self, error: Error) -> Error {
+        self.failure.borrow_mut().get_or_insert(error).clone()
+    }
+}
+
+/// Recording.
+impl Tape {
+    /// Places a value that gradients are wanted for.
+    #[track_caller]
+    pub fn variable(&self, value: &Tensor) -> Var<'_> {
+        assert!(value.dtype().is_float(), "variable: {} carries no gradient", value.dtype());
+        self.leaf(value.clone(), self.recording.get(), None)
+    }
+
+    /// Places a value that no gradient flows to.
+    #[track_caller]
+    pub fn constant(&self, value: &Tensor) -> Var<'_> {
+        self.leaf(value.clone(), false, None)
+    }
+
+    /// Places a parameter; every further use of the same `id` is the same node, so its gradients add up.
+    /// `frozen` parameters are constants under their name.
+    #[track_caller]
+    pub fn parameter(&self, id: ParamId, path: &str, value: &Tensor, frozen: bool) -> Var<'_> {
+        if let Some(&node) = self.parameters.borrow().node.get(&id) {
+            return self.var(node);
+        }
+        let tracked = self.recording.get() && !frozen;
+        let var = self.leaf(value.clone(), tracked, Some(path.into()));
+        let mut parameters = self.parameters.borrow_mut();
+        parameters.node.insert(id, var.id);
+        parameters.order.push((var.id, id));
+        var
+    }
+
+    /// Places a constant on the tape's device.
+    #[track_caller]
+    pub fn constant_here(&self, value: &Tensor) -> Var<'_> {
+        match value.to(&self.settings.device) {
+            Ok(value) => self.constant(&value),
+            Err(error) => {
+                let var = self.constant(value);
+                self.fail(self.backend_error(var, error));
+                var
+            }
+        }
+    }
+
+    /// A constant scalar on the tape's device.
+    #[track_caller]
+    pub fn scalar(&self, value: f64, dtype: DType) -> Var<'_> {
+        self.constant_here(&Tensor::full([], value, dtype))
+    }
+
+    /// The device for constants that operations make on their own.
+    pub fn device(&self) -> &Device {
+        &self.settings.device
+    }
+
+    /// The parameters on the tape, in order of their first use.
+    pub(crate) fn placed_parameters(&self) -> Vec<(u32, ParamId)> {
+        self.parameters.borrow().order.clone()
+    }
+
+    #[track_caller]
+    pub(crate) fn leaf(&self, value: Tensor, tracked: bool, name: Option<Rc<str>>) -> Var<'_> {
+        let meta = value.meta();
+        let value = (!self.is_dry()).then_some(value);
+        self.push(None, SmallVec::new(), meta, value, tracked, name)
+    }
+
+    /// Records an operation and computes its result.
+    ///
+    /// # Panics
+    /// At the caller's line, if the operation cannot take these operands (shapes, dtypes, devices), if a handle
+    /// belongs to another tape or is stale, or if a gradient would have to pass an operation that has no derivative.
+    #[track_caller]
+    pub fn record<'t>(&'t self, op: impl Op, x: &[Var<'t>]) -> Var<'t> {
+        if self.settings.expanded
+            && let Some(y) = op.expand(x)
+        {
+            return y;
+        }
+        let metas: SmallVec<[Meta; 3]> = x.iter().map(|&x| self.meta(x)).collect();
+        let meta = self.inferred(&op, op.infer(&metas.iter().collect::<SmallVec<[&Meta; 3]>>()));
+        let tracked = self.recording.get()
+            && meta.dtype.is_float()
+            && x.iter().any(|&x| self.is_tracked(x))
+            && match op.derivative() {
+                Derivative::Exists => true,
+                Derivative::Stops => false,
+                Derivative::Missing(why) => panic!(
+                    "{}{}: a gradient would have to pass, and the operation has no derivative ({why}); \
+                     use detach() on its operand if it should be a constant",
+                    op.name(),
+                    self.scopes.borrow().suffix()
+                ),
+            };
+        let inputs = x.iter().map(|x| Operand { id: x.id, edge: x.edge }).collect();
+        let y = self.push(Some(Rc::new(op)), inputs, meta, None, tracked, None);
+        if !self.is_dry() && self.failure.borrow().is_none() {
+            self.run(y.id);
+        }
+        y
+    }
+
+    /// Puts a scope's result in place of the nodes that made it.
+    pub(crate) fn place_result(&self, result: Node) -> Var<'_> {
+        let var = self.push(None, SmallVec::new(), result.meta, result.value, false, result.name);
+        self.nodes.borrow_mut()[var.id as usize].location = result.location;
+        var
+    }
+
+    #[track_caller]
+    fn inferred(&self, op: &impl Op, inferred: Inferred) -> Meta {
+        inferred.unwrap_or_else(|message| {
+            let name = op.name();
+            let message = message.strip_prefix(name).unwrap_or(&message);
+            let message = message.strip_prefix(':').unwrap_or(message).trim_start();
+            panic!("{name}{}: {message}", self.scopes.borrow().suffix())
+        })
+    }
+
+    #[track_caller]
+    fn push(
+        &self,
+        op: Option<Rc<dyn Op>>,
+        inputs: SmallVec<[Operand; 3]>,
+        meta: Meta,
+        value: Option<Tensor>,
+        tracked: bool,
+        name: Option<Rc<str>>,
+    ) -> Var<'_> {
+        let mut nodes = self.nodes.borrow_mut();
+        let id = u32::try_from(nodes.len()).expect("a tape holds at most 2³² nodes");
+        let (scope, epoch) = (self.scopes.borrow().current(), self.epoch.get());
+        let location = Location::caller();
+        nodes.push(Node { op, inputs, meta, value, scope, location, epoch, tracked, name });
+        Var { tape: self, id, epoch, edge: Edge::Interior }
+    }
+
+    /// Computes the value of a node just recorded.
+    #[track_caller]
+    fn run(&self, id: u32) {
+        let computed = self.operands(id).and_then(|x| {
+            let op = self.nodes.borrow()[id as usize].op.clone().expect("only operations are run");
+            let operands: SmallVec<[&Tensor; 3]> = x.iter().collect();
+            if let Some(other) = operands.iter().find(|x| x.device() != operands[0].device()) {
+                let (a, b) = (operands[0].device(), other.device());
+                panic!(
+                    "{}{}: operands are on different devices, {a} and {b}",
+                    op.name(),
+                    self.scopes.borrow().suffix()
+                );
+            }
+            let value = op.forward(&operands).map_err(|e| self.backend_error(self.var(id), e))?;
+            debug_assert_eq!(
+                value.meta(),
+                self.nodes.borrow()[id as usize].meta,
+                "{} infers wrongly",
+                op.name()
+            );
+            if self.settings.anomaly {
+                self.check_finite(id, &value, &operands)?;
+            }
+            Ok(value)
+        });
+        match computed {
+            Ok(value) => self.nodes.borrow_mut()[id as usize].value = Some(value),
+            Err(error) => {
+                self.fail(error);
+            }
+        }
+    }
+
+    fn check_finite(&self, id: u32, value: &Tensor, operands: &[&Tensor]) -> Result<()> {
+        if !value.dtype().is_float() {
+            return Ok(());
+        }
+        let to_f64 = |x: &Tensor| x.to_f64_vec().map_err(|e| self.backend_error(self.var(id), e));
+        let values = to_f64(value)?;
+        let Some(element) = values.iter().position(|v| !v.is_finite()) else { return Ok(()) };
+        let mut described = Vec::new();
+        let inputs = self.nodes.borrow()[id as usize].inputs.clone();
+        for (operand, x) in inputs.iter().zip(operands) {
+            let values = to_f64(x)?;
+            let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+            let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            described.push(format!("{} {} in [{low:.3e}, {high:.3e}]", self.label(operand.id), x.meta()));
+        }
+        Err(Error::NonFinite {
+            site: self.site(id),
+            found: values[element],
+            element,
+            operands: described.join(", "),
+        })
+    }
+
+    /// Runs `f` without tracking gradients: what it records is constant.
+    pub fn without_gradients<R>(&self, f: impl FnOnce() -> R) -> R {
+        let before = self.recording.replace(false);
+        let result = f();
+        self.recording.set(before);
+        result
+    }
+
+    /// Cuts the tape back to its first `len` nodes. Handles on the others become stale.
+    pub(crate) fn truncate(&self, len: usize) {
+        // Dropped outside the borrow: a node's operation may be anybody's code.
+        let cut: SmallVec<[Node; 8]> = self.nodes.borrow_mut().drain(len..).collect();
+        drop(cut);
+        let mut parameters = self.parameters.borrow_mut();
+        while parameters.order.last().is_some_and(|&(node, _)| node as usize >= len) {
+            let (_, id) = parameters.order.pop().expect("just looked at");
+            parameters.node.remove(&id);
+        }
+        self.epoch.set(self.epoch.get() + 1);
+    }
+}
+
+/// Handles and nodes.
+impl Tape {
+    pub(crate) fn var(&self, id: u32) -> Var<'_> {
+        let epoch = self.nodes.borrow()[id as usize].epoch;
+        Var { tape: self, id, epoch, edge: Edge::Interior }
+    }
+
+    #[track_caller]
+    pub(crate) fn with_node<R>(&self, var: Var<'_>, f: impl FnOnce(&Node) -> R) -> R {
+        assert!(std::ptr::eq(self, var.tape), "{var:?} belongs to another tape");
+        let nodes = self.nodes.borrow();
+        match nodes.get(var.id as usize).filter(|node| node.epoch == var.epoch) {
+            Some(node) => f(node),
+            None => panic!("{var:?} is stale: the tape has dropped the node it refers to"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn meta(&self, var: Var<'_>) -> Meta {
+        self.with_node(var, |node| node.meta.clone())
+    }
+
+    #[track_caller]
+    pub(crate) fn is_tracked(&self, var: Var<'_>) -> bool {
+        self.with_node(var, |node| node.tracked)
+    }
+
+    pub(crate) fn site(&self, id: u32) -> Site {
+        let nodes = self.nodes.borrow();
+        let node = &nodes[id as usize];
+        Site {
+            op: node.op.as_ref().map_or("leaf", |op| op.name()).into(),
+            scope: self.scopes.borrow().path_of(node.scope).into(),
+            location: node.location,
+        }
+    }
+
+    /// How a node is called in print: its name, or `%` and its position.
+    pub(crate) fn label(&self, id: u32) -> String {
+        match &self.nodes.borrow()[id as usize].name {
+            Some(name) => name.to_string(),
+            None => format!("%{id}"),
+        }
+    }
+
+    pub(crate) fn backend_error(&self, var: Var<'_>, error: limpid_tensor::Error) -> Error {
+        Error::Backend { site: self.site(var.id), message: error.to_string() }
+    }
+}
+
+impl fmt::Debug for Tape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tape of {} nodes", self.len())
+    }
+}
