@@ -1,5 +1,7 @@
 //! The CPU backend.
 
+mod matmul;
+
 use crate::primitive::{Fused, Map, Reduce};
 use crate::rng::{Distribution, Key};
 use crate::{Backend, DType, Layout, Result, Shape, Tensor};
@@ -29,7 +31,7 @@ impl Backend for Cpu {
         todo!()
     }
     fn matmul(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        todo!()
+        matmul::matmul(a, b)
     }
     fn contiguous(&self, x: &Tensor) -> Result<Tensor> {
         todo!()
