@@ -3,8 +3,10 @@
 mod copy;
 #[cfg(test)]
 mod fixture;
+mod fused;
 mod map;
 mod math;
+mod matmul;
 mod simd;
 mod walk;
 
@@ -37,7 +39,7 @@ impl Backend for Cpu {
         todo!()
     }
     fn matmul(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        todo!()
+        matmul::matmul(a, b)
     }
     fn contiguous(&self, x: &Tensor) -> Result<Tensor> {
         copy::contiguous(x)
@@ -61,6 +63,6 @@ impl Backend for Cpu {
         todo!()
     }
     fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
-        None
+        fused::fused(f, x)
     }
 }

@@ -1,0 +1,268 @@
+//! Kernels that do in one pass what their expansions into primitives do in several.
+//!
+//! Statistics of a row (sums, means, variances, also of f32 rows) are kept in f64: their error does not grow with
+//! the row, and squares of f32 values do not overflow. Elements are computed in their own type.
+
+mod linear;
+mod norm;
+mod softmax;
+
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+use bytemuck::Pod;
+use rayon::prelude::*;
+
+use crate::primitive::Fused;
+use crate::{DType, Element, HostBuffer, Result, Tensor};
+
+/// Below this many elements waking a second thread costs more than it saves.
+const PARALLEL_ELEMENTS: usize = 1 << 15;
+
+/// Running sums, or maxima, that a row is dealt out to, so that the processor can work on several at once. The
+/// number is part of the result's bits: it must not depend on the machine.
+const LANES: usize = 8;
+
+/// The kernel for `f`. f32 and f64 are computed as they are, bf16 in f32 with one rounding at the end; `None` for
+/// other dtypes.
+///
+/// # Panics
+/// If the operands' shapes are not those that [`Fused`] states.
+pub(super) fn fused(f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
+    match x[0].dtype() {
+        DType::F32 => Some(kernel::<f32>(f, x)),
+        DType::F64 => Some(kernel::<f64>(f, x)),
+        DType::BF16 => Some(through_f32(f, x)),
+        DType::I64 | DType::Bool => None,
+    }
+}
+
+fn kernel<T: Real>(f: Fused, x: &[&Tensor]) -> Result<Tensor> {
+    match (f, x) {
+        (Fused::Linear(act), &[x, w]) => linear::linear::<T>(act, x, w, None),
+        (Fused::Linear(act), &[x, w, b]) => linear::linear::<T>(act, x, w, Some(b)),
+        (Fused::Softmax, &[x]) => softmax::softmax::<T>(x),
+        (Fused::LogSoftmax, &[x]) => softmax::log_softmax::<T>(x),
+        (Fused::CrossEntropy, &[logits, labels]) => softmax::cross_entropy::<T>(logits, labels),
+        (Fused::LayerNorm { eps }, &[x, gain, bias]) => norm::layer_norm::<T>(x, gain, bias, eps),
+        (Fused::RmsNorm { eps }, &[x, gain]) => norm::rms_norm::<T>(x, gain, eps),
+        (f, x) => panic!("{f:?} does not take {} operands", x.len()),
+    }
+}
+
+fn through_f32(f: Fused, x: &[&Tensor]) -> Result<Tensor> {
+    let widen = |x: &&Tensor| if x.dtype() == DType::BF16 { x.cast(DType::F32) } else { Ok((*x).clone()) };
+    let wide = x.iter().map(widen).collect::<Result<Vec<Tensor>>>()?;
+    kernel::<f32>(f, &wide.iter().collect::<Vec<_>>())?.cast(DType::BF16)
+}
+
+/// A float that kernels compute in.
+trait Real:
+    Element
+    + Pod
+    + PartialOrd
+    + Neg<Output = Self>
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+{
+    const ZERO: Self;
+    const ONE: Self;
+    const NEG_INFINITY: Self;
+    fn exp(self) -> Self;
+    fn tanh(self) -> Self;
+}
+
+impl Real for f32 {
+    const ZERO: f32 = 0.0;
+    const ONE: f32 = 1.0;
+    const NEG_INFINITY: f32 = f32::NEG_INFINITY;
+    fn exp(self) -> f32 {
+        libm::expf(self)
+    }
+    fn tanh(self) -> f32 {
+        libm::tanhf(self)
+    }
+}
+
+impl Real for f64 {
+    const ZERO: f64 = 0.0;
+    const ONE: f64 = 1.0;
+    const NEG_INFINITY: f64 = f64::NEG_INFINITY;
+    fn exp(self) -> f64 {
+        libm::exp(self)
+    }
+    fn tanh(self) -> f64 {
+        libm::tanh(self)
+    }
+}
+
+/// Σ f(v) over a row.
+fn sum<T: Real>(row: &[T], f: impl Fn(T) -> f64) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let mut chunks = row.chunks_exact(LANES);
+    for chunk in &mut chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane += f(v);
+        }
+    }
+    for (lane, &v) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane += f(v);
+    }
+    let [a, b, c, d, e, f, g, h] = lanes;
+    ((a + e) + (b + f)) + ((c + g) + (d + h))
+}
+
+/// The largest value of a row that is not NaN; −∞ if there is none.
+fn max<T: Real>(row: &[T]) -> T {
+    let larger = |a: T, b: T| if b > a { b } else { a };
+    let mut lanes = [T::NEG_INFINITY; LANES];
+    let mut chunks = row.chunks_exact(LANES);
+    for chunk in &mut chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, v);
+        }
+    }
+    lanes.iter().chain(chunks.remainder()).copied().fold(T::NEG_INFINITY, larger)
+}
+
+/// Calls `f` with each row of `out` and its number. `work` is the number of elements handled per row. A row is one
+/// thread's, whole, so the number of threads cannot change its bits.
+fn for_rows<T: Real>(out: &mut [T], width: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    if out.is_empty() {
+        return;
+    }
+    let rows_per_task = PARALLEL_ELEMENTS.div_ceil(2 * work.max(1));
+    if out.len() / width * work < PARALLEL_ELEMENTS {
+        out.chunks_exact_mut(width).enumerate().for_each(|(row, out)| f(row, out));
+    } else {
+        let rows = out.par_chunks_exact_mut(width).enumerate().with_min_len(rows_per_task);
+        rows.for_each(|(row, out)| f(row, out));
+    }
+}
+
+/// A tensor like `x` whose rows (along the last axis) are made of the rows of `x`.
+fn map_rows<T: Real>(x: &Tensor, f: impl Fn(&[T], &mut [T]) + Sync) -> Result<Tensor> {
+    let width = last_axis(x);
+    let x = x.contiguous()?;
+    let values = row_major::<T>(&x);
+    let mut out = HostBuffer::new(std::mem::size_of_val(values));
+    for_rows(out.as_mut(), width, width, |row, out| f(&values[row * width..][..width], out));
+    Ok(out.into_tensor(x.shape(), T::DTYPE))
+}
+
+/// The size of the last axis.
+fn last_axis(x: &Tensor) -> usize {
+    *x.shape().last().expect("a kernel over the last axis needs an operand of rank 1 or more")
+}
+
+/// The elements of a contiguous tensor.
+fn row_major<T: Element>(x: &Tensor) -> &[T] {
+    x.as_slice().expect("operands of the CPU backend that were made contiguous lie in host memory")
+}
+
+/// The elements of a per-column operand: shape `[columns]`, made contiguous in `copy`.
+fn per_column<'a, T: Element>(kernel: &str, copy: &'a Tensor, columns: usize) -> &'a [T] {
+    assert!(
+        copy.shape()[..] == [columns],
+        "{kernel}: expected one element for each of the {columns} columns, found shape {}",
+        copy.shape()
+    );
+    row_major(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Shape;
+
+    /// Numbers in −4..4 without a pattern that a kernel could profit from.
+    pub(super) fn numbers(shape: impl Into<Shape>, dtype: DType, seed: usize) -> Tensor {
+        let shape = shape.into();
+        let values: Vec<f64> = (0..shape.elements())
+            .map(|i| ((i * 7919 + seed) as f64 * 0.618_033_988_75).fract() * 8.0 - 4.0)
+            .collect();
+        Tensor::from_f64(&values, shape, dtype)
+    }
+
+    /// [rows, columns] in every kind of layout, with a name for messages.
+    pub(super) fn layouts(rows: usize, columns: usize, dtype: DType) -> Vec<(&'static str, Tensor)> {
+        let plain = numbers([rows, columns], dtype, 1);
+        vec![
+            ("transposed", numbers([columns, rows], dtype, 2).transpose(0, 1)),
+            (
+                "a window",
+                numbers([rows + 2, 2 * columns + 3], dtype, 3).slice(0, 1, rows + 1, 1).slice(
+                    1,
+                    2,
+                    2 * columns + 2,
+                    2,
+                ),
+            ),
+            ("rows flipped", plain.flip(0)),
+            ("columns flipped", plain.flip(1)),
+            ("one row repeated", numbers([columns], dtype, 4).expand([rows, columns])),
+            ("one column repeated", numbers([rows, 1], dtype, 5).expand([rows, columns])),
+            ("from an offset", numbers([rows + 3, columns], dtype, 6).slice(0, 3, rows + 3, 1)),
+            ("contiguous", plain),
+        ]
+    }
+
+    /// Relative to the larger of 1 and the expected value, a few roundings of the dtype.
+    #[track_caller]
+    pub(super) fn assert_near(found: &Tensor, expected: &[f64], what: &str) {
+        let tolerance = match found.dtype() {
+            DType::F64 => 1e-14,
+            DType::F32 => 2e-6,
+            _ => 4e-3,
+        };
+        let found = found.to_f64_vec().unwrap();
+        assert_eq!(found.len(), expected.len(), "{what}");
+        for (i, (&y, &e)) in found.iter().zip(expected).enumerate() {
+            let near = (y - e).abs() <= tolerance * e.abs().max(1.0) || y == e || (y.is_nan() && e.is_nan());
+            assert!(near, "{what}: element {i} is {y}, expected {e}");
+        }
+    }
+
+    /// The kernel's bits under 1 thread and several.
+    #[track_caller]
+    pub(super) fn assert_threads_agree(f: Fused, x: &[&Tensor]) {
+        let bits = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let y = pool.install(|| Tensor::fused(f, x)).unwrap().unwrap();
+            y.storage().host().unwrap().to_vec()
+        };
+        let alone = bits(1);
+        for threads in [2, 3, 5] {
+            assert!(alone == bits(threads), "{f:?}: {threads} threads give other bits than one");
+        }
+    }
+
+    #[test]
+    fn sums_and_maxima_see_every_element() {
+        for n in 0..40 {
+            let row: Vec<f64> = (0..n).map(|i| f64::from(1 << (i % 20))).collect();
+            assert_eq!(sum(&row, |v| v), row.iter().sum::<f64>());
+            for peak in 0..n {
+                let mut row = vec![-5.0f32; n];
+                row[peak] = -1.0;
+                assert_eq!(max(&row), -1.0);
+            }
+        }
+        assert_eq!(max::<f32>(&[]), f32::NEG_INFINITY);
+        assert_eq!(max(&[f64::NAN, 2.0, f64::NAN]), 2.0);
+    }
+
+    #[test]
+    fn integers_have_no_kernel() {
+        let x = Tensor::zeros([2, 3], DType::I64);
+        assert!(Tensor::fused(Fused::Softmax, &[&x]).is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "Softmax does not take 2 operands")]
+    fn a_wrong_number_of_operands_panics() {
+        let x = numbers([2, 3], DType::F32, 1);
+        let _ = Tensor::fused(Fused::Softmax, &[&x, &x]);
+    }
+}
