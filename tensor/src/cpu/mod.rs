@@ -1,5 +1,7 @@
 //! The CPU backend.
 
+mod random;
+
 use crate::primitive::{Fused, Map, Reduce};
 use crate::rng::{Distribution, Key};
 use crate::{Backend, DType, Layout, Result, Shape, Tensor};
@@ -50,7 +52,7 @@ impl Backend for Cpu {
         todo!()
     }
     fn random(&self, what: Distribution, shape: &Shape, dtype: DType, key: Key) -> Result<Tensor> {
-        todo!()
+        random::random(what, shape, dtype, key)
     }
     fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
         None
