@@ -139,8 +139,14 @@ impl Tensor {
     }
 
     /// Random values; see [`Distribution`]. The same key gives the same values, on every device.
+    ///
+    /// # Panics
+    /// If the distribution's parameters make no sense, or it is not defined for the dtype or the shape.
+    #[track_caller]
     pub fn random(what: Distribution, shape: impl Into<Shape>, dtype: DType, key: Key) -> Result<Tensor> {
-        Device::cpu().backend().random(what, &shape.into(), dtype, key)
+        let shape = shape.into();
+        checked(what.infer(&shape, dtype));
+        Device::cpu().backend().random(what, &shape, dtype, key)
     }
 
     /// A view of storage.

@@ -7,6 +7,7 @@ mod fused;
 mod map;
 mod math;
 mod matmul;
+mod random;
 mod simd;
 mod walk;
 
@@ -60,7 +61,7 @@ impl Backend for Cpu {
         todo!()
     }
     fn random(&self, what: Distribution, shape: &Shape, dtype: DType, key: Key) -> Result<Tensor> {
-        todo!()
+        random::random(what, shape, dtype, key)
     }
     fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
         fused::fused(f, x)
