@@ -16,7 +16,7 @@ use crate::tape::{ParamId, Tape};
 use crate::var::Var;
 
 /// The gradients of one scalar by everything it depends on: what [`Tape::backward`] returns.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Gradients {
     leaves: HashMap<u32, Tensor>,
     parameters: HashMap<ParamId, Tensor>,

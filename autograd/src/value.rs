@@ -42,7 +42,7 @@ pub(crate) struct ReadLog {
     pub rules: BTreeSet<u32>,
     /// (the node whose rule ran, the node it read)
     pub pairs: BTreeSet<(u32, u32)>,
-    running: Option<u32>,
+    pub running: Option<u32>,
 }
 
 /// How long a value that is computed again stays.
