@@ -2,7 +2,6 @@
 
 use bytemuck::Pod;
 use gemm::{Parallelism, gemm};
-use half::bf16;
 use rayon::prelude::*;
 use smallvec::SmallVec;
 
@@ -24,7 +23,7 @@ pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         DType::F64 => Ok(product::<f64>(a, b, Threads::choose)),
         DType::BF16 => {
             let wide = matmul(&a.cast(DType::F32)?, &b.cast(DType::F32)?)?;
-            wide.cast(bf16::DTYPE)
+            wide.cast(DType::BF16)
         }
         DType::I64 | DType::Bool => panic!("matmul is not defined for {}", a.dtype()),
     }
@@ -235,7 +234,7 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{naive, views};
+    use super::super::fixture::{naive, rounded, views};
     use super::*;
 
     /// Whole numbers in −8..=8: every product and every sum of up to 2¹⁸ of them is exact in f32.
@@ -444,7 +443,7 @@ mod tests {
         for (m, k, n) in [(1, 1, 1), (3, 0, 2), (4, 300, 5), (2, 1000, 3)] {
             let (a, b) = (whole([2, m, k], DType::BF16, 1), whole([k, n], DType::BF16, 2));
             let exact = definition(&a, &b);
-            let rounded: Vec<f64> = exact.iter().map(|&v| bf16::from_f64(v).to_f64()).collect();
+            let rounded: Vec<f64> = exact.iter().map(|&v| rounded(v, DType::BF16)).collect();
             assert_eq!(naive(&a.matmul(&b).unwrap()), rounded);
         }
     }

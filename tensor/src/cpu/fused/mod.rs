@@ -51,7 +51,11 @@ fn kernel<T: Real>(f: Fused, x: &[&Tensor]) -> Result<Tensor> {
 }
 
 fn through_f32(f: Fused, x: &[&Tensor]) -> Result<Tensor> {
-    let widen = |x: &&Tensor| if x.dtype() == DType::BF16 { x.cast(DType::F32) } else { Ok((*x).clone()) };
+    let widen = |x: &&Tensor| match x.dtype() {
+        DType::BF16 => x.cast(DType::F32),
+        DType::I64 => Ok((*x).clone()),
+        other => panic!("a fused kernel found an operand of {other}, expected bf16"),
+    };
     let wide = x.iter().map(widen).collect::<Result<Vec<Tensor>>>()?;
     kernel::<f32>(f, &wide.iter().collect::<Vec<_>>())?.cast(DType::BF16)
 }
@@ -250,6 +254,13 @@ mod tests {
     #[should_panic(expected = "a fused kernel found an operand of f64, expected f32")]
     fn operands_of_two_dtypes_panic() {
         let (x, gain) = (numbers([2, 3], DType::F32, 1), numbers([3], DType::F64, 1));
+        let _ = Tensor::fused(Fused::RmsNorm { eps: 1e-5 }, &[&x, &gain]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a fused kernel found an operand of f32, expected bf16")]
+    fn bf16_is_not_promoted_to_meet_f32() {
+        let (x, gain) = (numbers([2, 3], DType::BF16, 1), numbers([3], DType::F32, 1));
         let _ = Tensor::fused(Fused::RmsNorm { eps: 1e-5 }, &[&x, &gain]);
     }
 

@@ -2,6 +2,8 @@
 //!
 //! The variance takes a second pass over the row: E[x²] − mean² would cancel where the mean is large beside the
 //! spread. For the same reason the mean is subtracted in f64, before the one rounding to the element's type.
+//! Squares of f32 values cannot overflow; an f64 row with values beyond 10¹⁵⁴ has an infinite variance, as in the
+//! expansion.
 
 use super::{Real, last_axis, map_rows, per_column, sum};
 use crate::{Result, Tensor};
