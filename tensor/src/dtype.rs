@@ -97,8 +97,17 @@ macro_rules! pod_element {
 
 pod_element!(f32, F32, |v: f32| v as f64, |v: f64| v as f32);
 pod_element!(f64, F64, |v| v, |v| v);
-pod_element!(bf16, BF16, |v: bf16| v.to_f64(), bf16::from_f64);
+pod_element!(bf16, BF16, |v: bf16| v.to_f64(), round_to_bf16);
 pod_element!(i64, I64, |v: i64| v as f64, |v: f64| v as i64);
+
+/// The nearest bf16, ties to even. [`bf16::from_f64`] looks only at the upper half of the bits, so it takes a value
+/// just above a tie for the tie itself; here a bit of the upper half that cannot decide anything else tells of the
+/// lower one.
+fn round_to_bf16(v: f64) -> bf16 {
+    let bits = v.to_bits();
+    let lower = bits & 0xFFFF_FFFF;
+    bf16::from_f64(f64::from_bits((bits ^ lower) | (u64::from(lower != 0) << 32)))
+}
 
 impl Element for bool {
     const DTYPE: DType = DType::Bool;
@@ -113,5 +122,28 @@ impl Element for bool {
     }
     fn from_f64(value: f64) -> Self {
         value != 0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f64_becomes_the_nearest_bf16_also_next_to_a_tie() {
+        // Subnormal, smallest normal and ordinary values.
+        for bits in (0..0x140u16).chain(0x3F00..0x4080) {
+            let (low, high) = (bf16::from_bits(bits).to_f64(), bf16::from_bits(bits + 1).to_f64());
+            let tie = (low + high) / 2.0;
+            let even = bits + bits % 2;
+            for (v, expected) in
+                [(tie.next_down(), bits), (tie, even), (tie.next_up(), bits + 1), (low, bits)]
+            {
+                assert_eq!(<bf16 as Element>::from_f64(v).to_bits(), expected, "{v:e}");
+                assert_eq!(<bf16 as Element>::from_f64(-v).to_bits(), expected | 0x8000, "{:e}", -v);
+            }
+        }
+        assert!(<bf16 as Element>::from_f64(f64::NAN).is_nan());
+        assert_eq!(<bf16 as Element>::from_f64(f64::INFINITY), bf16::INFINITY);
     }
 }

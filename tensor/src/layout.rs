@@ -183,7 +183,7 @@ impl Layout {
     }
 
     /// Neighbouring axes joined wherever one stride walks both; axes of size 1 left out.
-    fn merged(&self) -> SmallVec<[(usize, isize); 6]> {
+    pub(crate) fn merged(&self) -> SmallVec<[(usize, isize); 6]> {
         let mut runs: SmallVec<[(usize, isize); 6]> = SmallVec::new();
         for (&n, &s) in self.shape.iter().zip(&self.strides).filter(|&(&n, _)| n != 1) {
             match runs.last_mut() {

@@ -1,6 +1,13 @@
 //! The CPU backend.
 
+mod copy;
+#[cfg(test)]
+mod fixture;
+mod map;
+mod math;
 mod random;
+mod simd;
+mod walk;
 
 use crate::primitive::{Fused, Map, Reduce};
 use crate::rng::{Distribution, Key};
@@ -22,7 +29,7 @@ impl Backend for Cpu {
         x.contiguous()
     }
     fn map(&self, f: Map, x: &[&Tensor]) -> Result<Tensor> {
-        todo!()
+        map::map(f, x)
     }
     fn reduce(&self, f: Reduce, x: &Tensor, axes: &[usize]) -> Result<Tensor> {
         todo!()
@@ -34,13 +41,13 @@ impl Backend for Cpu {
         todo!()
     }
     fn contiguous(&self, x: &Tensor) -> Result<Tensor> {
-        todo!()
+        copy::contiguous(x)
     }
     fn cast(&self, x: &Tensor, dtype: DType) -> Result<Tensor> {
-        todo!()
+        copy::cast(x, dtype)
     }
     fn assemble(&self, shape: &Shape, dtype: DType, parts: &[(Layout, &Tensor)]) -> Result<Tensor> {
-        todo!()
+        copy::assemble(shape, dtype, parts)
     }
     fn gather(&self, x: &Tensor, axis: usize, index: &Tensor) -> Result<Tensor> {
         todo!()

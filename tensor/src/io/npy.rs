@@ -348,8 +348,11 @@ mod tests {
         let x = parse(&numpy(V1, dict, &elements)).unwrap();
         assert_eq!(x.meta().to_string(), "f64[2, 3]");
         assert_eq!(x.layout().strides(), [1, 2]);
-        let at = |i, j| x.slice(0, i, i + 1, 1).slice(1, j, j + 1, 1).item().unwrap();
-        assert_eq!([at(0, 0), at(0, 1), at(0, 2), at(1, 0), at(1, 2)], [1.0, 2.0, 3.0, 4.0, 6.0]);
+        assert_eq!(x.to_vec::<f64>().unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        // Written in row-major order, as every tensor is.
+        let y = parse(&written(&x)).unwrap();
+        assert!(y.layout().is_contiguous());
+        assert_eq!(y.to_vec::<f64>().unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     }
 
     #[test]

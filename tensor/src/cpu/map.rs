@@ -1,0 +1,551 @@
+//! Functions of one, two or three elements.
+//!
+//! Each operation is one loop over slices ([`elementwise1`] and its kin write it), compiled for the widest
+//! vectors there are; strides are a [`Reader`]'s business.
+
+use bytemuck::Pod;
+use half::bf16;
+use rayon::prelude::*;
+
+use super::copy::{round_to_bf16, widen_bf16, with_bits};
+use super::math::Float;
+use super::simd::widest;
+use super::walk::{BLOCK, Reader, contiguous_data};
+use crate::{DType, HostBuffer, Map, Result, Shape, Tensor};
+
+/// Results of at least this many elements are computed by several threads.
+const PARALLEL: usize = 1 << 18;
+/// Elements of one thread's task.
+const CHUNK: usize = 1 << 16;
+
+/// Calls `f` with pieces of `out` and where each starts, on several threads if `out` is large.
+pub(super) fn parallel_chunks<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
+    if out.len() < PARALLEL {
+        f(0, out);
+    } else {
+        out.par_chunks_mut(CHUNK).enumerate().for_each(|(i, chunk)| f(i * CHUNK, chunk));
+    }
+}
+
+/// What an element in memory is computed as: itself, but bf16 as f32.
+pub(super) trait Stored: Pod + Send + Sync {
+    /// The type computed in.
+    type Float: Float;
+    /// The exact value.
+    fn load(self) -> Self::Float;
+    /// The nearest element.
+    fn store(v: Self::Float) -> Self;
+}
+
+impl Stored for f32 {
+    type Float = f32;
+    #[inline(always)]
+    fn load(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn store(v: f32) -> f32 {
+        v
+    }
+}
+
+impl Stored for f64 {
+    type Float = f64;
+    #[inline(always)]
+    fn load(self) -> f64 {
+        self
+    }
+    #[inline(always)]
+    fn store(v: f64) -> f64 {
+        v
+    }
+}
+
+impl Stored for bf16 {
+    type Float = f32;
+    #[inline(always)]
+    fn load(self) -> f32 {
+        widen_bf16(self)
+    }
+    #[inline(always)]
+    fn store(v: f32) -> bf16 {
+        round_to_bf16(v)
+    }
+}
+
+/// Applies a function element by element, with broadcasting. i64 arithmetic wraps around.
+pub(super) fn map(f: Map, x: &[&Tensor]) -> Result<Tensor> {
+    if f == Map::Where {
+        return Ok(with_bits!(x[1].dtype(), T => elementwise3(x, x[1].dtype(), |c: u8, a: T, b: T| {
+            if c != 0 { a } else { b }
+        })));
+    }
+    Ok(match x[0].dtype() {
+        DType::F32 => float::<f32>(f, x),
+        DType::F64 => float::<f64>(f, x),
+        DType::BF16 => float::<bf16>(f, x),
+        DType::I64 => integer(f, x),
+        DType::Bool => boolean(f, x),
+    })
+}
+
+fn float<S: Stored>(f: Map, x: &[&Tensor]) -> Tensor {
+    use Map::*;
+    let of = S::Float::of;
+    match f {
+        Neg => unary::<S>(x, |v| -v),
+        Abs => unary::<S>(x, Float::abs),
+        Sign => unary::<S>(x, Float::sign),
+        Exp => unary::<S>(x, Float::exp),
+        Expm1 => unary::<S>(x, Float::expm1),
+        Log => unary::<S>(x, Float::log),
+        Log1p => unary::<S>(x, Float::log1p),
+        Sqrt => unary::<S>(x, Float::sqrt),
+        Rsqrt => unary::<S>(x, |v| S::Float::ONE / v.sqrt()),
+        Recip => unary::<S>(x, |v| S::Float::ONE / v),
+        Sin => unary::<S>(x, Float::sin),
+        Cos => unary::<S>(x, Float::cos),
+        Tanh => unary::<S>(x, Float::tanh),
+        Sigmoid => unary::<S>(x, Float::sigmoid),
+        Erf => unary::<S>(x, Float::erf),
+        Softplus => unary::<S>(x, Float::softplus),
+        Relu => unary::<S>(x, Float::relu),
+        LeakyRelu(slope) => {
+            let slope = of(slope);
+            unary::<S>(x, move |v| if v > S::Float::ZERO { v } else { slope * v })
+        }
+        Elu(alpha) => {
+            let alpha = of(alpha);
+            unary::<S>(
+                x,
+                #[inline(always)]
+                move |v| if v > S::Float::ZERO { v } else { alpha * v.expm1() },
+            )
+        }
+        Affine { mul, add } => {
+            let (mul, add) = (of(mul), of(add));
+            unary::<S>(x, move |v| v * mul + add)
+        }
+        // Products are exact to an ulp, and far faster than the general power.
+        Powf(1.0) => unary::<S>(x, |v| v),
+        Powf(2.0) => unary::<S>(x, |v| v * v),
+        Powf(3.0) => unary::<S>(x, |v| v * v * v),
+        Powf(-1.0) => unary::<S>(x, |v| S::Float::ONE / v),
+        Powf(p) => {
+            let p = of(p);
+            unary::<S>(x, move |v| v.pow(p))
+        }
+        Clamp { low, high } => {
+            let (low, high) = (of(low), of(high));
+            unary::<S>(x, move |v| {
+                let v = if v < low { low } else { v };
+                if v > high { high } else { v }
+            })
+        }
+        Add => binary::<S>(x, |a, b| a + b),
+        Sub => binary::<S>(x, |a, b| a - b),
+        Mul => binary::<S>(x, |a, b| a * b),
+        Div => binary::<S>(x, |a, b| a / b),
+        Pow => binary::<S>(x, Float::pow),
+        Max => binary::<S>(x, Float::maximum),
+        Min => binary::<S>(x, Float::minimum),
+        Eq => compare(x, |a: S, b| a.load() == b.load()),
+        Ne => compare(x, |a: S, b| a.load() != b.load()),
+        Lt => compare(x, |a: S, b| a.load() < b.load()),
+        Le => compare(x, |a: S, b| a.load() <= b.load()),
+        Gt => compare(x, |a: S, b| a.load() > b.load()),
+        Ge => compare(x, |a: S, b| a.load() >= b.load()),
+        Not | And | Or | Where => unreachable!("{} has no float kernel", f.name()),
+    }
+}
+
+fn integer(f: Map, x: &[&Tensor]) -> Tensor {
+    use Map::*;
+    match f {
+        Neg => elementwise1(x[0], DType::I64, i64::wrapping_neg),
+        Abs => elementwise1(x[0], DType::I64, i64::wrapping_abs),
+        Sign => elementwise1(x[0], DType::I64, i64::signum),
+        Affine { mul, add } => {
+            let (mul, add) = (mul as i64, add as i64);
+            elementwise1(x[0], DType::I64, move |v: i64| v.wrapping_mul(mul).wrapping_add(add))
+        }
+        Add => elementwise2(x, DType::I64, i64::wrapping_add),
+        Sub => elementwise2(x, DType::I64, i64::wrapping_sub),
+        Mul => elementwise2(x, DType::I64, i64::wrapping_mul),
+        Max => elementwise2(x, DType::I64, |a: i64, b: i64| a.max(b)),
+        Min => elementwise2(x, DType::I64, |a: i64, b: i64| a.min(b)),
+        Eq => compare(x, |a: i64, b| a == b),
+        Ne => compare(x, |a: i64, b| a != b),
+        Lt => compare(x, |a: i64, b| a < b),
+        Le => compare(x, |a: i64, b| a <= b),
+        Gt => compare(x, |a: i64, b| a > b),
+        Ge => compare(x, |a: i64, b| a >= b),
+        _ => unreachable!("{} has no i64 kernel", f.name()),
+    }
+}
+
+fn boolean(f: Map, x: &[&Tensor]) -> Tensor {
+    match f {
+        Map::Not => elementwise1(x[0], DType::Bool, |v: u8| v ^ 1),
+        Map::And => elementwise2(x, DType::Bool, |a: u8, b: u8| a & b),
+        Map::Or => elementwise2(x, DType::Bool, |a: u8, b: u8| a | b),
+        Map::Eq => compare(x, |a: u8, b| a == b),
+        Map::Ne => compare(x, |a: u8, b| a != b),
+        _ => unreachable!("{} has no bool kernel", f.name()),
+    }
+}
+
+#[inline(always)]
+fn unary<S: Stored>(x: &[&Tensor], f: impl Fn(S::Float) -> S::Float + Sync) -> Tensor {
+    elementwise1(
+        x[0],
+        x[0].dtype(),
+        #[inline(always)]
+        |v: S| S::store(f(v.load())),
+    )
+}
+
+#[inline(always)]
+fn binary<S: Stored>(x: &[&Tensor], f: impl Fn(S::Float, S::Float) -> S::Float + Sync) -> Tensor {
+    elementwise2(
+        x,
+        x[0].dtype(),
+        #[inline(always)]
+        |a: S, b: S| S::store(f(a.load(), b.load())),
+    )
+}
+
+fn compare<T: Pod + Send + Sync>(x: &[&Tensor], f: impl Fn(T, T) -> bool + Sync) -> Tensor {
+    elementwise2(
+        x,
+        DType::Bool,
+        #[inline(always)]
+        |a: T, b: T| u8::from(f(a, b)),
+    )
+}
+
+/// `f` of every element of `x`, as a tensor of `dtype`, whose elements are `R`.
+pub(super) fn elementwise1<T, R>(x: &Tensor, dtype: DType, f: impl Fn(T) -> R + Sync) -> Tensor
+where
+    T: Pod + Sync,
+    R: Pod + Send,
+{
+    drive1(x, dtype, &|out: &mut [R], x: &[T]| {
+        widest(
+            #[inline(always)]
+            || out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x)),
+        )
+    })
+}
+
+/// `f` of the elements of two tensors, broadcast.
+pub(super) fn elementwise2<A, B, R>(x: &[&Tensor], dtype: DType, f: impl Fn(A, B) -> R + Sync) -> Tensor
+where
+    A: Pod + Sync,
+    B: Pod + Sync,
+    R: Pod + Send,
+{
+    drive2(x, dtype, &|out: &mut [R], a: &[A], b: &[B]| {
+        widest(
+            #[inline(always)]
+            || out.iter_mut().zip(a).zip(b).for_each(|((out, &a), &b)| *out = f(a, b)),
+        )
+    })
+}
+
+/// `f` of the elements of three tensors, broadcast.
+fn elementwise3<A, B, C, R>(x: &[&Tensor], dtype: DType, f: impl Fn(A, B, C) -> R + Sync) -> Tensor
+where
+    A: Pod + Sync,
+    B: Pod + Sync,
+    C: Pod + Sync,
+    R: Pod + Send,
+{
+    drive3(x, dtype, &|out: &mut [R], a: &[A], b: &[B], c: &[C]| {
+        widest(
+            #[inline(always)]
+            || {
+                for (((out, &a), &b), &c) in out.iter_mut().zip(a).zip(b).zip(c) {
+                    *out = f(a, b, c);
+                }
+            },
+        )
+    })
+}
+
+// The three functions below are compiled once per combination of types, not once per operation: the loop over
+// a block comes in by reference.
+
+type Kernel1<'a, R, A> = &'a (dyn Fn(&mut [R], &[A]) + Sync);
+type Kernel2<'a, R, A, B> = &'a (dyn Fn(&mut [R], &[A], &[B]) + Sync);
+type Kernel3<'a, R, A, B, C> = &'a (dyn Fn(&mut [R], &[A], &[B], &[C]) + Sync);
+
+fn drive1<R: Pod + Send, A: Pod + Sync>(x: &Tensor, dtype: DType, kernel: Kernel1<R, A>) -> Tensor {
+    let mut buffer = HostBuffer::new(x.elements() * size_of::<R>());
+    let direct = contiguous_data::<A>(x);
+    parallel_chunks(buffer.as_mut::<R>(), |start, out| match direct {
+        Some(x) => kernel(out, &x[start..start + out.len()]),
+        None => {
+            let mut x = Reader::of(x, start);
+            out.chunks_mut(BLOCK).for_each(|out| kernel(out, x.next(out.len())));
+        }
+    });
+    buffer.into_tensor(x.shape(), dtype)
+}
+
+fn drive2<R, A, B>(x: &[&Tensor], dtype: DType, kernel: Kernel2<R, A, B>) -> Tensor
+where
+    R: Pod + Send,
+    A: Pod + Sync,
+    B: Pod + Sync,
+{
+    let shape = broadcast_shape(x);
+    let (a, b) = (&stretched(x[0], &shape), &stretched(x[1], &shape));
+    let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
+    let direct = contiguous_data::<A>(a).zip(contiguous_data::<B>(b));
+    parallel_chunks(buffer.as_mut::<R>(), |start, out| match direct {
+        Some((a, b)) => kernel(out, &a[start..start + out.len()], &b[start..start + out.len()]),
+        None => {
+            let (mut a, mut b) = (Reader::of(a, start), Reader::of(b, start));
+            out.chunks_mut(BLOCK).for_each(|out| kernel(out, a.next(out.len()), b.next(out.len())));
+        }
+    });
+    buffer.into_tensor(shape, dtype)
+}
+
+fn drive3<R, A, B, C>(x: &[&Tensor], dtype: DType, kernel: Kernel3<R, A, B, C>) -> Tensor
+where
+    R: Pod + Send,
+    A: Pod + Sync,
+    B: Pod + Sync,
+    C: Pod + Sync,
+{
+    let shape = broadcast_shape(x);
+    let (a, b, c) = (&stretched(x[0], &shape), &stretched(x[1], &shape), &stretched(x[2], &shape));
+    let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
+    parallel_chunks(buffer.as_mut::<R>(), |start, out| {
+        let (mut a, mut b, mut c) = (Reader::of(a, start), Reader::of(b, start), Reader::of(c, start));
+        for out in out.chunks_mut(BLOCK) {
+            kernel(out, a.next(out.len()), b.next(out.len()), c.next(out.len()));
+        }
+    });
+    buffer.into_tensor(shape, dtype)
+}
+
+fn broadcast_shape(x: &[&Tensor]) -> Shape {
+    x.iter().skip(1).fold(x[0].shape().clone(), |shape, x| {
+        shape.broadcast(x.shape()).expect("the operands of a map broadcast together")
+    })
+}
+
+fn stretched(x: &Tensor, shape: &Shape) -> Tensor {
+    x.expand(shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{ALL, FLOATS, assert_close, naive, rounded, values, views};
+    use super::super::simd::tests::at_every_level;
+    use super::*;
+    use Map::*;
+
+    const NAN: f64 = f64::NAN;
+
+    /// Each function, its definition in f64, and the ulps its composition may lose.
+    type Definition1 = (Map, fn(f64) -> f64, f64);
+    type Definition2 = (Map, fn(f64, f64) -> f64, f64);
+
+    fn unary_definitions() -> Vec<Definition1> {
+        vec![
+            (Neg, |v| -v, 0.0),
+            (Abs, f64::abs, 0.0),
+            (Sign, |v| if v == 0.0 { 0.0 } else { v.signum() }, 0.0),
+            (Exp, libm::exp, 2.0),
+            (Expm1, libm::expm1, 2.0),
+            (Log, libm::log, 2.0),
+            (Log1p, libm::log1p, 2.0),
+            (Sqrt, f64::sqrt, 0.5),
+            (Rsqrt, |v| 1.0 / v.sqrt(), 1.5),
+            (Recip, |v| 1.0 / v, 0.5),
+            (Sin, libm::sin, 2.0),
+            (Cos, libm::cos, 2.0),
+            (Tanh, libm::tanh, 2.0),
+            (
+                Sigmoid,
+                |v| if v < 0.0 { 1.0 - 1.0 / (1.0 + libm::exp(v)) } else { 1.0 / (1.0 + libm::exp(-v)) },
+                1e9,
+            ),
+            (Erf, libm::erf, 2.0),
+            (
+                Softplus,
+                |v| if v > 0.0 { v + libm::log1p(libm::exp(-v)) } else { libm::log1p(libm::exp(v)) },
+                3.0,
+            ),
+            (Relu, |v| v.max(0.0), 0.0),
+            (LeakyRelu(0.25), |v| if v > 0.0 { v } else { 0.25 * v }, 0.0),
+            (Elu(2.0), |v| if v > 0.0 { v } else { 2.0 * libm::expm1(v) }, 2.0),
+            (Affine { mul: 0.5, add: 2.0 }, |v| v * 0.5 + 2.0, 0.5),
+            (Powf(2.0), |v| v * v, 0.5),
+            (Powf(3.0), |v| v * v * v, 1.0),
+            (Powf(-1.0), |v| 1.0 / v, 0.5),
+            (Powf(1.5), |v| libm::pow(v, 1.5), 2.0),
+            (Clamp { low: -1.5, high: 2.0 }, |v| v.clamp(-1.5, 2.0), 0.0),
+        ]
+    }
+
+    fn binary_definitions() -> Vec<Definition2> {
+        vec![
+            (Add, |a, b| a + b, 0.5),
+            (Sub, |a, b| a - b, 0.5),
+            (Mul, |a, b| a * b, 0.5),
+            (Div, |a, b| a / b, 0.5),
+            (Pow, libm::pow, 2.0),
+            (Max, f64::max, 0.0),
+            (Min, f64::min, 0.0),
+            (Eq, |a, b| f64::from(a == b), 0.0),
+            (Ne, |a, b| f64::from(a != b), 0.0),
+            (Lt, |a, b| f64::from(a < b), 0.0),
+            (Le, |a, b| f64::from(a <= b), 0.0),
+            (Gt, |a, b| f64::from(a > b), 0.0),
+            (Ge, |a, b| f64::from(a >= b), 0.0),
+        ]
+    }
+
+    #[test]
+    fn functions_of_one_element_agree_with_their_definitions() {
+        for dtype in FLOATS {
+            for (f, definition, ulps) in unary_definitions() {
+                for x in views(&[5, 6], dtype) {
+                    let exact: Vec<f64> = naive(&x).into_iter().map(definition).collect();
+                    assert_close(f.name(), &map(f, &[&x]).unwrap(), &exact, ulps);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn functions_of_two_elements_agree_with_their_definitions() {
+        for dtype in FLOATS {
+            for (f, definition, ulps) in binary_definitions() {
+                let others = views(&[3, 4], dtype);
+                for (a, b) in views(&[3, 4], dtype).iter().zip(others.iter().rev()) {
+                    let exact: Vec<f64> =
+                        naive(a).into_iter().zip(naive(b)).map(|(a, b)| definition(a, b)).collect();
+                    assert_close(f.name(), &map(f, &[a, b]).unwrap(), &exact, ulps);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn integers_wrap_around() {
+        let x = Tensor::from_vec(vec![i64::MIN, -3, 0, i64::MAX], [4]);
+        let one = Tensor::scalar(1i64);
+        let ints = |f, x: &[&Tensor]| map(f, x).unwrap().to_vec::<i64>().unwrap();
+        assert_eq!(ints(Neg, &[&x]), [i64::MIN, 3, 0, -i64::MAX]);
+        assert_eq!(ints(Abs, &[&x]), [i64::MIN, 3, 0, i64::MAX]);
+        assert_eq!(ints(Sign, &[&x]), [-1, -1, 0, 1]);
+        assert_eq!(ints(Affine { mul: 2.0, add: 1.0 }, &[&x]), [1, -5, 1, -1]);
+        assert_eq!(ints(Add, &[&x, &one]), [i64::MIN + 1, -2, 1, i64::MIN]);
+        assert_eq!(ints(Sub, &[&x, &one]), [i64::MAX, -4, -1, i64::MAX - 1]);
+        assert_eq!(ints(Mul, &[&x, &x]), [0, 9, 0, 1]);
+        assert_eq!(ints(Max, &[&x, &one]), [1, 1, 1, i64::MAX]);
+        assert_eq!(ints(Min, &[&x, &one]), [i64::MIN, -3, 0, 1]);
+        for f in [Eq, Ne, Lt, Le, Gt, Ge] {
+            let definition = binary_definitions().into_iter().find(|d| d.0 == f).unwrap().1;
+            let expected: Vec<f64> = [-2.0, -3.0, 0.0, 2.0].iter().map(|&a| definition(a, 1.0)).collect();
+            assert_eq!(naive(&map(f, &[&x, &one]).unwrap())[1..3], expected[1..3], "{}", f.name());
+        }
+    }
+
+    #[test]
+    fn truth_tables() {
+        let a = Tensor::from_vec(vec![false, false, true, true], [4]);
+        let b = Tensor::from_vec(vec![false, true, false, true], [4]);
+        let bools = |f, x: &[&Tensor]| map(f, x).unwrap().to_vec::<bool>().unwrap();
+        assert_eq!(bools(Not, &[&a]), [true, true, false, false]);
+        assert_eq!(bools(And, &[&a, &b]), [false, false, false, true]);
+        assert_eq!(bools(Or, &[&a, &b]), [false, true, true, true]);
+        assert_eq!(bools(Eq, &[&a, &b]), [true, false, false, true]);
+        assert_eq!(bools(Ne, &[&a, &b]), [false, true, true, false]);
+    }
+
+    #[test]
+    fn where_chooses_between_elements_of_any_dtype_and_layout() {
+        for dtype in ALL {
+            for c in views(&[2, 3], DType::Bool) {
+                for (a, b) in views(&[2, 3], dtype).iter().zip(views(&[3], dtype)) {
+                    let y = map(Where, &[&c, a, &b]).unwrap();
+                    let (c, a, b) = (naive(&c), naive(a), naive(&b));
+                    let expected: Vec<f64> =
+                        (0..6).map(|i| if c[i] != 0.0 { a[i] } else { b[i % 3] }).collect();
+                    assert_eq!(naive(&y), expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nan_stays_visible() {
+        for dtype in FLOATS {
+            let nan = Tensor::full([3], NAN, dtype);
+            let one = Tensor::ones([3], dtype);
+            let all_nan = |y: Tensor| naive(&y).iter().all(|v| v.is_nan());
+            for (f, ..) in unary_definitions() {
+                assert!(all_nan(map(f, &[&nan]).unwrap()), "{} of NaN ({dtype})", f.name());
+            }
+            for f in [Add, Sub, Mul, Div, Max, Min] {
+                assert!(all_nan(map(f, &[&nan, &one]).unwrap()), "{}(NaN, 1)", f.name());
+                assert!(all_nan(map(f, &[&one, &nan]).unwrap()), "{}(1, NaN)", f.name());
+            }
+            for f in [Eq, Lt, Le, Gt, Ge] {
+                assert_eq!(naive(&map(f, &[&nan, &nan]).unwrap()), [0.0; 3]);
+            }
+            assert_eq!(naive(&map(Ne, &[&nan, &nan]).unwrap()), [1.0; 3]);
+        }
+    }
+
+    #[test]
+    fn saturating_functions_do_not_overflow() {
+        for dtype in FLOATS {
+            let x = Tensor::from_f64(&[-1e30, -200.0, 0.0, 200.0, 1e30], [5], dtype);
+            let x_values = naive(&x);
+            let sigmoid = naive(&map(Sigmoid, &[&x]).unwrap());
+            assert_eq!([sigmoid[0], sigmoid[2], sigmoid[3], sigmoid[4]], [0.0, 0.5, 1.0, 1.0]);
+            assert!(sigmoid[1] < 1e-80);
+            let softplus = naive(&map(Softplus, &[&x]).unwrap());
+            assert_eq!(softplus[3..], x_values[3..]);
+            assert_eq!((softplus[0], softplus[2]), (0.0, rounded(std::f64::consts::LN_2, dtype)));
+            assert_eq!(naive(&map(Tanh, &[&x]).unwrap())[3..], [1.0, 1.0]);
+            assert_eq!(naive(&map(Elu(1.0), &[&x]).unwrap())[..2], [-1.0, -1.0]);
+        }
+    }
+
+    #[test]
+    fn every_vector_width_and_thread_count_gives_the_same_bits() {
+        let n = PARALLEL + 4321;
+        let x = Tensor::from_f64(&values(n, DType::F32), [n], DType::F32);
+        let bits = |t: Tensor| t.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+        for f in [Exp, Tanh, Sigmoid, Erf, Softplus, Log1p, Affine { mul: 1.1, add: 0.3 }] {
+            let results = at_every_level(|| {
+                (
+                    bits(map(f, &[&x.slice(0, 0, 3000, 1)]).unwrap()),
+                    bits(pool.install(|| map(f, &[&x])).unwrap()),
+                )
+            });
+            let (_, (short, long)) = &results[0];
+            assert_eq!(short[..], long[..3000], "{}", f.name());
+            for (level, result) in &results {
+                assert!(*result == results[0].1, "{} at {level:?}", f.name());
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_broadcast_also_to_nothing() {
+        let a = Tensor::zeros([3, 1], DType::F32);
+        let y = map(Add, &[&a, &Tensor::zeros([0], DType::F32)]).unwrap();
+        assert_eq!((&y.shape()[..], y.elements()), (&[3, 0][..], 0));
+    }
+}
