@@ -42,7 +42,7 @@ impl fmt::Display for Tensor {
 /// Dtype, shape and device on one line; no element is read.
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{} on {}", self.meta(), self.device()))
+        write!(f, "{} on {}", self.meta(), self.device())
     }
 }
 

@@ -295,7 +295,7 @@ mod tests {
     }
 
     fn refusal(bytes: &[u8]) -> String {
-        let error = parse(bytes).err().expect("must be refused");
+        let error = parse(bytes).expect_err("must be refused");
         assert!(matches!(error, Error::Format { .. }), "{error:?}");
         error.to_string()
     }
