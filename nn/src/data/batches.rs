@@ -82,6 +82,20 @@ impl Batches {
 
     /// Each batch of an epoch, in order, gathered when it is asked for.
     ///
+    /// ```
+    /// use limpid_nn::data::{Batches, two_moons};
+    /// use limpid_tensor::{DType, rng::Key};
+    /// # fn main() -> limpid_nn::Result<()> {
+    /// let moons = two_moons(100, 0.1, DType::F32, Key::new(1))?;
+    /// let batches = Batches::new(moons.len(), 32, Key::new(2))?;
+    /// for batch in batches.of(&moons, 0)? {
+    ///     let batch = batch?;
+    ///     assert_eq!(**batch.features.shape(), [batch.labels.elements(), 2]);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// If the device cannot draw the permutation, or gather a batch.
     ///

@@ -62,6 +62,20 @@ impl Dataset {
     /// As [`read_csv`](Dataset::read_csv), with the classes that are already known: a file to be judged by a model
     /// that was trained on another one, where label k has to mean the same. It may lack some of the classes.
     ///
+    /// ```
+    /// use limpid_nn::data::Dataset;
+    /// use limpid_tensor::DType;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let path = std::env::temp_dir().join(format!("limpid-read-csv-as-{}.csv", std::process::id()));
+    /// std::fs::write(&path, "1.5,2,oak\n")?;
+    /// let trees = Dataset::read_csv_as(&path, DType::F32, &["elm", "oak"])?;
+    /// assert_eq!(trees.labels().to_vec::<i64>()?, [1]);
+    /// let error = Dataset::read_csv_as(&path, DType::F32, &["elm", "ash"]).unwrap_err().to_string();
+    /// assert!(error.ends_with(r#"line 1, column 3 (label): expected one of the classes elm, ash, found "oak""#));
+    /// # Ok(std::fs::remove_file(&path)?)
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As `read_csv`, and if a label is not one of `class_names`.
     ///
@@ -84,7 +98,8 @@ impl Dataset {
     /// Writes a header, and one row for each sample: its features, and the name of its class.
     ///
     /// Numbers have the fewest digits that read back as the same value of the same dtype. The file appears
-    /// complete or not at all: a temporary one beside it is written, synced and renamed.
+    /// complete or not at all: a temporary one beside it is written, synced and renamed. A feature that is not finite
+    /// is written as such, and refused when it is read.
     ///
     /// ```
     /// use limpid_nn::data::{Dataset, two_moons};
@@ -310,7 +325,7 @@ impl Source<'_> {
         let mut records = Vec::new();
         for record in reader.byte_records() {
             let record = record.map_err(|error| limpid_tensor::Error::io(self.path, error.into()))?;
-            if record.len() > 1 || !record[0].trim_ascii().is_empty() {
+            if record.len() > 1 || record.iter().any(|field| !field.trim_ascii().is_empty()) {
                 records.push(record);
             }
         }

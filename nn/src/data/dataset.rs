@@ -120,6 +120,14 @@ impl Dataset {
 
     /// The samples at these indices (i64, `[M]`), in their order.
     ///
+    /// ```
+    /// use limpid_nn::data::two_moons;
+    /// use limpid_tensor::{DType, Tensor, rng::Key};
+    /// let moons = two_moons(100, 0.1, DType::F32, Key::new(1)).unwrap();
+    /// let first_and_last = moons.select(&Tensor::from_vec(vec![0i64, 99], [2])).unwrap();
+    /// assert_eq!((first_and_last.len(), first_and_last.classes()), (2, 2));
+    /// ```
+    ///
     /// # Errors
     /// If an index is negative or beyond the last sample.
     ///

@@ -43,6 +43,17 @@ pub fn two_moons(samples: usize, noise: f64, dtype: DType, key: Key) -> Result<D
 /// itself left out. Class 0 has `samples / 2` points and class 1 the rest. Each coordinate is moved by a Gaussian
 /// of standard deviation `noise`.
 ///
+/// ```
+/// use limpid_nn::data::circles;
+/// use limpid_tensor::{DType, rng::Key};
+/// let rings = circles(100, 0.0, 0.5, DType::F64, Key::new(7)).unwrap();
+/// let points = rings.features().to_vec::<f64>().unwrap();
+/// for (point, label) in points.chunks(2).zip(rings.labels().to_vec::<i64>().unwrap()) {
+///     let radius = if label == 0 { 1.0 } else { 0.5 };
+///     assert!((point[0].hypot(point[1]) - radius).abs() < 1e-15);
+/// }
+/// ```
+///
 /// # Errors
 /// If `samples` is less than 2, `noise` is negative or not finite, or `factor` is outside `0..1`.
 ///
