@@ -2,5 +2,9 @@
 
 pub mod data;
 mod error;
+mod module;
+mod parameter;
 
 pub use error::{Column, Error, Place, Result};
+pub use module::{Module, Parameters};
+pub use parameter::{Parameter, Role};
