@@ -106,7 +106,7 @@ impl Memory {
             }
             known &= self.slots.contains_key(weight.path());
             if !matches!(weight.value().dtype(), DType::F32 | DType::F64) {
-                unsupported = Some(weight);
+                unsupported = unsupported.or(Some(weight));
             }
             if gradients.of_parameter(weight.id()).is_none() && !groups.missing_allowed() {
                 missing.push(weight.path().to_owned());

@@ -1,0 +1,8 @@
+//! Training, from gradients to files.
+
+mod checkpoint;
+mod gradients;
+mod mlp;
+mod optim;
+mod state_dict;
+mod step_allocations;
