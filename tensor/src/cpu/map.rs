@@ -4,28 +4,14 @@
 //! vectors there are; strides are a [`Reader`]'s business.
 
 use bytemuck::Pod;
-use rayon::prelude::*;
 use smallvec::SmallVec;
 
 use super::copy::{cast, with_bits};
 use super::math::Float;
 use super::simd::widest;
+use super::threads;
 use super::walk::{BLOCK, Reader, contiguous_data};
 use crate::{DType, HostBuffer, Map, Result, Shape, Tensor};
-
-/// Results of at least this many elements are computed by several threads.
-pub(super) const PARALLEL: usize = 1 << 18;
-/// Elements of one thread's task.
-pub(super) const CHUNK: usize = 1 << 16;
-
-/// Calls `f` with pieces of `out` and where each starts, on several threads if `out` is large.
-pub(super) fn parallel_chunks<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
-    if out.len() < PARALLEL {
-        f(0, out);
-    } else {
-        out.par_chunks_mut(CHUNK).enumerate().for_each(|(i, chunk)| f(i * CHUNK, chunk));
-    }
-}
 
 /// Applies a function element by element, with broadcasting. i64 arithmetic wraps around.
 pub(super) fn map(f: Map, x: &[&Tensor]) -> Result<Tensor> {
@@ -230,7 +216,7 @@ type Kernel3<'a, R, A, B, C> = &'a (dyn Fn(&mut [R], &[A], &[B], &[C]) + Sync);
 fn drive1<R: Pod + Send, A: Pod + Sync>(x: &Tensor, dtype: DType, kernel: Kernel1<R, A>) -> Tensor {
     let mut buffer = HostBuffer::new(x.elements() * size_of::<R>());
     let direct = contiguous_data::<A>(x);
-    parallel_chunks(buffer.as_mut::<R>(), |start, out| match direct {
+    threads::pieces(buffer.as_mut::<R>(), |start, out| match direct {
         Some(x) => kernel(out, &x[start..start + out.len()]),
         None => {
             let mut x = Reader::of(x, start);
@@ -250,7 +236,7 @@ where
     let (a, b) = (&x[0].expand(&shape), &x[1].expand(&shape));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
     let direct = contiguous_data::<A>(a).zip(contiguous_data::<B>(b));
-    parallel_chunks(buffer.as_mut::<R>(), |start, out| match direct {
+    threads::pieces(buffer.as_mut::<R>(), |start, out| match direct {
         Some((a, b)) => kernel(out, &a[start..start + out.len()], &b[start..start + out.len()]),
         None => {
             let (mut a, mut b) = (Reader::of(a, start), Reader::of(b, start));
@@ -270,7 +256,7 @@ where
     let shape = broadcast_shape(x);
     let (a, b, c) = (&x[0].expand(&shape), &x[1].expand(&shape), &x[2].expand(&shape));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
-    parallel_chunks(buffer.as_mut::<R>(), |start, out| {
+    threads::pieces(buffer.as_mut::<R>(), |start, out| {
         let (mut a, mut b, mut c) = (Reader::of(a, start), Reader::of(b, start), Reader::of(c, start));
         for out in out.chunks_mut(BLOCK) {
             kernel(out, a.next(out.len()), b.next(out.len()), c.next(out.len()));

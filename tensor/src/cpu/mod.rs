@@ -13,6 +13,7 @@ mod reduce;
 mod scan;
 mod simd;
 mod stored;
+mod threads;
 mod walk;
 
 use crate::primitive::{Fused, Map, Reduce};

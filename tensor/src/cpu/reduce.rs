@@ -8,12 +8,11 @@
 //! memory is read in order in either case.
 
 use half::bf16;
-use rayon::prelude::*;
 use smallvec::SmallVec;
 
-use super::map::{CHUNK, PARALLEL, parallel_chunks};
 use super::math::Float;
 use super::stored::Stored;
+use super::threads::{self, CHUNK, PARALLEL};
 use super::walk::{BLOCK, Reader};
 use crate::{DType, HostBuffer, Reduce, Result, Tensor};
 
@@ -142,7 +141,7 @@ impl<S: Stored, F: Fn(S::Wide, S::Wide) -> S::Wide + Copy + Sync> Fold<'_, S, F>
             }
         } else if self.r * out.len() >= PARALLEL {
             let rows = (CHUNK / self.r).max(1);
-            out.par_chunks_mut(rows).enumerate().for_each(|(i, out)| self.some_rows(i * rows, out));
+            threads::chunks(out, rows, |i, out| self.some_rows(i * rows, out));
         } else {
             self.some_rows(0, out);
         }
@@ -177,7 +176,7 @@ impl<S: Stored, F: Fn(S::Wide, S::Wide) -> S::Wide + Copy + Sync> Fold<'_, S, F>
         }
         let half = half_of(len, BLOCK);
         let (left, right) =
-            rayon::join(|| self.forked_row(start, half), || self.forked_row(start + half, len - half));
+            threads::join(|| self.forked_row(start, half), || self.forked_row(start + half, len - half));
         self.merge(left, right)
     }
 
@@ -221,9 +220,7 @@ impl<S: Stored, F: Fn(S::Wide, S::Wide) -> S::Wide + Copy + Sync> Fold<'_, S, F>
             out.iter_mut().zip(acc).for_each(|(out, &mut acc)| *out = S::store(acc));
         };
         if self.r * out.len() >= PARALLEL {
-            out.par_chunks_mut(self.c).enumerate().for_each(|(k, out)| {
-                out.par_chunks_mut(TILE).enumerate().for_each(|(t, out)| tile(k, t, out));
-            });
+            threads::chunks(out, self.c, |k, out| threads::chunks(out, TILE, |t, out| tile(k, t, out)));
         } else {
             for (k, out) in out.chunks_mut(self.c).enumerate() {
                 out.chunks_mut(TILE).enumerate().for_each(|(t, out)| tile(k, t, out));
@@ -239,7 +236,7 @@ impl<S: Stored, F: Fn(S::Wide, S::Wide) -> S::Wide + Copy + Sync> Fold<'_, S, F>
         let (half, n) = (half_of(rows, ROWS), acc.len());
         let mut other = [self.identity; TILE];
         let other = &mut other[..n];
-        rayon::join(
+        threads::join(
             || self.forked_tile(start, half, acc),
             || self.forked_tile(start + half * self.c, rows - half, other),
         );
@@ -287,7 +284,7 @@ fn argmax<S: Stored>(x: &Tensor, axis: usize) -> Tensor {
     let view = x.permute(&order);
     let shape = x.shape().with_ones(&[axis]);
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<i64>());
-    parallel_chunks(buffer.as_mut::<i64>(), |first, out| {
+    threads::pieces(buffer.as_mut::<i64>(), |first, out| {
         let mut reader = Reader::<S>::of(&view, first * n);
         for out in out {
             let mut best: Option<(usize, S::Wide)> = None;
