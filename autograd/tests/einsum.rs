@@ -11,7 +11,7 @@ use check::{check, layouts, normal};
 use limpid_autograd::Tape;
 use limpid_autograd::ops::einsum::einsum;
 use limpid_tensor::rng::Key;
-use limpid_tensor::{DType, Layout, Tensor};
+use limpid_tensor::{DType, Tensor};
 
 /// Every assignment of values to indices, each adding its product to one element of the output.
 fn loops(inputs: &[Vec<char>], output: &[char], operands: &[Tensor]) -> Vec<f64> {
@@ -260,7 +260,7 @@ fn a_wrong_spec_is_explained_at_the_callers_line() {
     for (spec, shapes, expected) in cases {
         let tape = Tape::new();
         let x: Vec<_> = shapes.iter().map(|shape| tape.constant(&normal(shape, 1))).collect();
-        let line = line!() + 1;
+        let line = line!() + 2;
         let (message, at) = panic_of(|| {
             einsum(spec, &x);
         });
