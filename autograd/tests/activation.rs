@@ -8,14 +8,15 @@ use limpid_tensor::{DType, Tensor};
 
 type Unary = for<'t> fn(Var<'t>) -> Var<'t>;
 
-const POINTWISE: [(&str, Unary); 3] = [("gelu", Var::gelu), ("gelu_tanh", Var::gelu_tanh), ("silu", Var::silu)];
+const POINTWISE: [(&str, Unary); 3] =
+    [("gelu", |x| x.gelu()), ("gelu_tanh", |x| x.gelu_tanh()), ("silu", |x| x.silu())];
 
 /// Each with the function its gate goes through.
 const GATED: [(&str, Unary, Unary); 4] = [
-    ("glu", Var::glu, Var::sigmoid),
-    ("swiglu", Var::swiglu, Var::silu),
-    ("geglu", Var::geglu, Var::gelu),
-    ("reglu", Var::reglu, Var::relu),
+    ("glu", |x| x.glu(), |x| x.sigmoid()),
+    ("swiglu", |x| x.swiglu(), |x| x.silu()),
+    ("geglu", |x| x.geglu(), |x| x.gelu()),
+    ("reglu", |x| x.reglu(), |x| x.relu()),
 ];
 
 fn to_vec(x: Var<'_>) -> Vec<f64> {
@@ -42,7 +43,23 @@ fn derivatives() {
 #[test]
 fn values_and_slopes() {
     let at = [-3.0, -0.5, 0.0, 1.0, 2.5];
-    let expected: [(&str, [f64; 5], [f64; 5]); 3] = GOLDEN;
+    let expected: [(&str, [f64; 5], [f64; 5]); 3] = [
+        (
+            "gelu",
+            [-0.0040496940948902835, -0.15426876936299344, 0.0, 0.8413447460685429, 2.4844758366855597],
+            [-0.011945647204183927, 0.13250487534383715, 0.5, 1.0833154705876864, 1.037611085908145],
+        ),
+        (
+            "gelu_tanh",
+            [-0.003637392081773019, -0.15428599017485609, 0.0, 0.8411919906082767, 2.484915733910001],
+            [-0.011584166630969726, 0.1326300964653577, 0.5, 1.0829640838457826, 1.037951576212666],
+        ),
+        (
+            "silu",
+            [-0.14227761953270035, -0.18877033439907273, 0.0, 0.7310585786300049, 2.310354549946891],
+            [-0.08810410601516962, 0.2600388126973482, 0.5, 0.9276705118714867, 1.0994011113415267],
+        ),
+    ];
     for ((name, f), (golden, values, slopes)) in POINTWISE.into_iter().zip(expected) {
         assert_eq!(name, golden);
         let tape = Tape::new();
@@ -50,7 +67,7 @@ fn values_and_slopes() {
         let y = f(x);
         let slope = tape.grad(y.sum(&[]), &[x]).unwrap()[0];
         for (found, expected) in to_vec(y).iter().chain(&to_vec(slope)).zip(values.iter().chain(&slopes)) {
-            assert!((found - expected).abs() < 4e-16, "{name}: {found}, expected {expected}");
+            assert!((found - expected).abs() < 1e-15, "{name}: {found}, expected {expected}");
         }
     }
 }

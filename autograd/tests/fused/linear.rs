@@ -97,7 +97,7 @@ fn flops_are_those_of_the_expansion() {
 fn wrong_operands_panic() {
     let linear = |x: &'static [usize], w: &'static [usize], b: Option<&'static [usize]>| {
         panic_message(move |tape| {
-            zeros(tape, x).linear(zeros(tape, w), b.map(|b| zeros(tape, b)), Activation::Relu);
+            zeros(tape, x).linear(zeros(tape, w), b.map(|b| zeros(tape, b)), Activation::Relu)
         })
     };
     assert_eq!(
@@ -115,7 +115,7 @@ fn wrong_operands_panic() {
     );
     let mixed = panic_message(|tape| {
         let w = tape.variable(&Tensor::zeros([4, 3], DType::F32));
-        zeros(tape, &[2, 3]).linear(w, None, Activation::Relu);
+        zeros(tape, &[2, 3]).linear(w, None, Activation::Relu)
     });
     assert_eq!(mixed, "linear: operands must have one dtype, found f64 and f32");
 }

@@ -38,11 +38,11 @@ impl Orders {
         let nodes = tape.len() - start;
         let g = tape.variable(&here(&normal(&y.shape(), 100).cast(dtype).unwrap()));
         let first: Vec<Var> = tape.vjp(y, g, &sources).unwrap().into_iter().map(Option::unwrap).collect();
-        let along = |(i, &c): (usize, &Var<'_>)| {
+        let mut scalar = tape.scalar(0.0, dtype);
+        for (i, &c) in first.iter().enumerate() {
             let v = normal(&c.shape(), 101 + i as u64).cast(dtype).unwrap();
-            (c * tape.constant(&here(&v))).sum(&[])
-        };
-        let scalar = first.iter().enumerate().map(along).reduce(|a, b| a + b).unwrap();
+            scalar = scalar + (c * tape.constant(&here(&v))).sum(&[]);
+        }
         sources.push(g);
         let second = tape.grad(scalar, &sources).unwrap();
         let all = |vars: &[Var]| vars.iter().flat_map(|v| v.value().unwrap().to_f64_vec().unwrap()).collect();
@@ -88,8 +88,8 @@ fn agrees(name: &str, f: impl for<'t> Fn(&[Var<'t>]) -> Var<'t>, inputs: &[Tenso
 }
 
 /// The message with which recording fails.
-fn panic_message(f: impl FnOnce(&Tape) + std::panic::UnwindSafe) -> String {
-    let caught = std::panic::catch_unwind(|| f(&Tape::new())).expect_err("it should have panicked");
+fn panic_message(f: impl for<'t> FnOnce(&'t Tape) -> Var<'t> + std::panic::UnwindSafe) -> String {
+    let caught = std::panic::catch_unwind(|| f(&Tape::new()).index()).expect_err("it should have panicked");
     *caught.downcast::<String>().expect("a formatted message")
 }
 
