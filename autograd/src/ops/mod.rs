@@ -3,13 +3,18 @@
 pub mod activation;
 pub mod cast;
 pub mod cross_entropy;
+pub mod einsum;
 pub mod elementwise;
+pub mod index;
 pub mod linear;
 pub mod matmul;
 pub mod movement;
 pub mod norm;
+pub mod random;
 pub mod reduce;
 pub mod softmax;
+pub mod sort;
+pub mod triangle;
 
 use limpid_tensor::{Fused, Result, Shape, Tensor};
 

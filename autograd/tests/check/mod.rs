@@ -84,7 +84,7 @@ impl<F: for<'t> Fn(&[Var<'t>]) -> Var<'t>> Check<'_, F> {
 
     /// ⟨g, f(x)⟩.
     fn inner(&self, inputs: &[Tensor], g: &Tensor) -> f64 {
-        let tape = Tape::inference();
+        let tape = Tape::inference().with_training(true);
         let y = (self.f)(&self.place(&tape, inputs, &[]));
         dot(&values(y), &g.to_vec().unwrap())
     }
