@@ -1,1 +1,3 @@
 //! The tape.
+
+pub mod report;

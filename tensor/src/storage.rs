@@ -129,6 +129,7 @@ impl HostBuffer {
     }
 
     /// The block as elements of type `T`, for writing.
+    #[allow(clippy::should_implement_trait)]
     pub fn as_mut<T: Pod>(&mut self) -> &mut [T] {
         bytemuck::cast_slice_mut(self.0.host_mut().expect("a HostBuffer is the only reference to its block"))
     }

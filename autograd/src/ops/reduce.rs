@@ -90,7 +90,7 @@ fn product_tree<'t>(x: Var<'t>, axes: &[usize]) -> Var<'t> {
             let n = y.shape()[axis];
             let (a, half) = (axis as isize, n / 2);
             let product = y.slice(a, 0, half, 1) * y.slice(a, half, 2 * half, 1);
-            y = if n % 2 == 0 { product } else { concat(&[product, y.slice(a, n - 1, n, 1)], a) };
+            y = if n.is_multiple_of(2) { product } else { concat(&[product, y.slice(a, n - 1, n, 1)], a) };
         }
     }
     y

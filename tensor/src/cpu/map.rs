@@ -14,9 +14,9 @@ use super::walk::{BLOCK, Reader, contiguous_data};
 use crate::{DType, HostBuffer, Map, Result, Shape, Tensor};
 
 /// Results of at least this many elements are computed by several threads.
-const PARALLEL: usize = 1 << 18;
+pub(super) const PARALLEL: usize = 1 << 18;
 /// Elements of one thread's task.
-const CHUNK: usize = 1 << 16;
+pub(super) const CHUNK: usize = 1 << 16;
 
 /// Calls `f` with pieces of `out` and where each starts, on several threads if `out` is large.
 pub(super) fn parallel_chunks<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
@@ -30,15 +30,15 @@ pub(super) fn parallel_chunks<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]
 /// What an element in memory is computed as: itself, but bf16 as f32.
 pub(super) trait Stored: Pod + Send + Sync {
     /// The type computed in.
-    type Float: Float;
+    type Wide: Pod + PartialOrd + Send + Sync;
     /// The exact value.
-    fn load(self) -> Self::Float;
+    fn load(self) -> Self::Wide;
     /// The nearest element.
-    fn store(v: Self::Float) -> Self;
+    fn store(v: Self::Wide) -> Self;
 }
 
 impl Stored for f32 {
-    type Float = f32;
+    type Wide = f32;
     #[inline(always)]
     fn load(self) -> f32 {
         self
@@ -50,7 +50,7 @@ impl Stored for f32 {
 }
 
 impl Stored for f64 {
-    type Float = f64;
+    type Wide = f64;
     #[inline(always)]
     fn load(self) -> f64 {
         self
@@ -61,8 +61,20 @@ impl Stored for f64 {
     }
 }
 
+impl Stored for i64 {
+    type Wide = i64;
+    #[inline(always)]
+    fn load(self) -> i64 {
+        self
+    }
+    #[inline(always)]
+    fn store(v: i64) -> i64 {
+        v
+    }
+}
+
 impl Stored for bf16 {
-    type Float = f32;
+    type Wide = f32;
     #[inline(always)]
     fn load(self) -> f32 {
         widen_bf16(self)
@@ -89,9 +101,9 @@ pub(super) fn map(f: Map, x: &[&Tensor]) -> Result<Tensor> {
     })
 }
 
-fn float<S: Stored>(f: Map, x: &[&Tensor]) -> Tensor {
+fn float<S: Stored<Wide: Float>>(f: Map, x: &[&Tensor]) -> Tensor {
     use Map::*;
-    let of = S::Float::of;
+    let of = S::Wide::of;
     match f {
         Neg => unary::<S>(x, |v| -v),
         Abs => unary::<S>(x, Float::abs),
@@ -101,8 +113,8 @@ fn float<S: Stored>(f: Map, x: &[&Tensor]) -> Tensor {
         Log => unary::<S>(x, Float::log),
         Log1p => unary::<S>(x, Float::log1p),
         Sqrt => unary::<S>(x, Float::sqrt),
-        Rsqrt => unary::<S>(x, |v| S::Float::ONE / v.sqrt()),
-        Recip => unary::<S>(x, |v| S::Float::ONE / v),
+        Rsqrt => unary::<S>(x, |v| S::Wide::ONE / v.sqrt()),
+        Recip => unary::<S>(x, |v| S::Wide::ONE / v),
         Sin => unary::<S>(x, Float::sin),
         Cos => unary::<S>(x, Float::cos),
         Tanh => unary::<S>(x, Float::tanh),
@@ -112,14 +124,14 @@ fn float<S: Stored>(f: Map, x: &[&Tensor]) -> Tensor {
         Relu => unary::<S>(x, Float::relu),
         LeakyRelu(slope) => {
             let slope = of(slope);
-            unary::<S>(x, move |v| if v > S::Float::ZERO { v } else { slope * v })
+            unary::<S>(x, move |v| if v > S::Wide::ZERO { v } else { slope * v })
         }
         Elu(alpha) => {
             let alpha = of(alpha);
             unary::<S>(
                 x,
                 #[inline(always)]
-                move |v| if v > S::Float::ZERO { v } else { alpha * v.expm1() },
+                move |v| if v > S::Wide::ZERO { v } else { alpha * v.expm1() },
             )
         }
         Affine { mul, add } => {
@@ -130,7 +142,7 @@ fn float<S: Stored>(f: Map, x: &[&Tensor]) -> Tensor {
         Powf(1.0) => unary::<S>(x, |v| v),
         Powf(2.0) => unary::<S>(x, |v| v * v),
         Powf(3.0) => unary::<S>(x, |v| v * v * v),
-        Powf(-1.0) => unary::<S>(x, |v| S::Float::ONE / v),
+        Powf(-1.0) => unary::<S>(x, |v| S::Wide::ONE / v),
         Powf(p) => {
             let p = of(p);
             unary::<S>(x, move |v| v.pow(p))
@@ -196,7 +208,7 @@ fn boolean(f: Map, x: &[&Tensor]) -> Tensor {
 }
 
 #[inline(always)]
-fn unary<S: Stored>(x: &[&Tensor], f: impl Fn(S::Float) -> S::Float + Sync) -> Tensor {
+fn unary<S: Stored<Wide: Float>>(x: &[&Tensor], f: impl Fn(S::Wide) -> S::Wide + Sync) -> Tensor {
     elementwise1(
         x[0],
         x[0].dtype(),
@@ -206,7 +218,7 @@ fn unary<S: Stored>(x: &[&Tensor], f: impl Fn(S::Float) -> S::Float + Sync) -> T
 }
 
 #[inline(always)]
-fn binary<S: Stored>(x: &[&Tensor], f: impl Fn(S::Float, S::Float) -> S::Float + Sync) -> Tensor {
+fn binary<S: Stored<Wide: Float>>(x: &[&Tensor], f: impl Fn(S::Wide, S::Wide) -> S::Wide + Sync) -> Tensor {
     elementwise2(
         x,
         x[0].dtype(),
@@ -300,7 +312,7 @@ where
     B: Pod + Sync,
 {
     let shape = broadcast_shape(x);
-    let (a, b) = (&stretched(x[0], &shape), &stretched(x[1], &shape));
+    let (a, b) = (&x[0].expand(&shape), &x[1].expand(&shape));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
     let direct = contiguous_data::<A>(a).zip(contiguous_data::<B>(b));
     parallel_chunks(buffer.as_mut::<R>(), |start, out| match direct {
@@ -321,7 +333,7 @@ where
     C: Pod + Sync,
 {
     let shape = broadcast_shape(x);
-    let (a, b, c) = (&stretched(x[0], &shape), &stretched(x[1], &shape), &stretched(x[2], &shape));
+    let (a, b, c) = (&x[0].expand(&shape), &x[1].expand(&shape), &x[2].expand(&shape));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
     parallel_chunks(buffer.as_mut::<R>(), |start, out| {
         let (mut a, mut b, mut c) = (Reader::of(a, start), Reader::of(b, start), Reader::of(c, start));
@@ -336,10 +348,6 @@ fn broadcast_shape(x: &[&Tensor]) -> Shape {
     x.iter().skip(1).fold(x[0].shape().clone(), |shape, x| {
         shape.broadcast(x.shape()).expect("the operands of a map broadcast together")
     })
-}
-
-fn stretched(x: &Tensor, shape: &Shape) -> Tensor {
-    x.expand(shape)
 }
 
 #[cfg(test)]
@@ -372,8 +380,8 @@ mod tests {
             (Tanh, libm::tanh, 2.0),
             (
                 Sigmoid,
-                |v| if v < 0.0 { 1.0 - 1.0 / (1.0 + libm::exp(v)) } else { 1.0 / (1.0 + libm::exp(-v)) },
-                1e9,
+                |v| if v < 0.0 { libm::exp(v) / (1.0 + libm::exp(v)) } else { 1.0 / (1.0 + libm::exp(-v)) },
+                3.0,
             ),
             (Erf, libm::erf, 2.0),
             (

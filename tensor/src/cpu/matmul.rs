@@ -2,10 +2,10 @@
 
 use bytemuck::Pod;
 use gemm::{Parallelism, gemm};
-use half::bf16;
 use rayon::prelude::*;
 use smallvec::SmallVec;
 
+use super::walk::data;
 use crate::primitive::infer_matmul;
 use crate::{DType, Element, HostBuffer, Result, Shape, Tensor};
 
@@ -23,7 +23,7 @@ pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         DType::F64 => Ok(product::<f64>(a, b, Threads::choose)),
         DType::BF16 => {
             let wide = matmul(&a.cast(DType::F32)?, &b.cast(DType::F32)?)?;
-            wide.cast(bf16::DTYPE)
+            wide.cast(DType::BF16)
         }
         DType::I64 | DType::Bool => panic!("matmul is not defined for {}", a.dtype()),
     }
@@ -36,13 +36,8 @@ fn product<T: Element + Pod>(a: &Tensor, b: &Tensor, choose: impl Fn(&Plan) -> T
     let meta = infer_matmul(&a.meta(), &b.meta()).unwrap_or_else(|message| panic!("{message}"));
     let mut out = HostBuffer::new(meta.bytes());
     let plan = Plan::new(a, b, &meta.shape);
-    plan.run::<T>(elements(a), elements(b), out.as_mut(), choose(&plan));
+    plan.run::<T>(data(a), data(b), out.as_mut(), choose(&plan));
     out.into_tensor(meta.shape, meta.dtype)
-}
-
-/// All elements of a tensor's storage, whatever its layout picks of them.
-fn elements<T: Element>(x: &Tensor) -> &[T] {
-    T::from_bytes(x.storage().host().expect("operands of the CPU backend lie in host memory"))
 }
 
 /// Who does the work.
@@ -239,6 +234,7 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::{naive, rounded, views};
     use super::*;
 
     /// Whole numbers in −8..=8: every product and every sum of up to 2¹⁸ of them is exact in f32.
@@ -258,31 +254,13 @@ mod tests {
         Tensor::from_f64(&values, shape, dtype)
     }
 
-    /// The elements in row-major order, found through the layout alone.
-    fn values(x: &Tensor) -> Vec<f64> {
-        fn read<T: Element>(x: &Tensor) -> Vec<f64> {
-            let storage = elements::<T>(x);
-            (0..x.elements())
-                .map(|mut i| {
-                    let mut at = x.layout().offset() as isize;
-                    for (&n, &step) in x.shape().iter().zip(x.layout().strides()).rev() {
-                        at += (i % n) as isize * step;
-                        i /= n;
-                    }
-                    storage[at as usize].to_f64()
-                })
-                .collect()
-        }
-        with_element!(x.dtype(), T => read::<T>(x))
-    }
-
     /// The definition, in f64.
-    fn naive(a: &Tensor, b: &Tensor) -> Vec<f64> {
+    fn definition(a: &Tensor, b: &Tensor) -> Vec<f64> {
         let out = infer_matmul(&a.meta(), &b.meta()).expect("the test multiplies shapes that agree").shape;
         let lead = out.len() - 2;
         let (m, n, k) = (out[lead], out[lead + 1], a.shape()[a.shape().len() - 1]);
         let expand = |x: &Tensor, rows: usize, columns: usize| {
-            values(&x.expand(out[..lead].iter().copied().chain([rows, columns]).collect::<Shape>()))
+            naive(&x.expand(out[..lead].iter().copied().chain([rows, columns]).collect::<Shape>()))
         };
         let (a, b) = (expand(a, m, k), expand(b, k, n));
         let mut y = Vec::new();
@@ -295,40 +273,6 @@ mod tests {
             }
         }
         y
-    }
-
-    /// One matrix of the given size in every kind of layout.
-    fn layouts(rows: usize, columns: usize, dtype: DType, seed: usize) -> Vec<(&'static str, Tensor)> {
-        let plain = whole([rows, columns], dtype, seed);
-        vec![
-            ("transposed", whole([columns, rows], dtype, seed).transpose(0, 1)),
-            (
-                "a window of every second row and column",
-                whole([2 * rows + 3, 2 * columns + 2], dtype, seed).slice(0, 2, 2 * rows + 2, 2).slice(
-                    1,
-                    1,
-                    2 * columns + 1,
-                    2,
-                ),
-            ),
-            (
-                "a transposed window",
-                whole([columns + 4, rows + 3], dtype, seed)
-                    .slice(0, 3, columns + 3, 1)
-                    .slice(1, 1, rows + 1, 1)
-                    .transpose(0, 1),
-            ),
-            ("rows flipped", plain.flip(0)),
-            ("columns flipped", plain.flip(1)),
-            (
-                "both flipped and transposed",
-                whole([columns, rows], dtype, seed).flip(0).flip(1).transpose(0, 1),
-            ),
-            ("one row repeated", whole([1, columns], dtype, seed).expand([rows, columns])),
-            ("one column repeated", whole([rows, 1], dtype, seed).expand([rows, columns])),
-            ("one number repeated", whole([1, 1], dtype, seed).expand([rows, columns])),
-            ("contiguous", plain),
-        ]
     }
 
     #[test]
@@ -346,10 +290,16 @@ mod tests {
         ];
         for dtype in [DType::F32, DType::F64] {
             for (m, k, n) in sizes {
-                for (a_name, a) in layouts(m, k, dtype, 1) {
-                    for (b_name, b) in layouts(k, n, dtype, 2) {
+                for a in views(&[m, k], dtype) {
+                    for b in views(&[k, n], dtype) {
                         let y = a.matmul(&b).unwrap();
-                        assert_eq!(values(&y), naive(&a, &b), "{dtype} {m}×{k}×{n}: {a_name} · {b_name}");
+                        assert_eq!(
+                            naive(&y),
+                            definition(&a, &b),
+                            "{dtype} {:?} · {:?}",
+                            a.layout(),
+                            b.layout()
+                        );
                     }
                 }
             }
@@ -362,12 +312,12 @@ mod tests {
             for (m, k, n) in [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0), (1, 0, 1)] {
                 let y = whole([m, k], dtype, 1).matmul(&whole([k, n], dtype, 2)).unwrap();
                 assert_eq!(y.shape(), &Shape::from([m, n]));
-                assert_eq!(values(&y), vec![0.0; m * n]);
+                assert_eq!(naive(&y), vec![0.0; m * n]);
             }
             let none = whole([0, 3, 4], dtype, 1).matmul(&whole([4, 5], dtype, 2)).unwrap();
             assert_eq!(none.shape(), &Shape::from([0, 3, 5]));
             let empty_sums = whole([2, 3, 0], dtype, 1).matmul(&whole([2, 0, 5], dtype, 2)).unwrap();
-            assert_eq!(values(&empty_sums), vec![0.0; 30]);
+            assert_eq!(naive(&empty_sums), vec![0.0; 30]);
         }
     }
 
@@ -387,25 +337,25 @@ mod tests {
         for (a, b) in shapes {
             let (a, b) = (whole(a, DType::F64, 1), whole(b, DType::F64, 2));
             let (ra, rb) = (a.shape().len(), b.shape().len());
-            let views = |x: &Tensor, rank: usize| {
+            let turned = |x: &Tensor, rank: usize| {
                 let swapped = whole(x.transpose(-1, -2).shape(), DType::F64, 3).transpose(-1, -2);
                 [x.clone(), swapped, x.flip(0), x.flip(rank - 2)]
             };
-            for a in views(&a, ra) {
-                for b in views(&b, rb) {
+            for a in turned(&a, ra) {
+                for b in turned(&b, rb) {
                     let y = a.matmul(&b).unwrap();
-                    assert_eq!(values(&y), naive(&a, &b), "{} · {}", a.shape(), b.shape());
+                    assert_eq!(naive(&y), definition(&a, &b), "{} · {}", a.shape(), b.shape());
                 }
             }
         }
         // Batch axes in another order than memory's, as attention heads are.
         let heads = whole([2, 4, 3, 5], DType::F32, 1).permute(&[0, 2, 1, 3]);
         let y = heads.matmul(&heads.transpose(-1, -2)).unwrap();
-        assert_eq!(values(&y), naive(&heads, &heads.transpose(-1, -2)));
+        assert_eq!(naive(&y), definition(&heads, &heads.transpose(-1, -2)));
         // A batch made of one matrix repeated.
         let repeated = whole([4, 5], DType::F32, 1).expand([3, 4, 5]);
         let b = whole([5, 6], DType::F32, 2);
-        assert_eq!(values(&repeated.matmul(&b).unwrap()), naive(&repeated, &b));
+        assert_eq!(naive(&repeated.matmul(&b).unwrap()), definition(&repeated, &b));
     }
 
     #[test]
@@ -440,7 +390,7 @@ mod tests {
         ];
         let pools = [1, 2, 3, 7].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap());
         fn same<T: Element + Pod>(a: &Tensor, b: &Tensor, pools: &[rayon::ThreadPool]) {
-            let bits = |threads| T::to_bytes(elements::<T>(&product::<T>(a, b, |_| threads))).to_vec();
+            let bits = |threads| T::to_bytes(data::<T>(&product::<T>(a, b, |_| threads))).to_vec();
             let alone = bits(Threads::One);
             for threads in [Threads::Within, Threads::Across] {
                 for pool in pools {
@@ -485,16 +435,16 @@ mod tests {
         let odd = fractions([300, 1], DType::F32, 1).transpose(0, 1);
         let b = fractions([300, 50], DType::F32, 2);
         assert_ne!(a.layout().strides(), odd.layout().strides());
-        assert_eq!(values(&a.matmul(&b).unwrap()), values(&odd.matmul(&b).unwrap()));
+        assert_eq!(naive(&a.matmul(&b).unwrap()), naive(&odd.matmul(&b).unwrap()));
     }
 
     #[test]
     fn bf16_is_rounded_once() {
         for (m, k, n) in [(1, 1, 1), (3, 0, 2), (4, 300, 5), (2, 1000, 3)] {
             let (a, b) = (whole([2, m, k], DType::BF16, 1), whole([k, n], DType::BF16, 2));
-            let exact = naive(&a, &b);
-            let rounded: Vec<f64> = exact.iter().map(|&v| bf16::from_f64(v).to_f64()).collect();
-            assert_eq!(values(&a.matmul(&b).unwrap()), rounded);
+            let exact = definition(&a, &b);
+            let rounded: Vec<f64> = exact.iter().map(|&v| rounded(v, DType::BF16)).collect();
+            assert_eq!(naive(&a.matmul(&b).unwrap()), rounded);
         }
     }
 

@@ -4,10 +4,13 @@ mod copy;
 #[cfg(test)]
 mod fixture;
 mod fused;
+mod index;
 mod map;
 mod math;
 mod matmul;
 mod random;
+mod reduce;
+mod scan;
 mod simd;
 mod walk;
 
@@ -34,10 +37,10 @@ impl Backend for Cpu {
         map::map(f, x)
     }
     fn reduce(&self, f: Reduce, x: &Tensor, axes: &[usize]) -> Result<Tensor> {
-        todo!()
+        reduce::reduce(f, x, axes)
     }
     fn cumsum(&self, x: &Tensor, axis: usize) -> Result<Tensor> {
-        todo!()
+        scan::cumsum(x, axis)
     }
     fn matmul(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         matmul::matmul(a, b)
@@ -52,13 +55,13 @@ impl Backend for Cpu {
         copy::assemble(shape, dtype, parts)
     }
     fn gather(&self, x: &Tensor, axis: usize, index: &Tensor) -> Result<Tensor> {
-        todo!()
+        index::gather(x, axis, index)
     }
     fn scatter_add(&self, base: &Tensor, axis: usize, index: &Tensor, src: &Tensor) -> Result<Tensor> {
-        todo!()
+        index::scatter_add(base, axis, index, src)
     }
     fn argsort(&self, x: &Tensor, axis: usize, descending: bool) -> Result<Tensor> {
-        todo!()
+        index::argsort(x, axis, descending)
     }
     fn random(&self, what: Distribution, shape: &Shape, dtype: DType, key: Key) -> Result<Tensor> {
         random::random(what, shape, dtype, key)

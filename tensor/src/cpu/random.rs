@@ -80,7 +80,7 @@ fn largest_below(high: f64, dtype: DType) -> f64 {
             f64::from(if f64::from(nearest) < high { nearest } else { nearest.next_down() })
         }
         DType::BF16 => {
-            let nearest = bf16::from_f64(high);
+            let nearest = <bf16 as Element>::from_f64(high);
             if nearest.to_f64() < high {
                 return nearest.to_f64();
             }
@@ -199,7 +199,7 @@ mod tests {
         let key = Key::new(6);
         let wide = draw(NORMAL, 1000, DType::F64, key);
         let f32s: Vec<f64> = wide.iter().map(|&x| f64::from(x as f32)).collect();
-        let bf16s: Vec<f64> = wide.iter().map(|&x| bf16::from_f64(x).to_f64()).collect();
+        let bf16s: Vec<f64> = wide.iter().map(|&x| <bf16 as Element>::from_f64(x).to_f64()).collect();
         assert_eq!(draw(NORMAL, 1000, DType::F32, key), f32s);
         assert_eq!(draw(NORMAL, 1000, DType::BF16, key), bf16s);
         let coin = Distribution::Bernoulli { p: 0.3 };

@@ -66,6 +66,8 @@ pub(super) struct Cursor {
     outer: SmallVec<[(usize, isize, usize); 6]>,
     /// The last joined axis: size, stride, and how far along it the cursor is.
     inner: (usize, isize, usize),
+    /// Where the first element lies, and where the cursor is.
+    first: isize,
     offset: isize,
 }
 
@@ -75,20 +77,29 @@ impl Cursor {
         let mut axes = layout.merged();
         let (size, stride) = axes.pop().unwrap_or((1, 1));
         let size = if layout.shape().elements() == 0 { 0 } else { size };
-        let mut offset = layout.offset() as isize;
-        if position == 0 || size == 0 {
-            let outer = axes.iter().map(|&(n, s)| (n, s, 0)).collect();
-            return Cursor { outer, inner: (size, stride, 0), offset };
+        let mut cursor = Cursor {
+            outer: axes.iter().map(|&(n, s)| (n, s, 0)).collect(),
+            inner: (size, stride, 0),
+            first: layout.offset() as isize,
+            offset: layout.offset() as isize,
+        };
+        if position > 0 {
+            cursor.seek(position);
         }
-        let (mut rest, along) = (position / size, position % size);
-        offset += stride * along as isize;
-        let mut outer: SmallVec<[(usize, isize, usize); 6]> = axes.iter().map(|&(n, s)| (n, s, 0)).collect();
-        for (n, s, i) in outer.iter_mut().rev() {
+        cursor
+    }
+
+    /// Moves to element number `position`.
+    pub fn seek(&mut self, position: usize) {
+        let (size, stride, along) = &mut self.inner;
+        let mut rest = position / *size;
+        *along = position % *size;
+        self.offset = self.first + *stride * *along as isize;
+        for (n, s, i) in self.outer.iter_mut().rev() {
             *i = rest % *n;
             rest /= *n;
-            offset += *s * *i as isize;
+            self.offset += *s * *i as isize;
         }
-        Cursor { outer, inner: (size, stride, along), offset }
     }
 
     /// Whether all elements are one run.
@@ -152,6 +163,11 @@ impl<'a, T: Pod> Reader<'a, T> {
     /// How many elements may be asked for at once.
     pub fn most(&self) -> usize {
         if self.cursor.is_one_run() && self.cursor.stride() == 1 { usize::MAX } else { BLOCK }
+    }
+
+    /// Moves to element number `position`.
+    pub fn seek(&mut self, position: usize) {
+        self.cursor.seek(position);
     }
 
     /// The next `n` elements, at most [`most`](Reader::most) of them.

@@ -7,11 +7,12 @@ mod linear;
 mod norm;
 mod softmax;
 
-use std::ops::{Add, Div, Mul, Neg, Sub};
-
 use bytemuck::Pod;
 use rayon::prelude::*;
 
+use super::math::Float;
+use super::simd::widest;
+use super::walk::contiguous_data;
 use crate::primitive::Fused;
 use crate::{DType, Element, HostBuffer, Result, Tensor};
 
@@ -50,54 +51,37 @@ fn kernel<T: Real>(f: Fused, x: &[&Tensor]) -> Result<Tensor> {
 }
 
 fn through_f32(f: Fused, x: &[&Tensor]) -> Result<Tensor> {
-    let widen = |x: &&Tensor| if x.dtype() == DType::BF16 { x.cast(DType::F32) } else { Ok((*x).clone()) };
+    let widen = |x: &&Tensor| match x.dtype() {
+        DType::BF16 => x.cast(DType::F32),
+        DType::I64 => Ok((*x).clone()),
+        other => panic!("a fused kernel found an operand of {other}, expected bf16"),
+    };
     let wide = x.iter().map(widen).collect::<Result<Vec<Tensor>>>()?;
     kernel::<f32>(f, &wide.iter().collect::<Vec<_>>())?.cast(DType::BF16)
 }
 
-/// A float that kernels compute in.
-trait Real:
-    Element
-    + Pod
-    + PartialOrd
-    + Neg<Output = Self>
-    + Add<Output = Self>
-    + Sub<Output = Self>
-    + Mul<Output = Self>
-    + Div<Output = Self>
-{
-    const ZERO: Self;
-    const ONE: Self;
-    const NEG_INFINITY: Self;
-    fn exp(self) -> Self;
-    fn tanh(self) -> Self;
+/// A float that kernels compute in, keeping statistics in f64.
+trait Real: Element + Float {
+    /// The same number.
+    fn wide(self) -> f64;
 }
 
 impl Real for f32 {
-    const ZERO: f32 = 0.0;
-    const ONE: f32 = 1.0;
-    const NEG_INFINITY: f32 = f32::NEG_INFINITY;
-    fn exp(self) -> f32 {
-        libm::expf(self)
-    }
-    fn tanh(self) -> f32 {
-        libm::tanhf(self)
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        f64::from(self)
     }
 }
 
 impl Real for f64 {
-    const ZERO: f64 = 0.0;
-    const ONE: f64 = 1.0;
-    const NEG_INFINITY: f64 = f64::NEG_INFINITY;
-    fn exp(self) -> f64 {
-        libm::exp(self)
-    }
-    fn tanh(self) -> f64 {
-        libm::tanh(self)
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self
     }
 }
 
 /// Σ f(v) over a row.
+#[inline(always)]
 fn sum<T: Real>(row: &[T], f: impl Fn(T) -> f64) -> f64 {
     let mut lanes = [0.0; LANES];
     let mut chunks = row.chunks_exact(LANES);
@@ -114,30 +98,39 @@ fn sum<T: Real>(row: &[T], f: impl Fn(T) -> f64) -> f64 {
 }
 
 /// The largest value of a row that is not NaN; −∞ if there is none.
+#[inline(always)]
 fn max<T: Real>(row: &[T]) -> T {
+    let lowest = T::of(f64::NEG_INFINITY);
     let larger = |a: T, b: T| if b > a { b } else { a };
-    let mut lanes = [T::NEG_INFINITY; LANES];
+    let mut lanes = [lowest; LANES];
     let mut chunks = row.chunks_exact(LANES);
     for chunk in &mut chunks {
         for (lane, &v) in lanes.iter_mut().zip(chunk) {
             *lane = larger(*lane, v);
         }
     }
-    lanes.iter().chain(chunks.remainder()).copied().fold(T::NEG_INFINITY, larger)
+    lanes.iter().chain(chunks.remainder()).copied().fold(lowest, larger)
 }
 
 /// Calls `f` with each row of `out` and its number. `work` is the number of elements handled per row. A row is one
-/// thread's, whole, so the number of threads cannot change its bits.
+/// thread's, whole, so the number of threads cannot change its bits. `f` and what it calls must be marked
+/// `#[inline(always)]` (see [`widest`]).
 fn for_rows<T: Real>(out: &mut [T], width: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     if out.is_empty() {
         return;
     }
-    let rows_per_task = PARALLEL_ELEMENTS.div_ceil(2 * work.max(1));
+    let rows_per_task = (PARALLEL_ELEMENTS / 2).div_ceil(work.max(1));
+    let task = |first: usize, rows: &mut [T]| {
+        widest(
+            #[inline(always)]
+            || rows.chunks_exact_mut(width).enumerate().for_each(|(i, row)| f(first + i, row)),
+        )
+    };
     if out.len() / width * work < PARALLEL_ELEMENTS {
-        out.chunks_exact_mut(width).enumerate().for_each(|(row, out)| f(row, out));
+        task(0, out);
     } else {
-        let rows = out.par_chunks_exact_mut(width).enumerate().with_min_len(rows_per_task);
-        rows.for_each(|(row, out)| f(row, out));
+        let tasks = out.par_chunks_mut(width * rows_per_task).enumerate();
+        tasks.for_each(|(i, rows)| task(i * rows_per_task, rows));
     }
 }
 
@@ -147,7 +140,13 @@ fn map_rows<T: Real>(x: &Tensor, f: impl Fn(&[T], &mut [T]) + Sync) -> Result<Te
     let x = x.contiguous()?;
     let values = row_major::<T>(&x);
     let mut out = HostBuffer::new(std::mem::size_of_val(values));
-    for_rows(out.as_mut(), width, width, |row, out| f(&values[row * width..][..width], out));
+    for_rows(
+        out.as_mut(),
+        width,
+        width,
+        #[inline(always)]
+        |row, out| f(&values[row * width..][..width], out),
+    );
     Ok(out.into_tensor(x.shape(), T::DTYPE))
 }
 
@@ -156,13 +155,20 @@ fn last_axis(x: &Tensor) -> usize {
     *x.shape().last().expect("a kernel over the last axis needs an operand of rank 1 or more")
 }
 
-/// The elements of a contiguous tensor.
-fn row_major<T: Element>(x: &Tensor) -> &[T] {
-    x.as_slice().expect("operands of the CPU backend that were made contiguous lie in host memory")
+/// The elements of a tensor that was made contiguous.
+fn row_major<T: Element + Pod>(x: &Tensor) -> &[T] {
+    assert_eq!(
+        x.dtype(),
+        T::DTYPE,
+        "a fused kernel found an operand of {}, expected {}",
+        x.dtype(),
+        T::DTYPE
+    );
+    contiguous_data(x).expect("the caller has made it contiguous")
 }
 
 /// The elements of a per-column operand: shape `[columns]`, made contiguous in `copy`.
-fn per_column<'a, T: Element>(kernel: &str, copy: &'a Tensor, columns: usize) -> &'a [T] {
+fn per_column<'a, T: Real>(kernel: &str, copy: &'a Tensor, columns: usize) -> &'a [T] {
     assert!(
         copy.shape()[..] == [columns],
         "{kernel}: expected one element for each of the {columns} columns, found shape {}",
@@ -173,6 +179,8 @@ fn per_column<'a, T: Element>(kernel: &str, copy: &'a Tensor, columns: usize) ->
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::naive;
+    use super::super::simd::tests::at_every_level;
     use super::*;
     use crate::Shape;
 
@@ -185,29 +193,6 @@ mod tests {
         Tensor::from_f64(&values, shape, dtype)
     }
 
-    /// [rows, columns] in every kind of layout, with a name for messages.
-    pub(super) fn layouts(rows: usize, columns: usize, dtype: DType) -> Vec<(&'static str, Tensor)> {
-        let plain = numbers([rows, columns], dtype, 1);
-        vec![
-            ("transposed", numbers([columns, rows], dtype, 2).transpose(0, 1)),
-            (
-                "a window",
-                numbers([rows + 2, 2 * columns + 3], dtype, 3).slice(0, 1, rows + 1, 1).slice(
-                    1,
-                    2,
-                    2 * columns + 2,
-                    2,
-                ),
-            ),
-            ("rows flipped", plain.flip(0)),
-            ("columns flipped", plain.flip(1)),
-            ("one row repeated", numbers([columns], dtype, 4).expand([rows, columns])),
-            ("one column repeated", numbers([rows, 1], dtype, 5).expand([rows, columns])),
-            ("from an offset", numbers([rows + 3, columns], dtype, 6).slice(0, 3, rows + 3, 1)),
-            ("contiguous", plain),
-        ]
-    }
-
     /// Relative to the larger of 1 and the expected value, a few roundings of the dtype.
     #[track_caller]
     pub(super) fn assert_near(found: &Tensor, expected: &[f64], what: &str) {
@@ -216,7 +201,7 @@ mod tests {
             DType::F32 => 2e-6,
             _ => 4e-3,
         };
-        let found = found.to_f64_vec().unwrap();
+        let found = naive(found);
         assert_eq!(found.len(), expected.len(), "{what}");
         for (i, (&y, &e)) in found.iter().zip(expected).enumerate() {
             let near = (y - e).abs() <= tolerance * e.abs().max(1.0) || y == e || (y.is_nan() && e.is_nan());
@@ -224,9 +209,9 @@ mod tests {
         }
     }
 
-    /// The kernel's bits under 1 thread and several.
+    /// The kernel gives the same bits with one thread and several, and at every vector width.
     #[track_caller]
-    pub(super) fn assert_threads_agree(f: Fused, x: &[&Tensor]) {
+    pub(super) fn assert_one_answer(f: Fused, x: &[&Tensor]) {
         let bits = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let y = pool.install(|| Tensor::fused(f, x)).unwrap().unwrap();
@@ -235,6 +220,12 @@ mod tests {
         let alone = bits(1);
         for threads in [2, 3, 5] {
             assert!(alone == bits(threads), "{f:?}: {threads} threads give other bits than one");
+        }
+        // Small enough for one thread: a level is forced for the thread that asks only.
+        if x[0].elements() < PARALLEL_ELEMENTS {
+            for (level, y) in at_every_level(|| Tensor::fused(f, x).unwrap().unwrap()) {
+                assert!(alone == y.storage().host().unwrap(), "{f:?}: {level:?} gives other bits");
+            }
         }
     }
 
@@ -257,6 +248,20 @@ mod tests {
     fn integers_have_no_kernel() {
         let x = Tensor::zeros([2, 3], DType::I64);
         assert!(Tensor::fused(Fused::Softmax, &[&x]).is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "a fused kernel found an operand of f64, expected f32")]
+    fn operands_of_two_dtypes_panic() {
+        let (x, gain) = (numbers([2, 3], DType::F32, 1), numbers([3], DType::F64, 1));
+        let _ = Tensor::fused(Fused::RmsNorm { eps: 1e-5 }, &[&x, &gain]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a fused kernel found an operand of f32, expected bf16")]
+    fn bf16_is_not_promoted_to_meet_f32() {
+        let (x, gain) = (numbers([2, 3], DType::BF16, 1), numbers([3], DType::F32, 1));
+        let _ = Tensor::fused(Fused::RmsNorm { eps: 1e-5 }, &[&x, &gain]);
     }
 
     #[test]

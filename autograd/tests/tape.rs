@@ -1,0 +1,229 @@
+//! The tape's promises: any order of derivative, any depth, nothing silent.
+
+use limpid_autograd::{Error, Op, Tape};
+use limpid_tensor::{DType, Tensor};
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn scalar(v: f64) -> Tensor {
+    Tensor::scalar(v)
+}
+
+#[test]
+fn powers_have_derivatives_of_every_order() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.variable(&scalar(2.0));
+    let y = (x * x) * (x * x);
+    let mut derivative = y;
+    for expected in [32.0, 48.0, 48.0, 24.0, 0.0] {
+        derivative = tape.grad(derivative, &[x])?[0];
+        assert_eq!(derivative.item()?, expected);
+    }
+    Ok(())
+}
+
+#[test]
+fn one_value_used_many_times_collects_every_gradient() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.variable(&scalar(3.0));
+    assert_eq!(tape.backward(x * x)?.of(x).unwrap().item()?, 6.0);
+    assert_eq!(tape.backward(x + x)?.of(x).unwrap().item()?, 2.0);
+    let mut y = x;
+    for _ in 0..999 {
+        y = y + x;
+    }
+    assert_eq!(tape.backward(y)?.of(x).unwrap().item()?, 1000.0);
+    Ok(())
+}
+
+#[test]
+fn a_million_nodes_record_differentiate_print_and_drop() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.variable(&scalar(1.0));
+    let mut y = x;
+    for _ in 0..1_000_000 {
+        y = y + x;
+    }
+    assert_eq!(y.item()?, 1_000_001.0);
+    assert_eq!(tape.backward(y)?.of(x).unwrap().item()?, 1_000_001.0);
+    let text = tape.program().to_string();
+    assert_eq!(text.lines().count(), 1_000_001);
+    drop(tape);
+    Ok(())
+}
+
+#[test]
+fn a_dropped_value_deep_in_a_chain_comes_back_without_recursion() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.variable(&scalar(0.0));
+    let mut middle = x;
+    let y = tape.scope("chain", || {
+        let mut y = x;
+        for i in 0..200_000 {
+            y = y + 1.0;
+            if i == 100_000 {
+                middle = y;
+            }
+        }
+        y
+    });
+    assert_eq!(y.item()?, 200_000.0);
+    assert_eq!(tape.memory().dropped_values, 199_999);
+    assert_eq!(middle.item()?, 100_001.0);
+    assert_eq!(tape.memory().recomputed_on_request, 100_001);
+    Ok(())
+}
+
+#[test]
+fn forward_mode_agrees_with_reverse_mode() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.variable(&Tensor::from_vec(vec![0.3f64, -0.8, 1.2], [3]));
+    let w = tape.variable(&Tensor::from_vec(vec![0.5f64, -0.1, 0.7, 0.2, 0.9, -0.4], [3, 2]));
+    let y = x.matmul(w).tanh();
+    let (dx, dw) = (tape.constant(&Tensor::ones([3], DType::F64)), w * 0.5);
+    let u = tape.constant(&Tensor::from_vec(vec![1.0f64, -2.0], [2]));
+    let forward = (tape.jvp(y, &[(x, dx), (w, dw)])? * u).sum(&[]).item()?;
+    let back = tape.vjp(y, u, &[x, w])?;
+    let reverse = ((back[0].unwrap() * dx).sum(&[]) + (back[1].unwrap() * dw).sum(&[])).item()?;
+    assert!((forward - reverse).abs() < 1e-15, "{forward} {reverse}");
+    Ok(())
+}
+
+#[test]
+fn an_unreached_leaf_is_named_and_an_unused_gradient_is_absent() -> Outcome {
+    let tape = Tape::new();
+    let used = tape.parameter(limpid_autograd::ParamId(1), "layers.0.weight", &scalar(1.0), false);
+    let unused = tape.parameter(limpid_autograd::ParamId(2), "layers.1.weight", &scalar(1.0), false);
+    let gradients = tape.backward(used * 2.0)?;
+    assert_eq!(gradients.unreached(), ["layers.1.weight"]);
+    assert!(gradients.of(unused).is_none());
+    assert_eq!(gradients.of_parameter(limpid_autograd::ParamId(1)).unwrap().item()?, 2.0);
+    Ok(())
+}
+
+#[test]
+fn rules_read_what_they_declare() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.variable(&Tensor::from_vec(vec![0.3f64, -0.8, 1.2, 0.1], [2, 2]));
+    let y = tape.scope("f", || {
+        let a = (x * x + 1.0).tanh() / (x.exp() + 1.0);
+        (a.maximum(x) - a.matmul(x)).relu().logsumexp(&[1]).sum(&[])
+    });
+    let memory = tape.memory();
+    let audit = tape.audit_reads(y)?;
+    assert_eq!(audit.declared, audit.read);
+    assert_eq!(memory.needed, audit.read_bytes);
+    Ok(())
+}
+
+#[test]
+#[should_panic(expected = "matmul in block/read: [2, 3] times [2, 3]")]
+fn a_wrong_shape_panics_with_the_operation_scope_and_shapes() {
+    let tape = Tape::new();
+    let x = tape.variable(&Tensor::ones([2, 3], DType::F32));
+    tape.scope("block", || tape.scope("read", || x.matmul(x)));
+}
+
+#[test]
+#[should_panic(expected = "add: operands must have one dtype, found f32 and f64")]
+fn mixing_dtypes_names_both() {
+    let tape = Tape::new();
+    let x = tape.variable(&Tensor::ones([2], DType::F32));
+    let _ = x + tape.variable(&Tensor::ones([2], DType::F64));
+}
+
+#[test]
+fn a_dry_tape_knows_shapes_and_no_values() {
+    let tape = Tape::dry();
+    let x = tape.variable(&Tensor::ones([128, 2], DType::F32));
+    let w = tape.variable(&Tensor::ones([2, 64], DType::F32));
+    let y = x.matmul(w).relu().mean(&[0]);
+    assert_eq!(y.meta().to_string(), "f32[64]");
+    assert!(matches!(y.value(), Err(Error::Dry { .. })));
+    assert!(tape.program().to_string().contains("(32.0 KiB)"));
+}
+
+#[test]
+fn inference_keeps_no_nodes_behind() -> Outcome {
+    let tape = Tape::inference();
+    let x = tape.constant(&Tensor::ones([4], DType::F64));
+    let mut y = x;
+    for _ in 0..100 {
+        y = tape.scope("block", || (y * 0.5).tanh() + y);
+    }
+    assert!(y.value()?.to_f64_vec()?[0] > 1.0);
+    assert_eq!(tape.len(), 101);
+    assert!(!y.is_tracked());
+    Ok(())
+}
+
+#[test]
+fn anomaly_mode_stops_at_the_first_bad_value_and_says_where() -> Outcome {
+    let tape = Tape::new().with_anomaly_detection(true);
+    let x = tape.variable(&Tensor::from_vec(vec![1.0f64, 0.0], [2]));
+    let y = tape.scope("head", || x.log());
+    let later = (y + 1.0).exp();
+    let error = later.value().err().unwrap().to_string();
+    assert!(error.starts_with("log in head at "), "{error}");
+    assert!(error.contains("-inf at element 1") && error.contains("f64[2] in [0.000e0, 1.000e0]"), "{error}");
+    assert_eq!(tape.backward(later.sum(&[])).err().unwrap().to_string(), error);
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Round;
+
+impl Op for Round {
+    fn name(&self) -> &'static str {
+        "round"
+    }
+    fn infer(&self, x: &[&limpid_tensor::Meta]) -> limpid_tensor::Inferred {
+        Ok(x[0].clone())
+    }
+    fn forward(&self, x: &[&Tensor]) -> limpid_tensor::Result<Tensor> {
+        x[0].cast(DType::I64)?.cast(x[0].dtype())
+    }
+    fn needs(&self, _: &[bool]) -> limpid_autograd::Needs {
+        limpid_autograd::Needs::NOTHING
+    }
+    fn derivative(&self) -> limpid_autograd::Derivative {
+        limpid_autograd::Derivative::Missing("rounding is flat almost everywhere")
+    }
+}
+
+#[test]
+fn an_operation_without_a_derivative_takes_constants() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.variable(&scalar(2.4));
+    assert_eq!(tape.record(Round, &[x.detach()]).item()?, 2.0);
+    Ok(())
+}
+
+#[test]
+#[should_panic(
+    expected = "round: a gradient would have to pass, and the operation has no derivative (rounding is flat"
+)]
+fn an_operation_without_a_derivative_on_a_tracked_path_panics_when_recorded() {
+    let tape = Tape::new();
+    let x = tape.variable(&scalar(2.4));
+    tape.record(Round, &[x]);
+}
+
+#[test]
+fn the_backward_program_prints_the_rules() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.variable(&scalar(0.5));
+    let y = tape.scope("block", || x.tanh() * x);
+    let text = tape.backward_program(y)?;
+    assert!(text.contains("block/∂tanh") && text.contains("elementwise.rs:"), "{text}");
+    assert_eq!(tape.len(), 3, "what was recorded for printing is gone");
+    Ok(())
+}
+
+#[test]
+fn edges_are_marked_where_they_are_used() {
+    let tape = Tape::new();
+    let x = tape.variable(&scalar(0.5));
+    let _ = x.skip() + x.tanh().branch();
+    assert!(tape.program().to_string().contains("add(↷%0, ⑂%1)"));
+}
