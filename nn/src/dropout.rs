@@ -6,6 +6,7 @@ use crate::module::{Module, Parameters};
 use crate::parameter::Parameter;
 
 /// While training, zeroes each element with probability `p` and divides the others by `1 − p`; in evaluation, nothing.
+/// See [`Var::dropout`].
 ///
 /// The mask is a function of the tape's seed and step, the scope and the ordinal of the draw in it. N. Srivastava et
 /// al., JMLR 15 (2014).
@@ -18,10 +19,10 @@ impl Dropout {
     /// A layer that drops each element with probability `p`.
     ///
     /// # Panics
-    /// If `p` is not in `0..1`.
+    /// If `p` is outside `0..=1`.
     #[track_caller]
     pub fn new(p: f64) -> Dropout {
-        assert!((0.0..1.0).contains(&p), "dropout: the probability must be in 0..1, found {p}");
+        assert!((0.0..=1.0).contains(&p), "dropout: {p} is not a probability");
         Dropout { p }
     }
 }

@@ -281,12 +281,16 @@ mod tests {
         for (rows, columns) in [(5, 5), (7, 4), (4, 7), (1, 3), (64, 64)] {
             let w = values(Orthogonal { gain: 1.5 }, [rows, columns]);
             let (count, length) = (rows.min(columns), rows.max(columns));
-            let at = |k: usize, i: usize| if rows >= columns { w[i * columns + k] } else { w[k * columns + i] };
+            let at =
+                |k: usize, i: usize| if rows >= columns { w[i * columns + k] } else { w[k * columns + i] };
             for a in 0..count {
                 for b in 0..count {
                     let product: f64 = (0..length).map(|i| at(a, i) * at(b, i)).sum();
                     let expected = if a == b { 2.25 } else { 0.0 };
-                    assert!((product - expected).abs() < 1e-14 * length as f64, "{rows}×{columns}: {product}");
+                    assert!(
+                        (product - expected).abs() < 1e-14 * length as f64,
+                        "{rows}×{columns}: {product}"
+                    );
                 }
             }
         }
@@ -299,8 +303,7 @@ mod tests {
         let q = values(Orthogonal { gain: 1.0 }, [rows, columns]);
         for k in 0..columns {
             for j in 0..columns {
-                let r: f64 =
-                    (0..rows).map(|i| q[i * columns + k] * key.normal((j * rows + i) as u64)).sum();
+                let r: f64 = (0..rows).map(|i| q[i * columns + k] * key.normal((j * rows + i) as u64)).sum();
                 assert!(if k == j { r > 0.1 } else { k < j || r.abs() < 1e-14 }, "r[{k}, {j}] = {r}");
             }
         }

@@ -236,7 +236,9 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "nll: expected log-probabilities [N, C] and i64 labels [N], found [2, 3] and i64[3]")]
+    #[should_panic(
+        expected = "nll: expected log-probabilities [N, C] and i64 labels [N], found [2, 3] and i64[3]"
+    )]
     fn labels_are_one_per_row() {
         let tape = Tape::new();
         let x = tape.variable(&Tensor::zeros([2, 3], DType::F64));

@@ -29,14 +29,7 @@ pub struct MlpConfig {
 
 impl Default for MlpConfig {
     fn default() -> MlpConfig {
-        MlpConfig {
-            inputs: 2,
-            width: 64,
-            outputs: 2,
-            depth: 20,
-            activation: Activation::Relu,
-            initial: None,
-        }
+        MlpConfig { inputs: 2, width: 64, outputs: 2, depth: 20, activation: Activation::Relu, initial: None }
     }
 }
 
@@ -85,7 +78,11 @@ impl Mlp {
     /// If `depth` is less than 2.
     #[track_caller]
     pub fn new(init: &Init, config: MlpConfig, connect: impl Fn(&Init) -> Box<dyn Connection>) -> Mlp {
-        assert!(config.depth >= 2, "mlp: the depth counts the first and the last layer, found {}", config.depth);
+        assert!(
+            config.depth >= 2,
+            "mlp: the depth counts the first and the last layer, found {}",
+            config.depth
+        );
         let place = |i: usize| init.enter("layers").enter(i);
         let linear = |i: usize, inputs, outputs, activation| match config.initial {
             None => Linear::new(&place(i), inputs, outputs, activation),
@@ -94,7 +91,8 @@ impl Mlp {
             }
         };
         let MlpConfig { inputs, width, outputs, depth, activation, .. } = config;
-        let block = |i| Residual { connection: connect(&place(i)), branch: linear(i, width, width, activation) };
+        let block =
+            |i| Residual { connection: connect(&place(i)), branch: linear(i, width, width, activation) };
         Mlp {
             first: linear(0, inputs, width, activation),
             blocks: (1..depth - 1).map(block).collect(),

@@ -21,7 +21,8 @@ use crate::parameter::Role;
 /// parameter    type        elements  bytes
 /// head.weight  f32[2, 64]       128  512 B
 /// head.bias    f32[2]             2    8 B  frozen
-/// total                         130  520 B  128 to learn
+/// total                         130  520 B
+/// to learn                      128  512 B
 /// "
 /// );
 /// # Ok::<(), limpid_nn::Error>(())
@@ -53,33 +54,38 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let elements = |row: &Row| row.meta.shape.elements();
-        let heading = ["parameter", "type", "elements", "bytes", ""].map(String::from);
-        let lines = self.rows.iter().map(|row| {
+        let line = |row: &Row| {
             let mark = match row.role {
                 Role::Buffer => "buffer",
-                Role::Weight if !row.trainable => "frozen",
-                Role::Weight => "",
+                Role::Weight if row.trainable => "",
+                Role::Weight => "frozen",
             };
-            let (count, bytes) = (elements(row).to_string(), format_bytes(row.meta.bytes()));
-            [row.path.clone(), row.meta.to_string(), count, bytes, mark.into()]
-        });
-        let total: usize = self.rows.iter().map(elements).sum();
-        let learned: usize = self.rows.iter().filter(|row| row.trainable).map(elements).sum();
-        let bytes = self.rows.iter().map(|row| row.meta.bytes()).sum();
-        let last = ["total".into(), String::new(), total.to_string(), format_bytes(bytes)];
-        let [a, b, c, d] = last;
-        let total = [a, b, c, d, if learned == total { String::new() } else { format!("{learned} to learn") }];
-        let table: Vec<[String; 5]> = [heading].into_iter().chain(lines).chain([total]).collect();
+            let meta = &row.meta;
+            let (elements, bytes) = (meta.shape.elements().to_string(), format_bytes(meta.bytes()));
+            [row.path.clone(), meta.to_string(), elements, bytes, mark.into()]
+        };
+        let sum = |name: &str, rows: &[&Row]| {
+            let elements: usize = rows.iter().map(|row| row.meta.shape.elements()).sum();
+            let bytes = format_bytes(rows.iter().map(|row| row.meta.bytes()).sum());
+            [name.into(), String::new(), elements.to_string(), bytes, String::new()]
+        };
+        let all: Vec<&Row> = self.rows.iter().collect();
+        let trainable: Vec<&Row> = self.rows.iter().filter(|row| row.trainable).collect();
+        let mut table = vec![["parameter", "type", "elements", "bytes", ""].map(String::from)];
+        table.extend(self.rows.iter().map(line));
+        table.push(sum("total", &all));
+        if trainable.len() < all.len() {
+            table.push(sum("to learn", &trainable));
+        }
 
         let widest = |column: usize| table.iter().map(|l| l[column].chars().count()).max().unwrap_or(0);
         let [kind, count, bytes, mark] = [1, 2, 3, 4].map(widest);
         let room = 80usize.saturating_sub(kind + count + bytes + mark + 8).max(12);
         let path = widest(0).min(room);
-        for line in &table {
-            let [name, kind_, count_, bytes_, mark_] = line;
+        for [name, kind_of, count_of, bytes_of, mark] in &table {
             let name = shortened(name, path);
-            let text = format!("{name:path$}  {kind_:kind$}  {count_:>count$}  {bytes_:>bytes$}  {mark_}");
+            let text =
+                format!("{name:path$}  {kind_of:kind$}  {count_of:>count$}  {bytes_of:>bytes$}  {mark}");
             writeln!(f, "{}", text.trim_end())?;
         }
         Ok(())
@@ -89,7 +95,11 @@ impl fmt::Display for Summary {
 /// The end of `text`, in at most `width` characters.
 fn shortened(text: &str, width: usize) -> String {
     let excess = text.chars().count().saturating_sub(width);
-    if excess == 0 { text.into() } else { format!("…{}", text.chars().skip(excess + 1).collect::<String>()) }
+    if excess == 0 {
+        text.into()
+    } else {
+        format!("…{}", text.chars().skip(excess + 1).collect::<String>())
+    }
 }
 
 #[cfg(test)]
@@ -100,7 +110,9 @@ mod tests {
     #[test]
     fn buffers_are_marked_and_lines_stay_within_80_columns() {
         let mut init = Init::new(0);
-        for name in ["encoder", "a_rather_long_name_for_a_stage", "another_long_name_below_it", "layers", "17"] {
+        for name in
+            ["encoder", "a_rather_long_name_for_a_stage", "another_long_name_below_it", "layers", "17"]
+        {
             init = init.enter(name);
         }
         let modules: Vec<Box<dyn Module>> = vec![
@@ -110,12 +122,13 @@ mod tests {
         let model = Sequential::new(modules);
         let text = Summary::of(&model).to_string();
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
-        let line = |end: &str| text.lines().find(|l| l.contains(end)).unwrap_or_else(|| panic!("{end}\n{text}"));
-        assert!(line("layers.17.projection.weight  f32[4096, 1024]").starts_with('…'), "{text}");
+        let line =
+            |end: &str| text.lines().find(|l| l.contains(end)).unwrap_or_else(|| panic!("{end}\n{text}"));
+        assert!(line("17.projection.weight  f32[4096, 1024]").starts_with('…'), "{text}");
         assert!(line("running_var").ends_with("buffer"), "{text}");
         assert!(line("num_batches_tracked").contains("i64[]"), "{text}");
         let learned = 1024 * 4096 + 4096 + 2 * 4096;
-        assert!(line("total").ends_with(&format!("{learned} to learn")), "{text}");
+        assert!(line("to learn").contains(&format!("  {learned}  16.0 MiB")), "{text}");
         assert_eq!(model.weight_count(), learned);
     }
 }

@@ -124,10 +124,8 @@ mod tests {
         let x = Tensor::from_vec(vec![0.3f64, -1.7, 2.9], [1, 3]);
         let branch = Linear::new(&init(), 3, 3, Activation::Relu);
         for (c, open) in [(-800.0, false), (800.0, true)] {
-            let connections: [Box<dyn Connection>; 2] = [
-                Box::new(Gated::with_bias(&init(), 3, c)),
-                Box::new(Interpolated::with_start(&init(), c)),
-            ];
+            let connections: [Box<dyn Connection>; 2] =
+                [Box::new(Gated::with_bias(&init(), 3, c)), Box::new(Interpolated::with_start(&init(), c))];
             for connection in connections {
                 let tape = Tape::new();
                 let x = tape.variable(&x);

@@ -133,10 +133,10 @@ pub trait Connection: Parameters {
 
     /// `A·X`: what goes on without crossing the branch, by a skip edge. `None` if A is 0.
     #[track_caller]
-    fn mix<'t>(&self, x: Var<'t>, a: Coefficient<'t>) -> Option<Var<'t>> {
-        match a {
+    fn mix<'t>(&self, x: Var<'t>, mix: Coefficient<'t>) -> Option<Var<'t>> {
+        match mix {
             Coefficient::Constant(0.0) => None,
-            _ => Some(a.times(x.skip())),
+            _ => Some(mix.times(x.skip())),
         }
     }
 
@@ -161,8 +161,8 @@ impl<C: Connection + ?Sized> Connection for Box<C> {
         (**self).read(x, a)
     }
 
-    fn mix<'t>(&self, x: Var<'t>, a: Coefficient<'t>) -> Option<Var<'t>> {
-        (**self).mix(x, a)
+    fn mix<'t>(&self, x: Var<'t>, mix: Coefficient<'t>) -> Option<Var<'t>> {
+        (**self).mix(x, mix)
     }
 
     fn write<'t>(&self, mixed: Option<Var<'t>>, output: Var<'t>, b: Coefficient<'t>) -> Var<'t> {
