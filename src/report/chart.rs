@@ -28,7 +28,7 @@ impl Axis {
         Axis { label: label.into(), log: false }
     }
 
-    /// An axis by powers of ten. Zero has no place on it: it is marked at the foot of the plot.
+    /// An axis by powers of ten. Zero and less have no place on it: they are marked at the foot of the plot.
     pub fn log(label: &str) -> Axis {
         Axis { label: label.into(), log: true }
     }
@@ -297,8 +297,9 @@ impl LineChart {
             if !series.iter().any(|s| s.last_finite().is_some()) {
                 frame.empty(plot, if series.is_empty() { "no data" } else { "no finite value" });
             }
-            series.iter().enumerate().for_each(|(k, s)| draw_band(&mut frame, plot, (x, y), s, k));
-            for (k, s) in series.iter().enumerate() {
+            let categories = self.panels.get(i).map_or(Vec::new(), |panel| self.categories(panel));
+            categories.iter().zip(series).for_each(|(&k, s)| draw_band(&mut frame, plot, (x, y), s, k));
+            for (&k, s) in categories.iter().zip(series) {
                 zeros |= draw_line(&mut frame, plot, (x, y), s, k);
             }
             if at_ends {
@@ -307,15 +308,32 @@ impl LineChart {
         }
         let mut notes = self.notes.clone();
         if zeros {
-            notes.push("Dots on the lower axis are exact zeros, which have no logarithm.".into());
+            notes.push("Dots on the lower axis are zero or negative: they have no logarithm.".into());
+        }
+        let lost = all().flat_map(|s| &s.points).filter(|p| x.position(p.0).is_none()).count();
+        if lost > 0 {
+            notes.push(format!("Points without a place on the lower axis, left out: {lost}."));
         }
         frame.finish(&notes, &self.description())
+    }
+
+    /// Which category each line of a panel is: in several panels, lines of one name have one colour.
+    fn categories(&self, panel: &Panel) -> Vec<usize> {
+        let mut names: Vec<&str> = Vec::new();
+        for series in self.panels.iter().flat_map(|p| &p.series) {
+            if !names.contains(&series.name.as_str()) {
+                names.push(&series.name);
+            }
+        }
+        let by_name = |s: &Series| names.iter().position(|name| *name == s.name);
+        let several = self.panels.len() > 1;
+        panel.series.iter().enumerate().map(|(i, s)| by_name(s).filter(|_| several).unwrap_or(i)).collect()
     }
 
     fn key_entries(&self) -> Vec<(Element, String)> {
         let mut entries: Vec<(Element, String)> = Vec::new();
         for panel in &self.panels {
-            for (index, series) in panel.series.iter().enumerate() {
+            for (index, series) in self.categories(panel).into_iter().zip(&panel.series) {
                 if entries.iter().all(|(_, name)| *name != series.name) {
                     let mut path = Path::new();
                     path.polyline([(0.0, 0.0), (18.0, 0.0)]);
@@ -439,7 +457,7 @@ fn draw_band(frame: &mut Frame, plot: &Plot, (x, y): (Scale, Scale), series: &Se
     }
 }
 
-/// Draws the line; whether it has zeros that a logarithmic scale cannot place.
+/// Draws the line; whether it has zeros or less, that a logarithmic scale cannot place.
 fn draw_line(frame: &mut Frame, plot: &Plot, (x, y): (Scale, Scale), series: &Series, index: usize) -> bool {
     let places: Vec<Option<(f64, f64)>> =
         series.points.iter().map(|p| Some(plot.at(x.position(p.0)?, y.position(p.1)?))).collect();
@@ -452,7 +470,7 @@ fn draw_line(frame: &mut Frame, plot: &Plot, (x, y): (Scale, Scale), series: &Se
             _ => line.polyline(thin(&run)),
         }
     }
-    let zero = |p: &&(f64, f64)| y.is_log() && p.1 == 0.0;
+    let zero = |p: &&(f64, f64)| y.is_log() && p.1.is_finite() && p.1 <= 0.0;
     let mut on_axis = Path::new();
     for across in series.points.iter().filter(zero).filter_map(|p| x.position(p.0)) {
         let (across, bottom) = plot.at(across, 0.0);
@@ -562,9 +580,26 @@ mod tests {
     #[test]
     fn zeros_on_a_log_axis_are_marked_and_explained() {
         let svg = chart([Series::new("a", [(0.0, 1.0), (1.0, 0.1), (2.0, 0.0), (3.0, 0.0)])]);
-        assert!(svg.contains("exact zeros"));
+        assert!(svg.contains("have no logarithm"));
         assert!(!svg.contains("diverged"));
-        assert!(!chart([Series::new("a", [(0.0, 1.0), (1.0, 0.1)])]).contains("exact zeros"));
+        assert!(!chart([Series::new("a", [(0.0, 1.0), (1.0, 0.1)])]).contains("have no logarithm"));
+    }
+
+    #[test]
+    fn one_name_has_one_colour_in_all_panels() {
+        let line = |name: &str| Series::new(name, [(0.0, 1.0), (1.0, 2.0)]);
+        let chart = LineChart::new("t", Axis::linear("x"), Axis::linear("y"))
+            .panel(Panel::new("one").series(line("a")).series(line("b")))
+            .panel(Panel::new("two").series(line("b")).series(line("c")));
+        assert_eq!(chart.categories(&chart.panels[1]), [1, 2]);
+        assert_eq!(chart.key_entries().len(), 3);
+    }
+
+    #[test]
+    fn points_that_cannot_be_placed_are_counted() {
+        let chart = LineChart::new("t", Axis::log("step"), Axis::linear("y"));
+        let svg = chart.series(Series::new("a", [(0.0, 1.0), (1.0, 2.0), (10.0, 3.0)])).to_svg();
+        assert!(svg.contains("left out: 1."));
     }
 
     #[test]

@@ -244,7 +244,7 @@ pub fn text_width(text: &str, size: f64) -> f64 {
 ///
 /// ```
 /// use limpid::report::svg::shorten;
-/// assert_eq!(shorten("block3/attention/query", 90.0, 12.0), "block3/attenti…");
+/// assert_eq!(shorten("block3/attention/query", 90.0, 12.0), "block3/attent…");
 /// assert_eq!(shorten("block3", 90.0, 12.0), "block3");
 /// ```
 pub fn shorten(text: &str, width: f64, size: f64) -> String {

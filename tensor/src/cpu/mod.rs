@@ -12,6 +12,7 @@ mod random;
 mod reduce;
 mod scan;
 mod simd;
+mod stored;
 mod walk;
 
 use crate::primitive::{Fused, Map, Reduce};
@@ -22,7 +23,6 @@ use crate::{Backend, DType, Layout, Result, Shape, Tensor};
 #[derive(Debug)]
 pub struct Cpu;
 
-#[allow(unused_variables)]
 impl Backend for Cpu {
     fn name(&self) -> String {
         "cpu".into()

@@ -11,8 +11,9 @@ use half::bf16;
 use rayon::prelude::*;
 use smallvec::SmallVec;
 
-use super::map::{CHUNK, PARALLEL, Stored, parallel_chunks};
+use super::map::{CHUNK, PARALLEL, parallel_chunks};
 use super::math::Float;
+use super::stored::Stored;
 use super::walk::{BLOCK, Reader};
 use crate::{DType, HostBuffer, Reduce, Result, Tensor};
 
