@@ -1,0 +1,192 @@
+//! A parameter: a named tensor that outlives the tapes it is used on.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use limpid_autograd::{ParamId, Tape, Var};
+use limpid_tensor::{Meta, Tensor};
+
+/// What a parameter is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Learned: gradients are wanted for it.
+    Weight,
+    /// Kept with the model, and never learned: a running statistic.
+    Buffer,
+}
+
+/// A tensor that belongs to a model, with the name it has in printed tapes, checkpoints and reports.
+///
+/// A parameter carries its whole path (`layers.3.weight`), given once, when it is made. The alternative, a local name
+/// joined with wherever the module happens to hang, would need the path at every use: a tape would print another name
+/// when a module is used alone, and a weight shared by two modules would have two. It also makes visiting a model's
+/// parameters a plain walk.
+///
+/// ```
+/// use limpid_autograd::Tape;
+/// use limpid_nn::{Parameter, Role};
+/// use limpid_tensor::Tensor;
+///
+/// let w = Parameter::new("layers.0.weight", Tensor::scalar(3.0f64), Role::Weight);
+/// let tape = Tape::new();
+/// let y = w.on(&tape) * w.on(&tape); // one node, used twice: its gradients add up
+/// let gradients = tape.backward(y)?;
+/// assert_eq!(gradients.of_parameter(w.id()).unwrap().item()?, 6.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Parameter {
+    id: ParamId,
+    path: String,
+    value: Tensor,
+    role: Role,
+    frozen: bool,
+}
+
+impl Parameter {
+    /// A parameter under its full path, with an id no other parameter of this process has.
+    ///
+    /// # Panics
+    /// If it is to be learned and its dtype carries no gradient.
+    #[track_caller]
+    pub fn new(path: impl Into<String>, value: Tensor, role: Role) -> Parameter {
+        let path = path.into();
+        assert!(
+            role == Role::Buffer || value.dtype().is_float(),
+            "parameter {path}: {} carries no gradient",
+            value.dtype()
+        );
+        Parameter { id: next_id(), path, value, role, frozen: false }
+    }
+
+    /// Identifies it on a tape and in [`Gradients`](limpid_autograd::Gradients).
+    pub fn id(&self) -> ParamId {
+        self.id
+    }
+
+    /// Its full name, such as `layers.3.weight`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Its value now.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// Shape and dtype.
+    pub fn meta(&self) -> Meta {
+        self.value.meta()
+    }
+
+    /// What it is for.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether it stays as it is although it is a weight.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// Whether an optimiser should change it: a weight that is not frozen.
+    pub fn is_trainable(&self) -> bool {
+        self.role == Role::Weight && !self.frozen
+    }
+
+    /// Makes it a constant on tapes to come, or lets it learn again.
+    pub fn set_frozen(&mut self, frozen: bool) {
+        self.frozen = frozen;
+    }
+
+    /// Gives it another value; tapes that it is on keep the one they have.
+    ///
+    /// # Panics
+    /// If shape or dtype differ from the present value's.
+    #[track_caller]
+    pub fn set_value(&mut self, value: Tensor) {
+        assert_eq!(
+            value.meta(),
+            self.meta(),
+            "parameter {}: a new value must keep shape and dtype",
+            self.path
+        );
+        self.value = value;
+    }
+
+    /// Its value for an update in place; see [`Tensor::as_mut_slice`].
+    pub fn value_mut(&mut self) -> &mut Tensor {
+        &mut self.value
+    }
+
+    /// Places it on a tape. Every use on one tape is the same node, so gradients add up. Buffers and frozen weights
+    /// are constants there.
+    #[track_caller]
+    pub fn on<'t>(&self, tape: &'t Tape) -> Var<'t> {
+        tape.parameter(self.id, &self.path, &self.value, !self.is_trainable())
+    }
+}
+
+/// A clone is another parameter: it has the same path and value, and an id of its own, so that a model and its copy
+/// can be used on one tape.
+impl Clone for Parameter {
+    fn clone(&self) -> Parameter {
+        Parameter { id: next_id(), path: self.path.clone(), value: self.value.clone(), ..*self }
+    }
+}
+
+impl fmt::Debug for Parameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.meta())
+    }
+}
+
+fn next_id() -> ParamId {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    ParamId(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use limpid_tensor::DType;
+
+    fn weight(value: f64) -> Parameter {
+        Parameter::new("w", Tensor::scalar(value), Role::Weight)
+    }
+
+    #[test]
+    fn a_clone_has_an_id_of_its_own() {
+        let w = weight(2.0);
+        let mut copy = w.clone();
+        assert_eq!((copy.path(), copy.value().item().unwrap()), ("w", 2.0));
+        assert_ne!(copy.id(), w.id());
+        copy.set_value(Tensor::scalar(5.0f64));
+        let tape = Tape::new();
+        let gradients = tape.backward(w.on(&tape) * copy.on(&tape)).unwrap();
+        assert_eq!(gradients.of_parameter(w.id()).unwrap().item().unwrap(), 5.0);
+        assert_eq!(gradients.of_parameter(copy.id()).unwrap().item().unwrap(), 2.0);
+    }
+
+    #[test]
+    fn buffers_and_frozen_weights_are_constants() {
+        let mut w = weight(2.0);
+        let buffer = Parameter::new("running", Tensor::scalar(3.0f64), Role::Buffer);
+        let tape = Tape::new();
+        assert!(w.on(&tape).is_tracked() && !buffer.on(&tape).is_tracked());
+        w.set_frozen(true);
+        assert!(w.on(&Tape::new()).is_tracked().eq(&false));
+        assert!(!w.is_trainable() && !buffer.is_trainable());
+    }
+
+    #[test]
+    #[should_panic(expected = "parameter w: a new value must keep shape and dtype")]
+    fn a_value_of_another_shape_is_refused() {
+        weight(1.0).set_value(Tensor::zeros([2], DType::F64));
+    }
+
+    #[test]
+    #[should_panic(expected = "parameter index: i64 carries no gradient")]
+    fn a_weight_must_carry_gradients() {
+        Parameter::new("index", Tensor::scalar(1i64), Role::Weight);
+    }
+}
