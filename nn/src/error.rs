@@ -1,8 +1,10 @@
-//! What can go wrong outside the program when a network is fed: files, their contents, arguments, and data that
-//! cannot be used as asked. One line each: where, what was expected, what was found.
+//! What can go wrong outside the program when a network is fed, trained or saved: files, their contents, arguments,
+//! and data that cannot be used as asked. One line each: where, what was expected, what was found.
 
 use std::fmt;
 use std::path::PathBuf;
+
+use crate::LoadReport;
 
 /// The result of anything that depends on a file, on data or on a user's arguments.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -41,6 +43,32 @@ pub enum Error {
         class: String,
         /// How many samples it has.
         samples: usize,
+    },
+    /// A step was asked for, and there are trainable weights that the loss does not depend on.
+    #[error(
+        "expected a gradient for every trainable weight, found none for {}; freeze these weights, or allow it in the \
+         optimiser's groups",
+        paths.join(", ")
+    )]
+    MissingGradients {
+        /// The weights, in the order of the model.
+        paths: Vec<String>,
+    },
+    /// A gradient holds NaN or an infinity, or is so large that its square does.
+    #[error("gradient of {path}: expected a finite norm, found {norm}")]
+    NonFiniteGradient {
+        /// The first such weight, in the order of the paths.
+        path: String,
+        /// NaN or inf.
+        norm: f64,
+    },
+    /// Named tensors are not those that a model or an optimiser has.
+    #[error("{origin}: {report}")]
+    Load {
+        /// The file, or what else they come from.
+        origin: String,
+        /// What became of each name.
+        report: Box<LoadReport>,
     },
 }
 

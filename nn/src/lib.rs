@@ -4,6 +4,9 @@
 //! starts; then [`Linear`], [`residual`], which is all of the connections, and [`Mlp`], which puts them together.
 
 mod activation;
+mod accumulate;
+mod checkpoint;
+mod clip;
 pub mod data;
 mod dropout;
 mod error;
@@ -20,6 +23,13 @@ mod summary;
 
 pub use activation::Activation;
 pub use dropout::Dropout;
+pub mod optim;
+mod pattern;
+mod schedule;
+mod state_dict;
+pub use accumulate::Accumulator;
+pub use checkpoint::Checkpoint;
+pub use clip::{clip_norm, clip_value, global_norm, gradient_norms};
 pub use error::{Column, Error, Place, Result};
 pub use init::{Fan, Init, Initializer};
 pub use linear::Linear;
@@ -29,3 +39,5 @@ pub use norm::{BatchNorm1d, LayerNorm, RmsNorm, commit_updates};
 pub use parameter::{Parameter, Role};
 pub use sequential::Sequential;
 pub use summary::Summary;
+pub use schedule::Schedule;
+pub use state_dict::{LoadReport, LoadRules, Mismatch, save_weights, state_dict};

@@ -136,7 +136,7 @@ impl<M: Module + ?Sized> Module for Box<M> {
 }
 
 /// Whether `pattern`, in which `*` stands for any run of characters, matches all of `path`.
-fn matches(pattern: &str, path: &str) -> bool {
+pub(crate) fn matches(pattern: &str, path: &str) -> bool {
     let Some((literal, rest)) = pattern.split_once('*') else { return pattern == path };
     let Some(path) = path.strip_prefix(literal) else { return false };
     // The last piece must end the path; every other one is best matched as early as it occurs.

@@ -275,6 +275,7 @@ fn broadcast_shape(x: &[&Tensor]) -> Shape {
 mod tests {
     use super::super::fixture::{ALL, FLOATS, assert_close, naive, rounded, values, views};
     use super::super::simd::tests::at_every_level;
+    use super::super::threads::PARALLEL;
     use super::*;
     use Map::*;
 

@@ -1,0 +1,98 @@
+//! How large gradients are, and how they are kept from being too large.
+
+use limpid_autograd::Gradients;
+use limpid_tensor::{DType, Device, Map, Tensor};
+
+use crate::{Error, Parameters, Result};
+
+/// The L2 norm of each trainable weight's gradient, by path, in the order of the model; weights without a gradient
+/// are left out. The squares are summed in f64, and the norm is not finite if the gradient is not.
+///
+/// # Errors
+/// If a device cannot be read.
+pub fn gradient_norms(model: &dyn Parameters, gradients: &Gradients) -> Result<Vec<(String, f64)>> {
+    let squares = squares(model, gradients)?;
+    Ok(squares.into_iter().map(|(path, square)| (path.to_owned(), square.sqrt())).collect())
+}
+
+/// The L2 norm of all gradients of a model taken together, `√(Σ g²)`. The squares are summed in f64, in the order of
+/// the paths, so that it does not depend on how the model's fields are arranged.
+///
+/// # Errors
+/// If a gradient is not finite, or its square overflows f64 (its path is named), or a device cannot be read.
+pub fn global_norm(model: &dyn Parameters, gradients: &Gradients) -> Result<f64> {
+    let mut squares = squares(model, gradients)?;
+    squares.sort_by_key(|(path, _)| *path);
+    match squares.iter().find(|(_, square)| !square.is_finite()) {
+        Some((path, square)) => Err(Error::NonFiniteGradient { path: path.to_string(), norm: square.sqrt() }),
+        None => Ok(squares.iter().map(|(_, square)| square).sum::<f64>().sqrt()),
+    }
+}
+
+/// `Σ g²` of each trainable weight's gradient, in the order of the model.
+fn squares<'a>(model: &'a dyn Parameters, gradients: &Gradients) -> Result<Vec<(&'a str, f64)>> {
+    let trainable = model.parameters().into_iter().filter(|p| p.is_trainable());
+    let with_gradient = trainable.filter_map(|p| Some((p.path(), gradients.of_parameter(p.id())?)));
+    with_gradient.map(|(path, gradient)| Ok((path, sum_of_squares(gradient)?))).collect()
+}
+
+/// Scales all gradients of a model by `max_norm/norm` if their [global norm](global_norm) is larger than `max_norm`
+/// (Pascanu, Mikolov and Bengio, 2013, Algorithm 1); returns the norm before. Gradients by other leaves of the tape
+/// are left alone.
+///
+/// PyTorch scales by `max_norm/(norm + 10⁻⁶)`; here the norm afterwards is `max_norm` but for rounding.
+///
+/// # Errors
+/// If `max_norm` is not above 0, a gradient is not finite (its path is named; nothing has been changed), or a device
+/// fails.
+pub fn clip_norm(model: &dyn Parameters, gradients: &mut Gradients, max_norm: f64) -> Result<f64> {
+    if max_norm.is_nan() || max_norm <= 0.0 {
+        return Err(Error::argument("maximal norm", "a number above 0", max_norm));
+    }
+    let norm = global_norm(model, gradients)?;
+    if norm > max_norm {
+        replace_each(model, gradients, Map::Affine { mul: max_norm / norm, add: 0.0 })?;
+    }
+    Ok(norm)
+}
+
+/// Limits every element of a model's gradients to `−bound..=bound`. NaN stays NaN.
+///
+/// # Errors
+/// If `bound` is not above 0, or a device fails.
+pub fn clip_value(model: &dyn Parameters, gradients: &mut Gradients, bound: f64) -> Result<()> {
+    if bound.is_nan() || bound <= 0.0 {
+        return Err(Error::argument("bound of a gradient", "a number above 0", bound));
+    }
+    replace_each(model, gradients, Map::Clamp { low: -bound, high: bound })
+}
+
+fn replace_each(model: &dyn Parameters, gradients: &mut Gradients, f: Map) -> Result<()> {
+    for p in model.parameters().into_iter().filter(|p| p.is_trainable()) {
+        if let Some(gradient) = gradients.of_parameter(p.id()) {
+            let replaced = Tensor::map(f, &[gradient])?;
+            gradients.set_parameter(p.id(), replaced);
+        }
+    }
+    Ok(())
+}
+
+/// `Σ g²` in f64, each of eight partial sums over every eighth element: an order that does not depend on the machine.
+fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
+    fn sum<T: Copy>(values: &[T], widen: impl Fn(T) -> f64) -> f64 {
+        let mut lanes = [0.0f64; 8];
+        for chunk in values.chunks(8) {
+            for (lane, &v) in lanes.iter_mut().zip(chunk) {
+                let v = widen(v);
+                *lane += v * v;
+            }
+        }
+        lanes.iter().sum()
+    }
+    let host = gradient.to(&Device::cpu())?.contiguous()?;
+    Ok(match host.dtype() {
+        DType::F32 => sum(host.as_slice::<f32>().expect("made contiguous on the CPU"), f64::from),
+        DType::F64 => sum(host.as_slice::<f64>().expect("made contiguous on the CPU"), |v| v),
+        _ => sum(&host.to_f64_vec()?, |v| v),
+    })
+}

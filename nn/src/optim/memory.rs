@@ -1,0 +1,240 @@
+//! The walk over a model's weights that every optimiser makes, and what it remembers of each.
+
+use std::collections::BTreeMap;
+use std::ops::{Add, Div, Mul, Sub};
+
+use bytemuck::Pod;
+use limpid_autograd::Gradients;
+use limpid_tensor::{DType, Device, Element, Meta, Shape, Tensor};
+use smallvec::SmallVec;
+
+use super::{Group, Groups};
+use crate::state_dict::{LoadReport, Mismatch};
+use crate::{Error, Parameter, Parameters, Result, Role};
+
+/// A number that optimisers compute in.
+pub(super) trait Real:
+    Element + Pod + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
+{
+    /// Correctly rounded, so that every machine agrees.
+    fn sqrt(self) -> Self;
+}
+
+impl Real for f32 {
+    fn sqrt(self) -> f32 {
+        self.sqrt()
+    }
+}
+
+impl Real for f64 {
+    fn sqrt(self) -> f64 {
+        self.sqrt()
+    }
+}
+
+/// The formula of an optimiser, element by element.
+pub(super) trait Rule {
+    /// The names of the tensors it keeps for each weight. They start as zeros.
+    fn memory(&self) -> &'static [&'static str];
+
+    /// One step of one weight; `memory` has a slice for each name.
+    fn update<T: Real>(&self, at: At, weight: &mut [T], gradient: &[T], memory: &mut [&mut [T]]);
+}
+
+/// What differs between weights and between steps.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    /// Counted from 1, for each weight by itself: a weight that thaws late starts at 1.
+    pub step: u64,
+}
+
+/// What is remembered of every weight, by path.
+#[derive(Clone, Default)]
+pub(super) struct Memory {
+    slots: BTreeMap<String, Slot>,
+}
+
+#[derive(Clone)]
+struct Slot {
+    group: Group,
+    step: u64,
+    /// Empty until the first step.
+    tensors: SmallVec<[Tensor; 2]>,
+}
+
+const STEP: &str = "step";
+
+impl Memory {
+    /// Changes every trainable weight by `rule`.
+    #[track_caller]
+    pub fn step(
+        &mut self,
+        rule: &impl Rule,
+        groups: &Groups,
+        model: &mut dyn Parameters,
+        gradients: &Gradients,
+        learning_rate: f64,
+    ) -> Result<()> {
+        if !(learning_rate >= 0.0 && learning_rate.is_finite()) {
+            return Err(Error::argument("learning rate", "a finite number from 0", learning_rate));
+        }
+        self.prepare(groups, model, gradients)?;
+        let mut done = Ok(());
+        model.visit_mut(&mut |weight| {
+            if done.is_err() || !weight.is_trainable() {
+                return;
+            }
+            let Some(gradient) = gradients.of_parameter(weight.id()) else { return };
+            let slot = self.slots.get_mut(weight.path()).expect("every trainable weight has a slot");
+            done = match weight.value().dtype() {
+                DType::F32 => slot.advance::<f32>(rule, weight, gradient, learning_rate),
+                _ => slot.advance::<f64>(rule, weight, gradient, learning_rate),
+            };
+        });
+        done
+    }
+
+    /// Makes sure that a step can be made, before anything is changed.
+    #[track_caller]
+    fn prepare(&mut self, groups: &Groups, model: &dyn Parameters, gradients: &Gradients) -> Result<()> {
+        let (mut known, mut unsupported, mut missing) = (true, None, Vec::new());
+        model.visit(&mut |weight| {
+            if !weight.is_trainable() {
+                return;
+            }
+            known &= self.slots.contains_key(weight.path());
+            if !matches!(weight.value().dtype(), DType::F32 | DType::F64) {
+                unsupported = Some(weight);
+            }
+            if gradients.of_parameter(weight.id()).is_none() && !groups.missing_allowed() {
+                missing.push(weight.path().to_owned());
+            }
+        });
+        if let Some(weight) = unsupported {
+            return Err(Error::argument("dtype of a weight", "f32 or f64", format!("{weight:?}")));
+        }
+        if !missing.is_empty() {
+            return Err(Error::MissingGradients { paths: missing });
+        }
+        if known { Ok(()) } else { self.resolve(groups, model) }
+    }
+
+    /// Gives every weight its group, and a slot if it has none.
+    #[track_caller]
+    fn resolve(&mut self, groups: &Groups, model: &dyn Parameters) -> Result<()> {
+        for (path, group) in groups.resolve(model)? {
+            let empty = || Slot { group, step: 0, tensors: SmallVec::new() };
+            self.slots.entry(path).or_insert_with(empty).group = group;
+        }
+        Ok(())
+    }
+
+    /// What [`Optimizer::state`](super::Optimizer::state) returns.
+    pub fn save(&self, rule: &impl Rule, model: &dyn Parameters) -> Vec<(String, Tensor)> {
+        let mut state = Vec::new();
+        for weight in weights(model) {
+            let slot = self.slots.get(weight.path());
+            let step = slot.map_or(0, |slot| slot.step);
+            state.push((format!("{}.{STEP}", weight.path()), Tensor::scalar(step as i64)));
+            for (name, tensor) in rule.memory().iter().zip(slot.iter().flat_map(|slot| &slot.tensors)) {
+                state.push((format!("{}.{name}", weight.path()), tensor.clone()));
+            }
+        }
+        state
+    }
+
+    /// What [`Optimizer::load_state`](super::Optimizer::load_state) does.
+    #[track_caller]
+    pub fn load(
+        &mut self,
+        rule: &impl Rule,
+        groups: &Groups,
+        model: &dyn Parameters,
+        state: &BTreeMap<String, Tensor>,
+    ) -> Result<()> {
+        let mut loaded = Memory::default();
+        loaded.resolve(groups, model)?;
+        let mut report = LoadReport::default();
+        for weight in weights(model) {
+            let mut take =
+                |name: &str, meta: Meta| report.take(state, format!("{}.{name}", weight.path()), meta);
+            let count = take(STEP, Meta { shape: Shape::from([]), dtype: DType::I64 });
+            let Some(step) = count.map(|count| count.to_vec::<i64>()).transpose()?.map(|count| count[0])
+            else {
+                continue;
+            };
+            let names = if step == 0 { &[] } else { rule.memory() };
+            let tensors = names.iter().filter_map(|name| take(name, weight.meta())).cloned().collect();
+            let slot = loaded.slots.get_mut(weight.path()).expect("every weight has a slot");
+            match u64::try_from(step) {
+                Ok(step) => (slot.step, slot.tensors) = (step, tensors),
+                Err(_) => report.mismatched.push(Mismatch {
+                    name: format!("{}.{STEP}", weight.path()),
+                    expected: "a count".into(),
+                    found: step.to_string(),
+                }),
+            }
+        }
+        report.reject_others(state);
+        if !report.is_complete() {
+            return Err(Error::Load { origin: "optimiser state".into(), report: Box::new(report) });
+        }
+        *self = loaded;
+        Ok(())
+    }
+}
+
+impl Slot {
+    #[track_caller]
+    fn advance<T: Real>(
+        &mut self,
+        rule: &impl Rule,
+        weight: &mut Parameter,
+        gradient: &Tensor,
+        learning_rate: f64,
+    ) -> Result<()> {
+        let meta = weight.meta();
+        assert_eq!(gradient.meta(), meta, "step: the gradient of {} differs from it", weight.path());
+        if self.tensors.is_empty() {
+            self.tensors.extend(rule.memory().iter().map(|_| Tensor::zeros(&meta.shape, meta.dtype)));
+        }
+        for tensor in &self.tensors {
+            assert_eq!(tensor.meta(), meta, "step: what is remembered of {} differs from it", weight.path());
+        }
+        // Elsewhere than on the CPU a weight is fetched, updated and sent back.
+        let device = weight.value().device().clone();
+        let gradient = gradient.to(&Device::cpu())?.contiguous()?;
+        let gradient = gradient.as_slice::<T>().expect("made contiguous on the CPU");
+        let mut memory: SmallVec<[&mut [T]; 2]> = SmallVec::new();
+        for tensor in &mut self.tensors {
+            memory.push(writable(tensor)?);
+        }
+        self.step += 1;
+        let at = At {
+            learning_rate: learning_rate * self.group.rate_scale,
+            weight_decay: self.group.weight_decay,
+            step: self.step,
+        };
+        rule.update(at, writable(weight.value_mut())?, gradient, &mut memory);
+        if device != Device::cpu() {
+            let value = weight.value().to(&device)?;
+            weight.set_value(value);
+        }
+        Ok(())
+    }
+}
+
+/// The elements for writing; if something else refers to them, a copy takes their place first.
+fn writable<T: Real>(x: &mut Tensor) -> Result<&mut [T]> {
+    if x.as_mut_slice::<T>().is_none() {
+        let host = x.to(&Device::cpu())?.contiguous()?;
+        *x = Tensor::from_slice(host.as_slice::<T>().expect("made contiguous on the CPU"), x.shape());
+    }
+    Ok(x.as_mut_slice().expect("a fresh tensor has one reference"))
+}
+
+fn weights(model: &dyn Parameters) -> impl Iterator<Item = &Parameter> {
+    model.parameters().into_iter().filter(|p| p.role() == Role::Weight)
+}
