@@ -3,8 +3,8 @@
 //! A reader's order: [`Parameter`] is what learns, [`Parameters`] and [`Module`] what a model is, [`Init`] where it
 //! starts; then [`Linear`], [`residual`], which is all of the connections, and [`Mlp`], which puts them together.
 
-mod activation;
 mod accumulate;
+mod activation;
 mod checkpoint;
 mod clip;
 pub mod data;
@@ -37,7 +37,7 @@ pub use mlp::{Mlp, MlpConfig};
 pub use module::{Module, Parameters};
 pub use norm::{BatchNorm1d, LayerNorm, RmsNorm, commit_updates};
 pub use parameter::{Parameter, Role};
-pub use sequential::Sequential;
-pub use summary::Summary;
 pub use schedule::Schedule;
+pub use sequential::Sequential;
 pub use state_dict::{LoadReport, LoadRules, Mismatch, save_weights, state_dict};
+pub use summary::Summary;
