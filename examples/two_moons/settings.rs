@@ -1,10 +1,11 @@
 //! What a person can ask for on the command line, checked before anything runs.
 
+use std::f64::consts::FRAC_1_SQRT_2;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
-use limpid::nn::init::Scheme;
-use limpid::nn::{Activation, ConnectionKind};
+use limpid::nn::residual::{Connection, Gated, Identity, Plain, Scaled};
+use limpid::nn::{Activation, Fan, Init, Initializer};
 use serde_json::{Value, json};
 
 /// Trains a 20-layer network on two moons, once per residual variant, and writes down every layer's gradient norm.
@@ -98,6 +99,48 @@ Examples:
   two_moons --seeds 5                    is it luck? five seeds and their spread
   two_moons --data mine.csv              your own points";
 
+/// A way to join the layers, by the name it has on the command line and in every file.
+#[derive(Clone, Copy)]
+pub struct Variant {
+    pub name: &'static str,
+    /// What it computes, for figures and tables.
+    pub formula: &'static str,
+    /// Makes the connection of one block, given its place and the network's width.
+    pub connect: fn(&Init, usize) -> Box<dyn Connection>,
+}
+
+impl Variant {
+    pub const ALL: &[Variant] = &[
+        Variant { name: "plain", formula: "x' = h", connect: |_, _| Box::new(Plain) },
+        Variant { name: "residual", formula: "x' = x + h", connect: |_, _| Box::new(Identity) },
+        Variant {
+            name: "scaled",
+            formula: "x' = x + h/√2",
+            connect: |_, _| Box::new(Scaled::new(FRAC_1_SQRT_2)),
+        },
+        Variant {
+            name: "gated",
+            formula: "x' = (1−g)·x + g·h",
+            connect: |init, width| Box::new(Gated::new(init, width)),
+        },
+    ];
+}
+
+/// How the weights start; their biases are 0, but for the default.
+fn initializer(name: &str, activation: Activation) -> Result<Option<Initializer>, String> {
+    let gain = activation.gain();
+    match name {
+        "default" => Ok(None),
+        "he" => Ok(Some(Initializer::KaimingNormal { fan: Fan::In, gain })),
+        "xavier" => Ok(Some(Initializer::XavierUniform { gain })),
+        "orthogonal" => Ok(Some(Initializer::Orthogonal { gain })),
+        "truncated-normal" => Ok(Some(Initializer::TruncatedNormal { std: 0.02, bound: 0.04 })),
+        _ => Err(format!(
+            "--init: expected default, he, xavier, orthogonal or truncated-normal, found {name:?}"
+        )),
+    }
+}
+
 /// How the step size is kept in bounds.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Recipe {
@@ -108,12 +151,13 @@ pub enum Recipe {
 }
 
 /// One run's arguments in their final form.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     pub arguments: Arguments,
-    pub variants: Vec<(String, ConnectionKind)>,
+    pub variants: Vec<Variant>,
     pub activation: Activation,
-    pub scheme: Scheme,
+    /// `None`: as a linear layer usually starts.
+    pub initial: Option<Initializer>,
     pub clip: Option<f64>,
 }
 
@@ -125,7 +169,8 @@ impl Settings {
                 error.exit(); // --help and --version
             }
             let message = error.to_string();
-            let line: Vec<&str> = message.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+            let line: Vec<&str> =
+                message.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
             eprintln!("{}", line.join(" "));
             std::process::exit(2);
         });
@@ -153,22 +198,37 @@ impl Settings {
         if let Some(clip) = a.clip {
             within("clip", clip, clip >= 0.0, "a number of at least 0")?;
         }
-        let mut variants: Vec<(String, ConnectionKind)> = Vec::new();
+        let mut variants: Vec<Variant> = Vec::new();
         for name in &a.variants {
-            let kind: ConnectionKind = name.parse().map_err(|e| format!("--variants: {e}"))?;
-            if variants.iter().any(|(known, _)| known == name) {
+            let known = Variant::ALL.iter().find(|variant| variant.name == name);
+            let Some(&variant) = known else {
+                let names: Vec<&str> = Variant::ALL.iter().map(|variant| variant.name).collect();
+                return Err(format!("--variants: expected some of {}, found {name:?}", names.join(", ")));
+            };
+            if variants.iter().any(|earlier| earlier.name == name) {
                 return Err(format!("--variants: {name} is named twice"));
             }
-            variants.push((name.clone(), kind));
+            variants.push(variant);
         }
+        let activation: Activation = a.activation.parse().map_err(|e| format!("--activation: {e}"))?;
         let default_clip = (a.recipe == Recipe::Stable).then_some(1.0);
         Ok(Settings {
             variants,
-            activation: a.activation.parse().map_err(|e| format!("--activation: {e}"))?,
-            scheme: a.init.parse().map_err(|e| format!("--init: {e}"))?,
+            activation,
+            initial: initializer(&a.init, activation)?,
             clip: a.clip.or(default_clip).filter(|&clip| clip > 0.0),
             arguments,
         })
+    }
+
+    /// What one run's numbers depend on, but for its variant, its seed and how long it lasts: a checkpoint goes on only
+    /// under the same.
+    pub fn of_one_run(&self) -> Value {
+        let mut all = self.to_json();
+        for free in ["variants", "seed", "seeds", "epochs"] {
+            all.as_object_mut().and_then(|all| all.remove(free));
+        }
+        all
     }
 
     /// Everything that changes a number in the results, for run.json, and to compare before resuming.

@@ -16,6 +16,8 @@ mod stored;
 mod threads;
 mod walk;
 
+pub use threads::set_threads;
+
 use crate::primitive::{Fused, Map, Reduce};
 use crate::rng::{Distribution, Key};
 use crate::{Backend, DType, Layout, Result, Shape, Tensor};

@@ -6,6 +6,19 @@
 use bytemuck::Pod;
 use rayon::prelude::*;
 
+use crate::{Error, Result};
+
+/// Sets how many threads large operations use, once, before the first of them. Results do not depend on it.
+///
+/// # Errors
+/// If they have already started.
+pub fn set_threads(count: usize) -> Result<()> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(count)
+        .build_global()
+        .map_err(|e| Error::Device { device: "cpu".into(), message: format!("{count} threads: {e}") })
+}
+
 /// Results of at least this many elements are computed by several threads.
 pub(super) const PARALLEL: usize = 1 << 18;
 /// Elements of one thread's task.
