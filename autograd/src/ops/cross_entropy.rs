@@ -3,7 +3,6 @@
 use limpid_tensor::{DType, Fused, Inferred, Meta, Result, Tensor};
 
 use crate::op::{Cotangents, Needs, Op, Pullback, Pushforward};
-use crate::ops::elementwise::where_;
 use crate::ops::fused;
 use crate::ops::softmax::row_sum;
 use crate::var::Var;
@@ -14,15 +13,10 @@ use crate::var::Var;
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct CrossEntropy;
 
-/// Where the class is the label, as bool `[N, C]`.
-fn is_label<'t>(labels: Var<'t>, classes: usize) -> Var<'t> {
-    let classes = Tensor::arange(0.0, classes as f64, 1.0, DType::I64);
-    labels.unsqueeze(1).equal(labels.tape().constant_here(&classes))
-}
-
 /// `softmax(x) − onehot(label)`: the gradient of each row's loss.
 fn gradient<'t>(x: Var<'t>, labels: Var<'t>) -> Var<'t> {
-    x.softmax(1) - is_label(labels, x.shape()[1]).cast(x.dtype())
+    let label = labels.unsqueeze(1);
+    x.softmax(1).scatter_add(1, label, x.fill(-1.0).expand(label.shape()))
 }
 
 impl Op for CrossEntropy {
@@ -64,8 +58,7 @@ impl Op for CrossEntropy {
     }
 
     fn expand<'t>(&self, x: &[Var<'t>]) -> Option<Var<'t>> {
-        let (y, hit) = (x[0].log_softmax(1), is_label(x[1], x[0].shape()[1]));
-        Some(-row_sum(where_(hit, y, y.fill(0.0))).squeeze(1))
+        Some(-x[0].log_softmax(1).gather(1, x[1].unsqueeze(1)).squeeze(1))
     }
 
     fn flops(&self, x: &[&Meta], _y: &Meta) -> u64 {

@@ -17,6 +17,8 @@ use crate::var::Var;
 ///
 /// With `ĝ = ȳ∘γ`: `x̄ = r·(ĝ − mean(ĝ) − x̂·mean(ĝ∘x̂))`, `γ̄ = Σ_rows ȳ∘x̂`, `β̄ = Σ_rows ȳ`.
 ///
+/// It is an RMS norm of the centred row, and so is its rule: as x̂ has mean 0, x̄ is the centred `r·(ĝ − x̂·mean(ĝ∘x̂))`.
+///
 /// J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer Normalization", arXiv:1607.06450.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct LayerNorm {

@@ -54,15 +54,19 @@ fn fused_is_expanded() {
 }
 
 #[test]
-fn no_rows_have_no_gradient() {
+fn sizes_of_zero() {
     for expanded in [false, true] {
         let tape = Tape::new().with_fused_expanded(expanded);
-        let (x, w, b) = (zeros(&tape, &[0, 3]), zeros(&tape, &[2, 3]), zeros(&tape, &[2]));
-        let y = x.linear(w, Some(b), Activation::Relu);
-        assert_eq!(y.shape().to_string(), "[0, 2]");
-        let gradients = tape.backward(y.sum(&[])).unwrap();
-        assert_eq!(gradients.of(w).unwrap().to_f64_vec().unwrap(), [0.0; 6]);
-        assert_eq!(gradients.of(b).unwrap().to_f64_vec().unwrap(), [0.0; 2]);
+        for (rows, columns, out) in [(0, 3, 2), (2, 0, 3), (2, 3, 0)] {
+            let (x, w) = (zeros(&tape, &[rows, columns]), zeros(&tape, &[out, columns]));
+            let b = tape.variable(&Tensor::ones([out], DType::F64));
+            let y = x.linear(w, Some(b), Activation::Relu);
+            assert_eq!(to_vec(y), vec![1.0; rows * out]);
+            let gradients = tape.backward(y.sum(&[])).unwrap();
+            assert_eq!(gradients.of(x).unwrap().to_f64_vec().unwrap(), vec![0.0; rows * columns]);
+            assert_eq!(gradients.of(w).unwrap().to_f64_vec().unwrap(), vec![0.0; out * columns]);
+            assert_eq!(gradients.of(b).unwrap().to_f64_vec().unwrap(), vec![rows as f64; out]);
+        }
     }
 }
 

@@ -67,8 +67,8 @@ impl Orders {
     }
 }
 
-/// That an operation in one pass, its expansion, the same on a device that has no fused kernel, and both in f32 agree
-/// in value and in first and second derivative.
+/// That an operation in one pass, its expansion, the same on a device that has no fused kernel, and both in narrower
+/// dtypes agree in value and in first and second derivative.
 #[track_caller]
 fn agrees(name: &str, f: impl for<'t> Fn(&[Var<'t>]) -> Var<'t>, inputs: &[Tensor]) {
     let expanded = || Tape::new().with_fused_expanded(true);
@@ -81,10 +81,12 @@ fn agrees(name: &str, f: impl for<'t> Fn(&[Var<'t>]) -> Var<'t>, inputs: &[Tenso
     assert_eq!(elsewhere.nodes, fused.nodes, "{name} where there is no kernel");
     elsewhere.assert_near(&reference, 1e-12, &format!("{name} where there is no kernel"));
 
-    let narrow = Orders::of(&Tape::new(), &f, inputs, DType::F32);
-    narrow.assert_near(&reference, 2e-5, &format!("{name}, f32 against f64"));
-    let narrow = Orders::of(&expanded(), &f, inputs, DType::F32);
-    narrow.assert_near(&reference, 2e-5, &format!("{name}, expanded, f32 against f64"));
+    for (dtype, tolerance) in [(DType::F32, 2e-5), (DType::BF16, 5e-2)] {
+        for tape in [Tape::new(), expanded()] {
+            let narrow = Orders::of(&tape, &f, inputs, dtype);
+            narrow.assert_near(&reference, tolerance, &format!("{name}, {dtype} against f64"));
+        }
+    }
 }
 
 /// The message with which recording fails.
