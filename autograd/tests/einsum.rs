@@ -11,7 +11,7 @@ use check::{check, layouts, normal};
 use limpid_autograd::Tape;
 use limpid_autograd::ops::einsum::einsum;
 use limpid_tensor::rng::Key;
-use limpid_tensor::{DType, Layout, Tensor};
+use limpid_tensor::{DType, Tensor};
 
 /// Every assignment of values to indices, each adding its product to one element of the output.
 fn loops(inputs: &[Vec<char>], output: &[char], operands: &[Tensor]) -> Vec<f64> {
@@ -123,10 +123,10 @@ fn agrees_with_nested_loops_for_sizes_0_and_1() {
 fn agrees_with_nested_loops_for_specs_nobody_thought_of() {
     for case in 0..500 {
         let key = Key::new(11).fold(case);
-        let draws = Cell::new(0);
+        let mut draws = 0;
         let mut below = |n: u64| {
-            draws.set(draws.get() + 1);
-            key.bits(draws.get()) % n
+            draws += 1;
+            key.bits(draws) % n
         };
         let mut letters = |n: u64| -> Vec<char> { (0..n).map(|_| (b'a' + below(5) as u8) as char).collect() };
         let inputs: Vec<Vec<char>> = (0..1 + case % 4).map(|i| letters((case / 4 + i) % 4)).collect();
@@ -170,6 +170,13 @@ fn a_matrix_product_is_one_operation() {
     let before = tape.len();
     einsum("bij,bjk->bik", &x);
     assert_eq!(tape.len(), before + 1);
+}
+
+#[test]
+fn a_program_that_has_not_run_has_shapes() {
+    let tape = Tape::dry();
+    let x = [tape.constant(&normal(&[2, 3, 3], 1)), tape.constant(&normal(&[3, 4], 2))];
+    assert_eq!(einsum("abb,bc->ca", &x).shape().to_string(), "[4, 2]");
 }
 
 #[test]
@@ -230,8 +237,8 @@ fn a_wrong_spec_is_explained_at_the_callers_line() {
         ("ij->i-", &[matrix], "'-' in the output is not an index; an index is one of a–z, A–Z"),
         ("ij->ii", &[matrix], "the output names index 'i' twice"),
         ("ij->ik", &[matrix], "the output names index 'k', which no operand has"),
-        ("ij,jk->ik", &[matrix], "the spec names 2 operands, 1 are given"),
-        ("", &[], "the spec names 1 operands, 0 are given"),
+        ("ij,jk->ik", &[matrix], "the number of operands is 2 in the spec and 1 in the call"),
+        ("", &[], "the number of operands is 1 in the spec and 0 in the call"),
         ("ij,jk->ik", &[matrix, &[3]], "operand 1 is named \"jk\", 2 axes, and has shape [3]"),
         ("->", &[matrix], "operand 0 is named \"\", 0 axes, and has shape [2, 3]"),
         (
@@ -253,8 +260,10 @@ fn a_wrong_spec_is_explained_at_the_callers_line() {
     for (spec, shapes, expected) in cases {
         let tape = Tape::new();
         let x: Vec<_> = shapes.iter().map(|shape| tape.constant(&normal(shape, 1))).collect();
-        let line = line!() + 1;
-        let (message, at) = panic_of(|| drop(einsum(spec, &x)));
+        let line = line!() + 2;
+        let (message, at) = panic_of(|| {
+            einsum(spec, &x);
+        });
         assert_eq!(message, format!("einsum {spec:?}: {expected}"));
         assert_eq!(at, line, "{spec}");
     }
@@ -265,8 +274,12 @@ fn mixed_and_whole_dtypes_are_refused() {
     let tape = Tape::new();
     let x = tape.constant(&normal(&[2], 1));
     let (single, whole) = (x.cast(DType::F32), x.cast(DType::I64));
-    let (message, _) = panic_of(|| drop(einsum("i,i->", &[x, single])));
+    let (message, _) = panic_of(|| {
+        einsum("i,i->", &[x, single]);
+    });
     assert_eq!(message, "einsum \"i,i->\": operand 0 is f64 and operand 1 is f32");
-    let (message, _) = panic_of(|| drop(einsum("i,i->", &[whole, whole])));
+    let (message, _) = panic_of(|| {
+        einsum("i,i->", &[whole, whole]);
+    });
     assert_eq!(message, "einsum \"i,i->\": products of i64 are not defined");
 }

@@ -194,6 +194,18 @@ fn derivatives() {
 }
 
 #[test]
+fn an_index_has_no_cotangent_even_if_asked_for() {
+    let tape = Tape::new();
+    let x = tape.variable(&normal(&[3], 1));
+    let index = tape.constant(&Tensor::from_vec(vec![2i64, 2, 0], [3]));
+    let g = tape.constant(&Tensor::ones([3], DType::F64));
+    for y in [x.gather(0, index), x.scatter_add(0, index, x)] {
+        let cotangents = tape.vjp(y, g, &[x, index]).unwrap();
+        assert!(cotangents[0].is_some() && cotangents[1].is_none());
+    }
+}
+
+#[test]
 fn an_index_beyond_the_axis_is_an_error_at_the_line_that_used_it() {
     for (i, wrong) in [3i64, -1].into_iter().enumerate() {
         let tape = Tape::new();

@@ -108,7 +108,8 @@ fn parse(spec: &str) -> Result<Parsed, String> {
 /// Whether operands of these shapes are what the spec names.
 fn fits((inputs, output): Parsed, shapes: &[Vec<usize>]) -> Result<Parsed, String> {
     if inputs.len() != shapes.len() {
-        return Err(format!("the spec names {} operands, {} are given", inputs.len(), shapes.len()));
+        let (named, given) = (inputs.len(), shapes.len());
+        return Err(format!("the number of operands is {named} in the spec and {given} in the call"));
     }
     let mut sizes: Vec<(char, usize, usize)> = Vec::new();
     for (operand, (indices, shape)) in inputs.iter().zip(shapes).enumerate() {

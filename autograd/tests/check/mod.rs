@@ -134,7 +134,7 @@ impl<F: for<'t> Fn(&[Var<'t>]) -> Var<'t>> Check<'_, F> {
     /// what rules declare to read.
     #[track_caller]
     fn partial_tracking(&self, g: &Tensor, floats: &[usize], expected: &[Vec<f64>]) {
-        let alone = floats.iter().map(|i| std::slice::from_ref(i));
+        let alone = floats.iter().map(std::slice::from_ref);
         for tracked in alone.chain([floats]) {
             let tape = Tape::new();
             let x = self.place(&tape, self.inputs, tracked);
@@ -168,7 +168,7 @@ impl<F: for<'t> Fn(&[Var<'t>]) -> Var<'t>> Check<'_, F> {
     /// ⟨g, J·v⟩ = ⟨Jᵀ·g, v⟩.
     #[track_caller]
     fn adjoint(&self, g: &Tensor, v: &[Tensor], floats: &[usize], first: &[Vec<f64>]) {
-        let alone = floats.iter().map(|i| std::slice::from_ref(i));
+        let alone = floats.iter().map(std::slice::from_ref);
         for moved in alone.chain([floats]) {
             let tape = Tape::new();
             let x = self.place(&tape, self.inputs, floats);
