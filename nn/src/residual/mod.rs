@@ -142,8 +142,15 @@ pub trait Connection: Parameters {
 
     /// `mixed + bᵀ ⊗ output`, with one branch edge: the one by which `output` enters. It is a node of its own even
     /// where there is nothing to compute, so that the edge exists.
+    ///
+    /// # Panics
+    /// If the two differ in shape or dtype. (Broadcasting a branch over its stream is never meant.)
     #[track_caller]
     fn write<'t>(&self, mixed: Option<Var<'t>>, output: Var<'t>, b: Coefficient<'t>) -> Var<'t> {
+        if let Some(mixed) = mixed {
+            let (stream, branch) = (mixed.meta(), output.meta());
+            assert!(stream == branch, "write: the branch must keep the stream's {stream}, found {branch}");
+        }
         match (mixed, b) {
             (None, Coefficient::Constant(1.0)) => output.tape().record(Write, &[output.branch()]),
             (None, b) => b.times(output.branch()),
@@ -356,6 +363,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "write: the branch must keep the stream's f64[2, 3], found f64[2, 1]")]
+    fn a_branch_does_not_broadcast_over_its_stream() {
+        let branch = Linear::new(&init(), 3, 1, Activation::Relu);
+        let tape = Tape::new();
+        Residual { connection: Identity, branch }.forward(tape.variable(&input()));
     }
 
     #[test]
