@@ -17,6 +17,7 @@
 //! beside its function.
 
 mod backward;
+mod effects;
 mod error;
 mod forward;
 mod memory;
@@ -29,6 +30,7 @@ mod value;
 mod var;
 
 pub use backward::Gradients;
+pub use effects::Update;
 pub use error::{Error, Result, Site};
 pub use memory::{Memory, ReadAudit};
 pub use op::{Cotangents, Derivative, Needs, Op, Pullback, Purity, Pushforward};

@@ -44,6 +44,8 @@ pub struct Tape {
     failure: RefCell<Option<Error>>,
     pub(crate) drops: Drops,
     pub(crate) reads: RefCell<Option<ReadLog>>,
+    /// What should change outside the tape once the program has run.
+    pub(crate) updates: RefCell<Vec<(ParamId, Tensor)>>,
     epoch: Cell<u32>,
     pub(crate) recording: Cell<bool>,
     settings: Settings,
@@ -109,6 +111,7 @@ impl Tape {
             failure: RefCell::default(),
             drops: Drops::default(),
             reads: RefCell::default(),
+            updates: RefCell::default(),
             epoch: Cell::new(0),
             recording: Cell::new(kind != Kind::Inference),
             settings: Settings {
@@ -178,6 +181,7 @@ impl Tape {
         parameters.order.clear();
         *self.failure.get_mut() = None;
         *self.reads.get_mut() = None;
+        self.updates.get_mut().clear();
         self.drops = Drops::default();
         self.epoch.set(self.epoch.get() + 1);
         self.settings.step = step;

@@ -157,6 +157,42 @@ pub(crate) fn matches(pattern: &str, path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Activation, BatchNorm1d, Init, Linear, Sequential};
+    use limpid_autograd::Tape;
+    use limpid_tensor::Tensor;
+
+    fn model() -> Sequential {
+        let (layer, norm) = (Init::new(0).enter("layer"), Init::new(0).enter("norm"));
+        Sequential::new(vec![
+            Box::new(Linear::new(&layer, 2, 3, Activation::Relu)),
+            Box::new(BatchNorm1d::new(&norm, 3)),
+        ])
+    }
+
+    #[test]
+    fn sizes() {
+        let mut model = model();
+        // Weights 6 + 3 + 3 + 3, buffers 3 + 3 and one i64.
+        assert_eq!((model.weight_count(), model.bytes()), (15, 4 * 21 + 8));
+        model.cast(DType::F64).unwrap();
+        assert_eq!((model.weight_count(), model.bytes()), (15, 8 * 21 + 8));
+        model.move_to(&Device::cpu()).unwrap();
+    }
+
+    #[test]
+    fn what_is_frozen_gets_no_gradient() {
+        let mut model = model();
+        assert_eq!(model.set_frozen("*", true).unwrap(), 4);
+        assert_eq!(model.set_frozen("layer.*", false).unwrap(), 2);
+        assert!(model.set_frozen("norm.running_*", true).is_err(), "buffers are no weights");
+        let tape = Tape::new();
+        let x = Tensor::from_vec(vec![1.0f32, 2.0, -1.0, 0.5], [2, 2]);
+        let gradients = tape.backward(model.forward(tape.constant(&x)).sum(&[])).unwrap();
+        for parameter in model.parameters() {
+            let expected = parameter.path().starts_with("layer.");
+            assert_eq!(gradients.of_parameter(parameter.id()).is_some(), expected, "{parameter:?}");
+        }
+    }
 
     #[test]
     fn patterns() {

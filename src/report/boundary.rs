@@ -9,7 +9,7 @@ use super::svg::{Element, Path};
 /// Tints between certainty of one class and of the other. Even, so that the boundary lies between two of them.
 const TINTS: usize = 12;
 /// Tinted cells per pixel of a panel.
-const RESOLUTION: f64 = 0.75;
+const RESOLUTION: f64 = 0.5;
 
 /// A classifier of two classes on a rectangle of the plane.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,9 +54,16 @@ impl BoundaryPanel {
         self
     }
 
-    /// With data points (x, y, class).
+    /// With data points (x, y, class). Those outside the rectangle are counted at the foot.
+    ///
+    /// # Panics
+    /// If a class is neither 0 nor 1.
+    #[track_caller]
     pub fn points(mut self, points: impl IntoIterator<Item = (f64, f64, usize)>) -> BoundaryPanel {
-        self.points.extend(points);
+        for point in points {
+            assert!(point.2 < 2, "boundary panel {:?}: a point of class {}, not 0 or 1", self.title, point.2);
+            self.points.push(point);
+        }
         self
     }
 
@@ -73,6 +80,12 @@ impl BoundaryPanel {
             a + (b - a) * u
         };
         row(j) + (row(j + 1) - row(j)) * v
+    }
+
+    /// Where a point lies in the rectangle, from 0 to 1 each way.
+    fn place(&self, &(x, y, _): &(f64, f64, usize)) -> Option<(f64, f64)> {
+        let (x, y) = ((x - self.x.0) / (self.x.1 - self.x.0), (y - self.y.0) / (self.y.1 - self.y.0));
+        ((0.0..=1.0).contains(&x) && (0.0..=1.0).contains(&y)).then_some((x, y))
     }
 
     /// The line of probability ½ by marching squares: where it crosses a cell's sides, joined.
@@ -148,12 +161,9 @@ impl BoundaryPanel {
         }
         for class in 0..2 {
             let mut dots = Path::new();
-            for &(x, y, c) in &self.points {
-                let (x, y) = ((x - self.x.0) / (self.x.1 - self.x.0), (y - self.y.0) / (self.y.1 - self.y.0));
-                if c.min(1) == class && (0.0..=1.0).contains(&x) && (0.0..=1.0).contains(&y) {
-                    let (x, y) = plot.at(x, y);
-                    dots.dot(x, y);
-                }
+            for (x, y) in self.points.iter().filter(|p| p.2 == class).filter_map(|p| self.place(p)) {
+                let (x, y) = plot.at(x, y);
+                dots.dot(x, y);
             }
             if !dots.is_empty() {
                 points(dots, class).into_iter().for_each(|layer| frame.push(layer));
@@ -252,7 +262,13 @@ impl Boundary {
             frame.ticks(&plot, &ticks(panel.x, 5), &ticks(panel.y, 5));
             frame.border(&plot);
         }
-        frame.finish(&self.notes, &self.description())
+        let points = self.panels.iter().flat_map(|panel| panel.points.iter().map(|point| panel.place(point)));
+        let lost = points.filter(Option::is_none).count();
+        let mut notes = self.notes.clone();
+        if lost > 0 {
+            notes.push(format!("Points outside the panels, left out: {lost}."));
+        }
+        frame.finish(&notes, &self.description())
     }
 
     fn key_entries(&self) -> Vec<(Element, String)> {
@@ -337,14 +353,16 @@ mod tests {
     }
 
     #[test]
-    fn points_outside_are_left_out() {
+    fn points_outside_are_left_out_and_counted() {
         let with = |points: Vec<(f64, f64, usize)>| {
             Boundary::new("t", ["a", "b"]).panel(panel(2, vec![0.2; 4]).points(points)).to_svg()
         };
         let dots = |svg: String| svg.matches("h0").count();
         let none = dots(with(vec![]));
         assert_eq!(dots(with(vec![(0.5, 0.5, 0), (0.2, 0.2, 1)])), none + 4);
-        assert_eq!(dots(with(vec![(1.5, 0.5, 0), (f64::NAN, 0.2, 1)])), none);
+        let outside = with(vec![(1.5, 0.5, 0), (f64::NAN, 0.2, 1)]);
+        assert!(outside.contains("left out: 2."));
+        assert_eq!(dots(outside), none);
     }
 
     #[test]

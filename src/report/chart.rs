@@ -3,10 +3,15 @@
 use super::frame::{self, Frame, Grid, Heading, Height, Plot, SMALL};
 use super::palette::{self, CATEGORY_COUNT, Ink, MUTED, TEXT};
 use super::scale::{Scale, Tick, number};
-use super::svg::{Element, Path, text_width};
+use super::svg::{self, Element, Path, text_width};
 
+/// How high the panels of one row are.
+const PLOT_HEIGHT: f64 = 260.0;
 /// How thick a line is.
 const LINE: f64 = 1.8;
+
+/// How wide a name at a line's end may be.
+const END_LABEL: f64 = 200.0;
 
 /// The meaning of an axis.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +28,7 @@ impl Axis {
         Axis { label: label.into(), log: false }
     }
 
-    /// An axis by powers of ten. Zero has no place on it: it is marked at the foot of the plot.
+    /// An axis by powers of ten. Zero and less have no place on it: they are marked at the foot of the plot.
     pub fn log(label: &str) -> Axis {
         Axis { label: label.into(), log: true }
     }
@@ -130,6 +135,11 @@ impl Series {
         }
     }
 
+    /// Its name, and a line below for where it diverged.
+    fn end_label_height(&self) -> f64 {
+        if self.diverged().is_some() { 29.0 } else { 16.0 }
+    }
+
     fn last_finite(&self) -> Option<usize> {
         self.points.iter().rposition(|(x, y)| x.is_finite() && y.is_finite())
     }
@@ -168,7 +178,7 @@ impl Panel {
     }
 }
 
-/// A figure of lines: one panel, whose lines are named where they end, or several side by side with the same
+/// A figure of lines: one panel, whose lines are named where they end (if they are few), or several side by side with the same
 /// axes and one key.
 ///
 /// ```
@@ -234,10 +244,10 @@ impl LineChart {
 
     /// With one more line in the last panel; the first makes a panel without a title.
     pub fn series(mut self, series: Series) -> LineChart {
-        if self.panels.is_empty() {
-            self.panels.push(Panel::default());
+        match self.panels.last_mut() {
+            Some(panel) => panel.series.push(series),
+            None => self.panels.push(Panel::default().series(series)),
         }
-        self.panels.iter_mut().last().into_iter().for_each(|panel| panel.series.push(series.clone()));
         self
     }
 
@@ -254,19 +264,20 @@ impl LineChart {
         let bands = all().flat_map(|s| s.band.iter().flat_map(|&(low, high)| [low, high]));
         let y = self.y.scale(all().flat_map(|s| s.points.iter().map(|p| p.1)).chain(bands)).rounded();
         let single = self.panels.len() <= 1;
+        let at_ends = single && all().map(Series::end_label_height).sum::<f64>() <= PLOT_HEIGHT;
 
         let mut frame = Frame::new(&self.title, &self.subtitle);
-        if !single {
+        if !at_ends {
             frame.key(&self.key, self.key_entries());
         }
         let headings: Vec<Heading> = match self.panels.is_empty() {
             true => vec![Heading::default()],
-            false => self.panels.iter().map(|panel| self.heading(panel, single)).collect(),
+            false => self.panels.iter().map(|panel| self.heading(panel, at_ends)).collect(),
         };
-        let height = if single || headings.len() <= 4 { 260.0 } else { 170.0 };
+        let height = if headings.len() <= 4 { PLOT_HEIGHT } else { 170.0 };
         let y_ticks = y.ticks((height / 32.0) as usize);
         let left = frame::gutter(y_ticks.iter().map(|tick| tick.label.as_str()));
-        let right = if single { self.end_label_width() } else { 6.0 };
+        let right = if at_ends { self.end_label_width() } else { 6.0 };
         let between = 26.0;
         let width = frame::panel_width(headings.len(), left + 22.0, between, right);
         let plots = frame.grid(&Grid {
@@ -278,7 +289,7 @@ impl LineChart {
             x_label: &self.x.full_label(),
             y_label: &self.y.full_label(),
         });
-        let x_ticks = x.ticks(((width / 46.0) as usize).clamp(2, 12));
+        let x_ticks = x.ticks(((width / 36.0) as usize).clamp(2, 12));
         let mut zeros = false;
         for (i, plot) in plots.iter().enumerate() {
             frame.axes(plot, &x_ticks, &y_ticks);
@@ -286,25 +297,43 @@ impl LineChart {
             if !series.iter().any(|s| s.last_finite().is_some()) {
                 frame.empty(plot, if series.is_empty() { "no data" } else { "no finite value" });
             }
-            series.iter().enumerate().for_each(|(k, s)| draw_band(&mut frame, plot, (x, y), s, k));
-            for (k, s) in series.iter().enumerate() {
+            let categories = self.panels.get(i).map_or(Vec::new(), |panel| self.categories(panel));
+            categories.iter().zip(series).for_each(|(&k, s)| draw_band(&mut frame, plot, (x, y), s, k));
+            for (&k, s) in categories.iter().zip(series) {
                 zeros |= draw_line(&mut frame, plot, (x, y), s, k);
             }
-            if single {
+            if at_ends {
                 self.end_labels(&mut frame, plot, (x, y), series);
             }
         }
         let mut notes = self.notes.clone();
         if zeros {
-            notes.push("Dots on the lower axis are exact zeros, which have no logarithm.".into());
+            notes.push("Dots on the lower axis are zero or negative: they have no logarithm.".into());
+        }
+        let lost = all().flat_map(|s| &s.points).filter(|p| x.position(p.0).is_none()).count();
+        if lost > 0 {
+            notes.push(format!("Points without a place on the lower axis, left out: {lost}."));
         }
         frame.finish(&notes, &self.description())
+    }
+
+    /// Which category each line of a panel is: in several panels, lines of one name have one colour.
+    fn categories(&self, panel: &Panel) -> Vec<usize> {
+        let mut names: Vec<&str> = Vec::new();
+        for series in self.panels.iter().flat_map(|p| &p.series) {
+            if !names.contains(&series.name.as_str()) {
+                names.push(&series.name);
+            }
+        }
+        let by_name = |s: &Series| names.iter().position(|name| *name == s.name);
+        let several = self.panels.len() > 1;
+        panel.series.iter().enumerate().map(|(i, s)| by_name(s).filter(|_| several).unwrap_or(i)).collect()
     }
 
     fn key_entries(&self) -> Vec<(Element, String)> {
         let mut entries: Vec<(Element, String)> = Vec::new();
         for panel in &self.panels {
-            for (index, series) in panel.series.iter().enumerate() {
+            for (index, series) in self.categories(panel).into_iter().zip(&panel.series) {
                 if entries.iter().all(|(_, name)| *name != series.name) {
                     let mut path = Path::new();
                     path.polyline([(0.0, 0.0), (18.0, 0.0)]);
@@ -323,10 +352,10 @@ impl LineChart {
         format!("diverged at {word} {}", number(at))
     }
 
-    fn heading(&self, panel: &Panel, single: bool) -> Heading {
+    fn heading(&self, panel: &Panel, at_ends: bool) -> Heading {
         let mut diverged = panel.series.iter().filter_map(|s| Some((s, s.diverged()?)));
         let alert = match (diverged.next(), diverged.count()) {
-            _ if single => String::new(),
+            _ if at_ends => String::new(),
             (None, _) => String::new(),
             (Some((series, at)), 0) => format!("✕ {} {}", series.name, self.divergence(at)),
             (Some((series, at)), more) => {
@@ -340,7 +369,7 @@ impl LineChart {
         let series = self.panels.iter().flat_map(|panel| &panel.series);
         let width = |s: &Series| {
             let second = s.diverged().map_or(0.0, |at| text_width(&self.divergence(at), 11.0));
-            text_width(&s.name, SMALL).max(second)
+            text_width(&s.name, SMALL).min(END_LABEL).max(second)
         };
         series.map(width).fold(0.0, f64::max) + 30.0
     }
@@ -349,11 +378,20 @@ impl LineChart {
     fn end_labels(&self, frame: &mut Frame, plot: &Plot, (x, y): (Scale, Scale), series: &[Series]) {
         let mut labels: Vec<(f64, f64, usize)> = Vec::new();
         for (index, s) in series.iter().enumerate() {
-            let end =
-                s.points.iter().rev().find_map(|&(px, py)| Some(plot.at(x.position(px)?, y.position(py)?)));
+            let end = (0..s.points.len()).rev().find_map(|i| {
+                let middle = if s.area { (s.band[i].0 + s.band[i].1) / 2.0 } else { s.points[i].1 };
+                Some(plot.at(x.position(s.points[i].0)?, y.position(middle)?))
+            });
             // A line of which nothing can be drawn is still named, at the foot.
-            let end = end.map_or(plot.y + plot.height, |(_, end)| end);
-            labels.push((end, if s.diverged().is_some() { 29.0 } else { 16.0 }, index));
+            let (across, end) = end.unwrap_or(plot.at(1.0, 0.0));
+            if plot.x + plot.width - across > 12.0 {
+                let mut guide = Path::new();
+                guide.polyline([(across + 8.0, end), (plot.x + plot.width, end)]);
+                frame.push(
+                    Element::path(guide).stroke(s.ink(index), 1.0).attribute("stroke-dasharray", "1 4"),
+                );
+            }
+            labels.push((end, s.end_label_height(), index));
         }
         labels.sort_by(|a, b| a.0.total_cmp(&b.0));
         let heights: Vec<(f64, f64)> = labels.iter().map(|l| (l.0, l.1)).collect();
@@ -365,7 +403,8 @@ impl LineChart {
             let first = centre - height / 2.0 + 8.0;
             leader.polyline([(edge + 4.0, end), (edge + 16.0, first)]);
             frame.push(s.line(leader, index, LINE));
-            frame.push(Element::text(edge + 22.0, first + 4.0, SMALL, TEXT, &s.name));
+            let name = svg::shorten(&s.name, END_LABEL, SMALL);
+            frame.push(Element::text(edge + 22.0, first + 4.0, SMALL, TEXT, &name));
             if let Some(at) = s.diverged() {
                 let note = self.divergence(at);
                 frame.push(Element::text(edge + 22.0, first + 18.0, 11.0, MUTED, &note));
@@ -418,7 +457,7 @@ fn draw_band(frame: &mut Frame, plot: &Plot, (x, y): (Scale, Scale), series: &Se
     }
 }
 
-/// Draws the line; whether it has zeros that a logarithmic scale cannot place.
+/// Draws the line; whether it has zeros or less, that a logarithmic scale cannot place.
 fn draw_line(frame: &mut Frame, plot: &Plot, (x, y): (Scale, Scale), series: &Series, index: usize) -> bool {
     let places: Vec<Option<(f64, f64)>> =
         series.points.iter().map(|p| Some(plot.at(x.position(p.0)?, y.position(p.1)?))).collect();
@@ -431,7 +470,7 @@ fn draw_line(frame: &mut Frame, plot: &Plot, (x, y): (Scale, Scale), series: &Se
             _ => line.polyline(thin(&run)),
         }
     }
-    let zero = |p: &&(f64, f64)| y.is_log() && p.1 == 0.0;
+    let zero = |p: &&(f64, f64)| y.is_log() && p.1.is_finite() && p.1 <= 0.0;
     let mut on_axis = Path::new();
     for across in series.points.iter().filter(zero).filter_map(|p| x.position(p.0)) {
         let (across, bottom) = plot.at(across, 0.0);
@@ -541,9 +580,26 @@ mod tests {
     #[test]
     fn zeros_on_a_log_axis_are_marked_and_explained() {
         let svg = chart([Series::new("a", [(0.0, 1.0), (1.0, 0.1), (2.0, 0.0), (3.0, 0.0)])]);
-        assert!(svg.contains("exact zeros"));
+        assert!(svg.contains("have no logarithm"));
         assert!(!svg.contains("diverged"));
-        assert!(!chart([Series::new("a", [(0.0, 1.0), (1.0, 0.1)])]).contains("exact zeros"));
+        assert!(!chart([Series::new("a", [(0.0, 1.0), (1.0, 0.1)])]).contains("have no logarithm"));
+    }
+
+    #[test]
+    fn one_name_has_one_colour_in_all_panels() {
+        let line = |name: &str| Series::new(name, [(0.0, 1.0), (1.0, 2.0)]);
+        let chart = LineChart::new("t", Axis::linear("x"), Axis::linear("y"))
+            .panel(Panel::new("one").series(line("a")).series(line("b")))
+            .panel(Panel::new("two").series(line("b")).series(line("c")));
+        assert_eq!(chart.categories(&chart.panels[1]), [1, 2]);
+        assert_eq!(chart.key_entries().len(), 3);
+    }
+
+    #[test]
+    fn points_that_cannot_be_placed_are_counted() {
+        let chart = LineChart::new("t", Axis::log("step"), Axis::linear("y"));
+        let svg = chart.series(Series::new("a", [(0.0, 1.0), (1.0, 2.0), (10.0, 3.0)])).to_svg();
+        assert!(svg.contains("left out: 1."));
     }
 
     #[test]

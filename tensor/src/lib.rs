@@ -55,7 +55,7 @@ mod storage;
 mod tensor;
 
 pub use backend::{Backend, Device};
-pub use cpu::Cpu;
+pub use cpu::{Cpu, set_threads};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub use half::bf16;

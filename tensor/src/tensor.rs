@@ -237,12 +237,13 @@ impl Tensor {
     #[track_caller]
     pub fn as_slice<T: Element>(&self) -> Option<&[T]> {
         assert_eq!(T::DTYPE, self.dtype, "as_slice: asked for {}, the tensor is {}", T::DTYPE, self.dtype);
+        let bytes = self.storage.host()?;
         if !self.layout.is_contiguous() {
             return None;
         }
-        let start = self.layout.offset() * self.dtype.size();
-        let bytes = self.storage.host()?.get(start..start + self.elements() * self.dtype.size())?;
-        Some(T::from_bytes(bytes))
+        // A view without elements may have its offset anywhere.
+        let start = if self.elements() == 0 { 0 } else { self.layout.offset() * self.dtype.size() };
+        Some(T::from_bytes(&bytes[start..start + self.elements() * self.dtype.size()]))
     }
 
     /// The elements for writing in place, if this tensor is alone in referring to its host memory and contiguous
@@ -456,4 +457,16 @@ fn same_device<'a>(name: &str, x: &[&'a Tensor]) -> &'a Device {
         assert!(other == device, "{name}: operands are on different devices, {device} and {other}");
     }
     device
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_without_elements_reads_as_an_empty_slice_wherever_its_offset_is() {
+        let view = Tensor::zeros([9, 0], DType::F32).slice(0, 2, 5, 1);
+        assert_eq!(view.as_slice::<f32>(), Some(&[][..]));
+        assert!(view.to_vec::<f32>().unwrap().is_empty());
+    }
 }

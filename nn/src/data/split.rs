@@ -171,7 +171,7 @@ mod tests {
     fn what_cannot_be_split_says_why() {
         let error = |labels: &[i64], fraction: f64| {
             let labels = Tensor::from_slice(labels, [labels.len()]);
-            stratified_split(&labels, fraction, Key::new(0)).err().expect("no split").to_string()
+            stratified_split(&labels, fraction, Key::new(0)).expect_err("no split").to_string()
         };
         assert_eq!(
             error(&[0, 0, 1], 0.5),

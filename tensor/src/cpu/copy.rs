@@ -3,7 +3,8 @@
 use bytemuck::Pod;
 use half::bf16;
 
-use super::map::{elementwise1, parallel_chunks};
+use super::map::elementwise1;
+use super::threads;
 use super::walk::{Cursor, Reader, data};
 use crate::{DType, Element, HostBuffer, Layout, Result, Shape, Tensor};
 
@@ -36,7 +37,7 @@ pub(super) use with_bits;
 pub(super) fn contiguous(x: &Tensor) -> Result<Tensor> {
     fn copy<T: Pod + Send + Sync>(x: &Tensor) -> Tensor {
         let mut buffer = HostBuffer::new(x.elements() * size_of::<T>());
-        parallel_chunks(buffer.as_mut::<T>(), |start, out| read_into(data(x), x.layout(), start, out));
+        threads::pieces(buffer.as_mut::<T>(), |start, out| read_into(data(x), x.layout(), start, out));
         buffer.into_tensor(x.shape(), x.dtype())
     }
     Ok(with_bits!(x.dtype(), T => copy::<T>(x)))

@@ -5,9 +5,9 @@ use half::bf16;
 use smallvec::SmallVec;
 
 use super::copy::with_bits;
-use super::map::Stored;
 use super::reduce::is_nan;
 use super::simd::widest;
+use super::stored::Stored;
 use super::walk::{BLOCK, Cursor, Reader, Run, data};
 use crate::{DType, Error, HostBuffer, Layout, Result, Shape, Tensor};
 

@@ -4,86 +4,14 @@
 //! vectors there are; strides are a [`Reader`]'s business.
 
 use bytemuck::Pod;
-use half::bf16;
-use rayon::prelude::*;
+use smallvec::SmallVec;
 
-use super::copy::{round_to_bf16, widen_bf16, with_bits};
+use super::copy::{cast, with_bits};
 use super::math::Float;
 use super::simd::widest;
+use super::threads;
 use super::walk::{BLOCK, Reader, contiguous_data};
 use crate::{DType, HostBuffer, Map, Result, Shape, Tensor};
-
-/// Results of at least this many elements are computed by several threads.
-pub(super) const PARALLEL: usize = 1 << 18;
-/// Elements of one thread's task.
-pub(super) const CHUNK: usize = 1 << 16;
-
-/// Calls `f` with pieces of `out` and where each starts, on several threads if `out` is large.
-pub(super) fn parallel_chunks<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
-    if out.len() < PARALLEL {
-        f(0, out);
-    } else {
-        out.par_chunks_mut(CHUNK).enumerate().for_each(|(i, chunk)| f(i * CHUNK, chunk));
-    }
-}
-
-/// What an element in memory is computed as: itself, but bf16 as f32.
-pub(super) trait Stored: Pod + Send + Sync {
-    /// The type computed in.
-    type Wide: Pod + PartialOrd + Send + Sync;
-    /// The exact value.
-    fn load(self) -> Self::Wide;
-    /// The nearest element.
-    fn store(v: Self::Wide) -> Self;
-}
-
-impl Stored for f32 {
-    type Wide = f32;
-    #[inline(always)]
-    fn load(self) -> f32 {
-        self
-    }
-    #[inline(always)]
-    fn store(v: f32) -> f32 {
-        v
-    }
-}
-
-impl Stored for f64 {
-    type Wide = f64;
-    #[inline(always)]
-    fn load(self) -> f64 {
-        self
-    }
-    #[inline(always)]
-    fn store(v: f64) -> f64 {
-        v
-    }
-}
-
-impl Stored for i64 {
-    type Wide = i64;
-    #[inline(always)]
-    fn load(self) -> i64 {
-        self
-    }
-    #[inline(always)]
-    fn store(v: i64) -> i64 {
-        v
-    }
-}
-
-impl Stored for bf16 {
-    type Wide = f32;
-    #[inline(always)]
-    fn load(self) -> f32 {
-        widen_bf16(self)
-    }
-    #[inline(always)]
-    fn store(v: f32) -> bf16 {
-        round_to_bf16(v)
-    }
-}
 
 /// Applies a function element by element, with broadcasting. i64 arithmetic wraps around.
 pub(super) fn map(f: Map, x: &[&Tensor]) -> Result<Tensor> {
@@ -95,78 +23,83 @@ pub(super) fn map(f: Map, x: &[&Tensor]) -> Result<Tensor> {
     Ok(match x[0].dtype() {
         DType::F32 => float::<f32>(f, x),
         DType::F64 => float::<f64>(f, x),
-        DType::BF16 => float::<bf16>(f, x),
+        // By way of f32 tensors: a loop of its own for every function would take a third of this crate's build.
+        DType::BF16 => {
+            let wide = x.iter().map(|x| cast(x, DType::F32)).collect::<Result<SmallVec<[Tensor; 3]>>>()?;
+            let y = map(f, &wide.iter().collect::<SmallVec<[&Tensor; 3]>>())?;
+            if y.dtype() == DType::F32 { cast(&y, DType::BF16)? } else { y }
+        }
         DType::I64 => integer(f, x),
         DType::Bool => boolean(f, x),
     })
 }
 
-fn float<S: Stored<Wide: Float>>(f: Map, x: &[&Tensor]) -> Tensor {
+fn float<T: Float>(f: Map, x: &[&Tensor]) -> Tensor {
     use Map::*;
-    let of = S::Wide::of;
+    let of = T::of;
     match f {
-        Neg => unary::<S>(x, |v| -v),
-        Abs => unary::<S>(x, Float::abs),
-        Sign => unary::<S>(x, Float::sign),
-        Exp => unary::<S>(x, Float::exp),
-        Expm1 => unary::<S>(x, Float::expm1),
-        Log => unary::<S>(x, Float::log),
-        Log1p => unary::<S>(x, Float::log1p),
-        Sqrt => unary::<S>(x, Float::sqrt),
-        Rsqrt => unary::<S>(x, |v| S::Wide::ONE / v.sqrt()),
-        Recip => unary::<S>(x, |v| S::Wide::ONE / v),
-        Sin => unary::<S>(x, Float::sin),
-        Cos => unary::<S>(x, Float::cos),
-        Tanh => unary::<S>(x, Float::tanh),
-        Sigmoid => unary::<S>(x, Float::sigmoid),
-        Erf => unary::<S>(x, Float::erf),
-        Softplus => unary::<S>(x, Float::softplus),
-        Relu => unary::<S>(x, Float::relu),
+        Neg => unary::<T>(x, |v| -v),
+        Abs => unary::<T>(x, Float::abs),
+        Sign => unary::<T>(x, Float::sign),
+        Exp => unary::<T>(x, Float::exp),
+        Expm1 => unary::<T>(x, Float::expm1),
+        Log => unary::<T>(x, Float::log),
+        Log1p => unary::<T>(x, Float::log1p),
+        Sqrt => unary::<T>(x, Float::sqrt),
+        Rsqrt => unary::<T>(x, |v| T::ONE / v.sqrt()),
+        Recip => unary::<T>(x, |v| T::ONE / v),
+        Sin => unary::<T>(x, Float::sin),
+        Cos => unary::<T>(x, Float::cos),
+        Tanh => unary::<T>(x, Float::tanh),
+        Sigmoid => unary::<T>(x, Float::sigmoid),
+        Erf => unary::<T>(x, Float::erf),
+        Softplus => unary::<T>(x, Float::softplus),
+        Relu => unary::<T>(x, Float::relu),
         LeakyRelu(slope) => {
             let slope = of(slope);
-            unary::<S>(x, move |v| if v > S::Wide::ZERO { v } else { slope * v })
+            unary::<T>(x, move |v| if v > T::ZERO { v } else { slope * v })
         }
         Elu(alpha) => {
             let alpha = of(alpha);
-            unary::<S>(
+            unary::<T>(
                 x,
                 #[inline(always)]
-                move |v| if v > S::Wide::ZERO { v } else { alpha * v.expm1() },
+                move |v| if v > T::ZERO { v } else { alpha * v.expm1() },
             )
         }
         Affine { mul, add } => {
             let (mul, add) = (of(mul), of(add));
-            unary::<S>(x, move |v| v * mul + add)
+            unary::<T>(x, move |v| v * mul + add)
         }
         // Products are exact to an ulp, and far faster than the general power.
-        Powf(1.0) => unary::<S>(x, |v| v),
-        Powf(2.0) => unary::<S>(x, |v| v * v),
-        Powf(3.0) => unary::<S>(x, |v| v * v * v),
-        Powf(-1.0) => unary::<S>(x, |v| S::Wide::ONE / v),
+        Powf(1.0) => unary::<T>(x, |v| v),
+        Powf(2.0) => unary::<T>(x, |v| v * v),
+        Powf(3.0) => unary::<T>(x, |v| v * v * v),
+        Powf(-1.0) => unary::<T>(x, |v| T::ONE / v),
         Powf(p) => {
             let p = of(p);
-            unary::<S>(x, move |v| v.pow(p))
+            unary::<T>(x, move |v| v.pow(p))
         }
         Clamp { low, high } => {
             let (low, high) = (of(low), of(high));
-            unary::<S>(x, move |v| {
+            unary::<T>(x, move |v| {
                 let v = if v < low { low } else { v };
                 if v > high { high } else { v }
             })
         }
-        Add => binary::<S>(x, |a, b| a + b),
-        Sub => binary::<S>(x, |a, b| a - b),
-        Mul => binary::<S>(x, |a, b| a * b),
-        Div => binary::<S>(x, |a, b| a / b),
-        Pow => binary::<S>(x, Float::pow),
-        Max => binary::<S>(x, Float::maximum),
-        Min => binary::<S>(x, Float::minimum),
-        Eq => compare(x, |a: S, b| a.load() == b.load()),
-        Ne => compare(x, |a: S, b| a.load() != b.load()),
-        Lt => compare(x, |a: S, b| a.load() < b.load()),
-        Le => compare(x, |a: S, b| a.load() <= b.load()),
-        Gt => compare(x, |a: S, b| a.load() > b.load()),
-        Ge => compare(x, |a: S, b| a.load() >= b.load()),
+        Add => binary::<T>(x, |a, b| a + b),
+        Sub => binary::<T>(x, |a, b| a - b),
+        Mul => binary::<T>(x, |a, b| a * b),
+        Div => binary::<T>(x, |a, b| a / b),
+        Pow => binary::<T>(x, Float::pow),
+        Max => binary::<T>(x, Float::maximum),
+        Min => binary::<T>(x, Float::minimum),
+        Eq => compare(x, |a: T, b| a == b),
+        Ne => compare(x, |a: T, b| a != b),
+        Lt => compare(x, |a: T, b| a < b),
+        Le => compare(x, |a: T, b| a <= b),
+        Gt => compare(x, |a: T, b| a > b),
+        Ge => compare(x, |a: T, b| a >= b),
         Not | And | Or | Where => unreachable!("{} has no float kernel", f.name()),
     }
 }
@@ -207,24 +140,12 @@ fn boolean(f: Map, x: &[&Tensor]) -> Tensor {
     }
 }
 
-#[inline(always)]
-fn unary<S: Stored<Wide: Float>>(x: &[&Tensor], f: impl Fn(S::Wide) -> S::Wide + Sync) -> Tensor {
-    elementwise1(
-        x[0],
-        x[0].dtype(),
-        #[inline(always)]
-        |v: S| S::store(f(v.load())),
-    )
+fn unary<T: Float>(x: &[&Tensor], f: impl Fn(T) -> T + Sync) -> Tensor {
+    elementwise1(x[0], x[0].dtype(), f)
 }
 
-#[inline(always)]
-fn binary<S: Stored<Wide: Float>>(x: &[&Tensor], f: impl Fn(S::Wide, S::Wide) -> S::Wide + Sync) -> Tensor {
-    elementwise2(
-        x,
-        x[0].dtype(),
-        #[inline(always)]
-        |a: S, b: S| S::store(f(a.load(), b.load())),
-    )
+fn binary<T: Float>(x: &[&Tensor], f: impl Fn(T, T) -> T + Sync) -> Tensor {
+    elementwise2(x, x[0].dtype(), f)
 }
 
 fn compare<T: Pod + Send + Sync>(x: &[&Tensor], f: impl Fn(T, T) -> bool + Sync) -> Tensor {
@@ -295,7 +216,7 @@ type Kernel3<'a, R, A, B, C> = &'a (dyn Fn(&mut [R], &[A], &[B], &[C]) + Sync);
 fn drive1<R: Pod + Send, A: Pod + Sync>(x: &Tensor, dtype: DType, kernel: Kernel1<R, A>) -> Tensor {
     let mut buffer = HostBuffer::new(x.elements() * size_of::<R>());
     let direct = contiguous_data::<A>(x);
-    parallel_chunks(buffer.as_mut::<R>(), |start, out| match direct {
+    threads::pieces(buffer.as_mut::<R>(), |start, out| match direct {
         Some(x) => kernel(out, &x[start..start + out.len()]),
         None => {
             let mut x = Reader::of(x, start);
@@ -312,10 +233,10 @@ where
     B: Pod + Sync,
 {
     let shape = broadcast_shape(x);
-    let (a, b) = (&stretched(x[0], &shape), &stretched(x[1], &shape));
+    let (a, b) = (&x[0].expand(&shape), &x[1].expand(&shape));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
     let direct = contiguous_data::<A>(a).zip(contiguous_data::<B>(b));
-    parallel_chunks(buffer.as_mut::<R>(), |start, out| match direct {
+    threads::pieces(buffer.as_mut::<R>(), |start, out| match direct {
         Some((a, b)) => kernel(out, &a[start..start + out.len()], &b[start..start + out.len()]),
         None => {
             let (mut a, mut b) = (Reader::of(a, start), Reader::of(b, start));
@@ -333,9 +254,9 @@ where
     C: Pod + Sync,
 {
     let shape = broadcast_shape(x);
-    let (a, b, c) = (&stretched(x[0], &shape), &stretched(x[1], &shape), &stretched(x[2], &shape));
+    let (a, b, c) = (&x[0].expand(&shape), &x[1].expand(&shape), &x[2].expand(&shape));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
-    parallel_chunks(buffer.as_mut::<R>(), |start, out| {
+    threads::pieces(buffer.as_mut::<R>(), |start, out| {
         let (mut a, mut b, mut c) = (Reader::of(a, start), Reader::of(b, start), Reader::of(c, start));
         for out in out.chunks_mut(BLOCK) {
             kernel(out, a.next(out.len()), b.next(out.len()), c.next(out.len()));
@@ -350,14 +271,11 @@ fn broadcast_shape(x: &[&Tensor]) -> Shape {
     })
 }
 
-fn stretched(x: &Tensor, shape: &Shape) -> Tensor {
-    x.expand(shape)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::fixture::{ALL, FLOATS, assert_close, naive, rounded, values, views};
     use super::super::simd::tests::at_every_level;
+    use super::super::threads::PARALLEL;
     use super::*;
     use Map::*;
 

@@ -2,9 +2,9 @@
 
 use bytemuck::Pod;
 use gemm::{Parallelism, gemm};
-use rayon::prelude::*;
 use smallvec::SmallVec;
 
+use super::threads;
 use super::walk::data;
 use crate::primitive::infer_matmul;
 use crate::{DType, Element, HostBuffer, Result, Shape, Tensor};
@@ -181,10 +181,12 @@ impl Plan {
             }
             Threads::Across => {
                 let flops = 2 * size * self.k.max(1);
-                let matrices = out.par_chunks_exact_mut(size).enumerate();
-                matrices
-                    .with_min_len(PARALLEL_FLOPS.div_ceil(4 * flops))
-                    .for_each(|(i, out)| self.multiply(a, b, i, out, Parallelism::None));
+                let each = PARALLEL_FLOPS.div_ceil(4 * flops);
+                threads::chunks(out, each * size, |task, out| {
+                    let matrices = out.chunks_exact_mut(size).enumerate();
+                    matrices
+                        .for_each(|(i, out)| self.multiply(a, b, task * each + i, out, Parallelism::None));
+                });
             }
         }
     }

@@ -12,7 +12,11 @@ mod random;
 mod reduce;
 mod scan;
 mod simd;
+mod stored;
+mod threads;
 mod walk;
+
+pub use threads::set_threads;
 
 use crate::primitive::{Fused, Map, Reduce};
 use crate::rng::{Distribution, Key};
@@ -22,7 +26,6 @@ use crate::{Backend, DType, Layout, Result, Shape, Tensor};
 #[derive(Debug)]
 pub struct Cpu;
 
-#[allow(unused_variables)]
 impl Backend for Cpu {
     fn name(&self) -> String {
         "cpu".into()

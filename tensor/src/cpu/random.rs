@@ -1,8 +1,8 @@
 //! Random tensors: each element from its own bits, so neither order nor number of threads can matter.
 
 use half::bf16;
-use rayon::prelude::*;
 
+use super::threads;
 use crate::rng::{Distribution, Key, inverse_normal_cdf, normal_cdf, open_unit, unit};
 use crate::{DType, Element, HostBuffer, Result, Shape, Tensor};
 
@@ -54,7 +54,7 @@ fn draw<T: Element>(what: Distribution, shape: &Shape, key: Key) -> Tensor {
 fn fill<T: Element>(shape: &Shape, key: Key, value: impl Fn(u64) -> f64 + Sync) -> Tensor {
     const { assert!(CHUNK.is_multiple_of(2), "a chunk holds whole blocks of two elements") }
     let size = T::DTYPE.size();
-    let write = |(chunk, bytes): (usize, &mut [u8])| {
+    let write = |chunk: usize, bytes: &mut [u8]| {
         for (block, pair) in bytes.chunks_mut(2 * size).enumerate() {
             let bits = key.pair((chunk * CHUNK / 2 + block) as u64);
             for (element, bits) in pair.chunks_exact_mut(size).zip(bits) {
@@ -65,9 +65,9 @@ fn fill<T: Element>(shape: &Shape, key: Key, value: impl Fn(u64) -> f64 + Sync) 
     let mut buffer = HostBuffer::new(shape.elements() * size);
     let bytes = buffer.as_mut::<u8>();
     if shape.elements() > CHUNK {
-        bytes.par_chunks_mut(CHUNK * size).enumerate().for_each(write);
+        threads::chunks(bytes, CHUNK * size, write);
     } else {
-        write((0, bytes));
+        write(0, bytes);
     }
     buffer.into_tensor(shape, T::DTYPE)
 }

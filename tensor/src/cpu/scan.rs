@@ -2,8 +2,8 @@
 
 use half::bf16;
 
-use super::map::Stored;
 use super::reduce::Number;
+use super::stored::Stored;
 use super::walk::{BLOCK, Reader};
 use crate::{DType, HostBuffer, Result, Tensor};
 

@@ -8,10 +8,10 @@ mod norm;
 mod softmax;
 
 use bytemuck::Pod;
-use rayon::prelude::*;
 
 use super::math::Float;
 use super::simd::widest;
+use super::threads;
 use super::walk::contiguous_data;
 use crate::primitive::Fused;
 use crate::{DType, Element, HostBuffer, Result, Tensor};
@@ -129,8 +129,7 @@ fn for_rows<T: Real>(out: &mut [T], width: usize, work: usize, f: impl Fn(usize,
     if out.len() / width * work < PARALLEL_ELEMENTS {
         task(0, out);
     } else {
-        let tasks = out.par_chunks_mut(width * rows_per_task).enumerate();
-        tasks.for_each(|(i, rows)| task(i * rows_per_task, rows));
+        threads::chunks(out, width * rows_per_task, |i, rows| task(i * rows_per_task, rows));
     }
 }
 

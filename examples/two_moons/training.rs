@@ -1,0 +1,262 @@
+//! The experiment itself: one network, one seed, every layer's gradient norm at every step.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use limpid::autograd::Tape;
+use limpid::nn::data::{Batch, Batches, Dataset, StandardScaler};
+use limpid::nn::losses::{Reduction, cross_entropy};
+use limpid::nn::optim::{Optimizer, Sgd};
+use limpid::nn::{Checkpoint, Init, Mlp, MlpConfig, Module, clip_norm, gradient_norms};
+use limpid::tensor::rng::Key;
+use limpid::{DType, Tensor, Var};
+
+use crate::Failure;
+use crate::history::{Divergence, History, Metrics};
+use crate::settings::{Settings, Variant};
+
+/// The points, standardised by the mean and deviation of the training part.
+pub struct Data {
+    pub train: Dataset,
+    pub validation: Dataset,
+    pub scaler: StandardScaler,
+    /// All points as they were given, for the figure.
+    pub raw: Dataset,
+}
+
+impl Data {
+    pub fn new(raw: Dataset, key: Key) -> Result<Data, Failure> {
+        let (train, validation) = raw.split(0.7, key.fold_str("split"))?;
+        let scaler = StandardScaler::fit(train.features())?;
+        Ok(Data {
+            train: train.with_features(scaler.transform(train.features())?),
+            validation: validation.with_features(scaler.transform(validation.features())?),
+            scaler,
+            raw,
+        })
+    }
+}
+
+/// A network after training, or as far as it got.
+pub struct Trained {
+    pub variant: Variant,
+    pub model: Mlp,
+    pub history: History,
+    /// Somebody asked to stop before the last epoch.
+    pub interrupted: bool,
+}
+
+pub fn new_model(settings: &Settings, variant: Variant, seed: u64) -> Mlp {
+    let a = &settings.arguments;
+    let config = MlpConfig {
+        width: a.width,
+        depth: a.depth,
+        activation: settings.activation,
+        initial: settings.initial,
+        ..MlpConfig::default()
+    };
+    Mlp::new(&Init::new(seed), config, |init| (variant.connect)(init, a.width))
+}
+
+/// Trains one variant. `on_epoch` is told each finished epoch; `stop` ends training after the epoch under way, and
+/// leaves a checkpoint from which it goes on to the same bits.
+pub fn train(
+    settings: &Settings,
+    variant: Variant,
+    seed: u64,
+    data: &Data,
+    checkpoint: &Path,
+    stop: &AtomicBool,
+    on_epoch: impl Fn(usize, &History),
+) -> Result<Trained, Failure> {
+    let a = &settings.arguments;
+    let mut model = new_model(settings, variant, seed);
+    let mut optimizer = Sgd::new().with_momentum(a.momentum);
+    let batches = Batches::new(data.train.len(), a.batch, Key::new(seed).fold_str("batches"))?;
+    let names = (0..a.depth).map(|i| model.layer(i).weight.path().to_string()).collect();
+    let mut history = History::new(names);
+    let mut interrupted = false;
+    if a.resume && checkpoint.exists() {
+        history = restore(settings, checkpoint, history, &mut model, &mut optimizer)?;
+    }
+
+    let mut tape = Tape::new().with_seed(seed);
+    let mut step = history.metrics.len() * batches.per_epoch();
+    for epoch in history.metrics.len()..a.epochs {
+        if history.divergence.is_some() {
+            break;
+        }
+        let mut losses = 0.0;
+        let mut norm_sums = vec![0.0; a.depth];
+        let mut steps = 0;
+        for batch in batches.of(&data.train, epoch as u64)? {
+            let batch = batch?;
+            tape.clear(step as u64);
+            let loss = loss(&tape, &model, &batch);
+            let value = loss.item()?;
+            let mut gradients = tape.backward(loss)?;
+            tape.clear(step as u64); // nothing refers to the weights any more: they can be updated in place
+
+            let all_norms = gradient_norms(&model, &gradients)?;
+            if !value.is_finite() || all_norms.iter().any(|(_, norm)| !norm.is_finite()) {
+                let cause = first_non_finite(&model, &batch, seed, step);
+                history.divergence = Some(Divergence { epoch, step, cause });
+                break;
+            }
+            let norms: Vec<f64> = history
+                .layers
+                .iter()
+                .map(|name| all_norms.iter().find(|(path, _)| path == name).map_or(0.0, |(_, norm)| *norm))
+                .collect();
+            norm_sums.iter_mut().zip(&norms).for_each(|(sum, norm)| *sum += norm);
+            if step == 0 || a.every_step {
+                history.step_norms.push(norms);
+            }
+
+            if let Some(limit) = settings.clip {
+                clip_norm(&model, &mut gradients, limit)?;
+            }
+            optimizer.step(&mut model, &gradients, a.lr)?;
+            losses += value;
+            steps += 1;
+            step += 1;
+        }
+        if history.divergence.is_none() {
+            let mean = |sum: f64| sum / steps as f64;
+            history.gradient_norms.push(norm_sums.into_iter().map(mean).collect());
+            let (validation_loss, validation_accuracy) = evaluate(&model, &data.validation)?;
+            history.metrics.push(Metrics { train_loss: mean(losses), validation_loss, validation_accuracy });
+        }
+        on_epoch(epoch, &history);
+        interrupted = stop.load(Ordering::Relaxed) && epoch + 1 < a.epochs;
+        let last = epoch + 1 == a.epochs || history.divergence.is_some();
+        if last || interrupted || epoch % 10 == 9 {
+            save(settings, checkpoint, &history, &model, &optimizer)?;
+        }
+        if interrupted {
+            break;
+        }
+    }
+    Ok(Trained { variant, model, history, interrupted })
+}
+
+/// The mean cross-entropy of a batch.
+fn loss<'t>(tape: &'t Tape, model: &Mlp, batch: &Batch) -> Var<'t> {
+    let logits = model.forward(tape.constant(&batch.features));
+    tape.scope("loss", || cross_entropy(logits, tape.constant(&batch.labels), Reduction::Mean))
+}
+
+/// Repeats a step that went wrong in anomaly mode, which stops at the first operation whose result is not finite.
+fn first_non_finite(model: &Mlp, batch: &Batch, seed: u64, step: usize) -> String {
+    let mut tape = Tape::new().with_seed(seed).with_anomaly_detection(true);
+    tape.clear(step as u64);
+    match tape.backward(loss(&tape, model, batch)) {
+        Err(error) => error.to_string(),
+        Ok(_) => "every value is finite, but the square of a gradient's norm is not".into(),
+    }
+}
+
+/// Mean cross-entropy and accuracy over a data set.
+pub fn evaluate(model: &Mlp, data: &Dataset) -> Result<(f64, f64), Failure> {
+    let tape = Tape::inference();
+    let labels = tape.constant(data.labels());
+    let logits = model.forward(tape.constant(data.features()));
+    let loss = cross_entropy(logits, labels, Reduction::Mean).item()?;
+    let accuracy = logits.argmax(-1).equal(labels).cast(DType::F64).mean(&[]).item()?;
+    Ok((loss, accuracy))
+}
+
+/// The probability of the second class at each point (`[N, 2]`, in the data's own coordinates).
+pub fn probabilities(model: &Mlp, scaler: &StandardScaler, points: &Tensor) -> Result<Vec<f64>, Failure> {
+    let tape = Tape::inference();
+    let logits = model.forward(tape.constant(&scaler.transform(points)?));
+    Ok(logits.softmax(-1).select(-1, 1).value()?.to_f64_vec()?)
+}
+
+/// What the tape holds for one step's derivative, and whether its rules read exactly that.
+pub fn memory_line(model: &Mlp, data: &Data, batch: usize) -> Result<String, Failure> {
+    let batches = Batches::new(data.train.len(), batch, Key::new(0))?;
+    let first = batches.of(&data.train, 0)?.next().expect("there is at least one batch")?;
+    let tape = Tape::new();
+    let audit = tape.audit_reads(loss(&tape, model, &first))?;
+    let memory = tape.memory();
+    let agree = audit.declared == audit.read && memory.needed == audit.read_bytes;
+    Ok(format!(
+        "{} nodes; {} held for the derivative, {} read by its rules{}",
+        tape.len(),
+        limpid::autograd::format_bytes(memory.needed),
+        limpid::autograd::format_bytes(audit.read_bytes),
+        if agree { ": exactly what they declare" } else { ", NOT what they declare" },
+    ))
+}
+
+fn save(
+    settings: &Settings,
+    path: &Path,
+    history: &History,
+    model: &Mlp,
+    optimizer: &Sgd,
+) -> Result<(), Failure> {
+    let table = |rows: &[Vec<f64>]| {
+        Tensor::from_vec(rows.concat(), [rows.len(), rows.first().map_or(history.layers.len(), Vec::len)])
+    };
+    let metrics: Vec<Vec<f64>> = history
+        .metrics
+        .iter()
+        .map(|m| vec![m.train_loss, m.validation_loss, m.validation_accuracy])
+        .collect();
+    let mut checkpoint = Checkpoint::of(model, optimizer)
+        .with("settings", settings.of_one_run())
+        .with_tensor("metrics", table(&metrics))
+        .with_tensor("gradient_norms", table(&history.gradient_norms))
+        .with_tensor("step_norms", table(&history.step_norms));
+    if let Some(Divergence { epoch, step, cause }) = &history.divergence {
+        checkpoint =
+            checkpoint.with("diverged_epoch", epoch).with("diverged_step", step).with("cause", cause);
+    }
+    Ok(checkpoint.save(path)?)
+}
+
+fn restore(
+    settings: &Settings,
+    path: &Path,
+    mut history: History,
+    model: &mut Mlp,
+    optimizer: &mut Sgd,
+) -> Result<History, Failure> {
+    let checkpoint = Checkpoint::load(path)?;
+    let (theirs, ours) = (checkpoint.get::<String>("settings")?, settings.of_one_run().to_string());
+    if theirs != ours {
+        return Err(Failure::input(format!("{}: expected settings {ours}, found {theirs}", path.display())));
+    }
+    checkpoint.restore(model, optimizer)?;
+    let rows = |name: &str| -> Result<Vec<Vec<f64>>, Failure> {
+        let table = checkpoint.tensor(name)?;
+        if table.shape().len() != 2 || table.dtype() != DType::F64 {
+            return Err(Failure::input(format!(
+                "{}: expected {name} as a table of f64, found {}",
+                path.display(),
+                table.meta()
+            )));
+        }
+        Ok(table.to_vec::<f64>()?.chunks(table.shape()[1].max(1)).map(<[f64]>::to_vec).collect())
+    };
+    let metric = |row: Vec<f64>| match row[..] {
+        [train_loss, validation_loss, validation_accuracy] => {
+            Ok(Metrics { train_loss, validation_loss, validation_accuracy })
+        }
+        _ => Err(Failure::input(format!(
+            "{}: expected 3 metrics an epoch, found {}",
+            path.display(),
+            row.len()
+        ))),
+    };
+    history.metrics = rows("metrics")?.into_iter().map(metric).collect::<Result<_, Failure>>()?;
+    history.gradient_norms = rows("gradient_norms")?;
+    history.step_norms = rows("step_norms")?;
+    if let Ok(cause) = checkpoint.get::<String>("cause") {
+        let (epoch, step) = (checkpoint.get("diverged_epoch")?, checkpoint.get("diverged_step")?);
+        history.divergence = Some(Divergence { epoch, step, cause });
+    }
+    Ok(history)
+}

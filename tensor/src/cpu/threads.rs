@@ -1,0 +1,57 @@
+//! Work for several threads.
+//!
+//! The two functions that meet rayon are not generic, and so are compiled once: instantiated for every kernel, rayon's
+//! own code was two fifths of this crate. Which thread does what never changes a bit of a result.
+
+use bytemuck::Pod;
+use rayon::prelude::*;
+
+use crate::{Error, Result};
+
+/// Sets how many threads large operations use, once, before the first of them. Results do not depend on it.
+///
+/// # Errors
+/// If they have already started.
+pub fn set_threads(count: usize) -> Result<()> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(count)
+        .build_global()
+        .map_err(|e| Error::Device { device: "cpu".into(), message: format!("{count} threads: {e}") })
+}
+
+/// Results of at least this many elements are computed by several threads.
+pub(super) const PARALLEL: usize = 1 << 18;
+/// Elements of one thread's task.
+pub(super) const CHUNK: usize = 1 << 16;
+
+/// Calls `f` with chunks of `size` elements of `out` (the last may be shorter) and their number.
+pub(super) fn chunks<T: Pod>(out: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    byte_chunks(bytemuck::cast_slice_mut(out), size * size_of::<T>(), &|i, chunk| {
+        f(i, bytemuck::cast_slice_mut(chunk))
+    });
+}
+
+fn byte_chunks(out: &mut [u8], size: usize, f: &(dyn Fn(usize, &mut [u8]) + Sync)) {
+    out.par_chunks_mut(size).enumerate().for_each(|(i, chunk)| f(i, chunk));
+}
+
+/// Computes two things, on two threads if one is free.
+pub(super) fn join<A: Send, B: Send>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
+    let (mut a, mut b) = (Some(a), Some(b));
+    let (mut left, mut right) = (None, None);
+    fork(&mut || left = a.take().map(|a| a()), &mut || right = b.take().map(|b| b()));
+    (left.expect("fork calls both"), right.expect("fork calls both"))
+}
+
+fn fork(a: &mut (dyn FnMut() + Send), b: &mut (dyn FnMut() + Send)) {
+    rayon::join(a, b);
+}
+
+/// Calls `f` with pieces of `out` and where each starts, on several threads if `out` is large.
+pub(super) fn pieces<T: Pod>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
+    if out.len() < PARALLEL {
+        f(0, out);
+    } else {
+        chunks(out, CHUNK, |i, chunk| f(i * CHUNK, chunk));
+    }
+}
