@@ -1,7 +1,8 @@
 //! What a network is fed with, made of and trained by.
 //!
 //! A reader's order: [`Parameter`] is what learns, [`Parameters`] and [`Module`] what a model is, [`Init`] where it
-//! starts; then [`Linear`], [`residual`], which is all of the connections, and [`Mlp`], which puts them together.
+//! starts; then [`Linear`], [`residual`], which is all of the connections, and [`Mlp`], which puts them together. How
+//! it learns is [`optim`], and how a run is stopped and resumed [`Checkpoint`].
 
 mod accumulate;
 mod activation;
@@ -16,20 +17,20 @@ pub mod losses;
 mod mlp;
 mod module;
 mod norm;
+pub mod optim;
 mod parameter;
+mod pattern;
 pub mod residual;
+mod schedule;
 mod sequential;
+mod state_dict;
 mod summary;
 
-pub use activation::Activation;
-pub use dropout::Dropout;
-pub mod optim;
-mod pattern;
-mod schedule;
-mod state_dict;
 pub use accumulate::Accumulator;
+pub use activation::Activation;
 pub use checkpoint::Checkpoint;
 pub use clip::{clip_norm, clip_value, global_norm, gradient_norms};
+pub use dropout::Dropout;
 pub use error::{Column, Error, Place, Result};
 pub use init::{Fan, Init, Initializer};
 pub use linear::Linear;
