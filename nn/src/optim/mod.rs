@@ -2,6 +2,32 @@
 //!
 //! An optimiser is a formula for one element ([`Sgd`], [`Adam`]) and what all of them share: [`Groups`] say with which
 //! weight decay and rate each weight is treated, and a memory keyed by path holds what is carried from step to step.
+//!
+//! ```
+//! use limpid_autograd::Tape;
+//! use limpid_nn::optim::{Group, Groups, Optimizer, Sgd};
+//! use limpid_nn::{Activation, Init, Linear, Module};
+//! use limpid_tensor::Tensor;
+//!
+//! let mut model = Linear::new(&Init::new(0).enter("line"), 1, 1, Activation::Identity);
+//! let decayed = Group { weight_decay: 1e-4, ..Group::default() };
+//! let groups = Groups::new(decayed).with("*.bias", Group::default());
+//! let mut optimizer = Sgd::new().with_momentum(0.5).with_groups(groups);
+//! let x = Tensor::from_vec(vec![0.0f32, 1.0, 2.0], [3, 1]);
+//! let mut tape = Tape::new();
+//! let mut losses = Vec::new();
+//! for step in 0..50 {
+//!     let input = tape.constant(&x);
+//!     let error = model.forward(input) - (input * 3.0 - 1.0);
+//!     let loss = (error * error).mean(&[]);
+//!     losses.push(loss.value()?.item()?);
+//!     let gradients = tape.backward(loss)?;
+//!     tape.clear(step + 1); // lets go of the weights, so that they are updated in place
+//!     optimizer.step(&mut model, &gradients, 0.1)?;
+//! }
+//! assert!(losses[49] < 1e-3 * losses[0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod adam;
 mod groups;
