@@ -1,6 +1,6 @@
 //! Functions of one, two or three elements, and what follows from their local derivatives.
 //!
-//! The derivative of every function of one variable stands in one table, [`local_derivative`]; those of two and three
+//! The derivative of every function of one variable stands in one table, `local_derivative`; those of two and three
 //! in [`Elementwise::vjp`]. At kinks: relu′(0) = 0, leaky_relu′(0) = slope, |x|′(0) = 0, sign′ = 0 everywhere, clamp′ =
 //! 1 on its bounds, and where `maximum` or `minimum` is a tie each operand takes half.
 
@@ -14,7 +14,7 @@ use crate::var::Var;
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Elementwise(pub Map);
 
-/// The derivative of a function of one variable at `x`, where it is `y`. `None` if it is a constant: [`slope`].
+/// The derivative of a function of one variable at `x`, where it is `y`. `None` if it is a constant: `slope`.
 fn local_derivative<'t>(f: Map, x: Var<'t>, y: Var<'t>) -> Option<Var<'t>> {
     Some(match f {
         Map::Abs => x.sign(),
