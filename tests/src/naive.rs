@@ -150,8 +150,7 @@ pub fn along<T: Copy, R: Copy>(x: &Array<T>, axes: &[usize], f: impl Fn(&[T]) ->
 
 /// The sum, with the error of any order of additions.
 pub fn sum(x: &[f64], dtype: DType) -> Near {
-    let magnitude = x.iter().map(|v| v.abs()).sum();
-    Near::sum(x.iter().sum(), magnitude, x.len(), dtype)
+    Near::sum(x, dtype)
 }
 
 /// The product, with the error of any order of multiplications.
@@ -227,12 +226,10 @@ pub fn matmul(a: &Array<f64>, b: &Array<f64>, dtype: DType) -> Array<Near> {
     let b = b.expand(&[&lead[..], &[k, n]].concat());
     Array::from_fn(&[&lead[..], &[m, n]].concat(), |index| {
         let (lead, matrix) = index.split_at(lead.len());
-        let term = |l: usize| a.at(&[lead, &[matrix[0], l]].concat()) * b.at(&[lead, &[l, matrix[1]]].concat());
-        let terms: Vec<f64> = (0..k).map(term).collect();
-        let mut y = sum(&terms, dtype);
-        // Products round too, and may be subnormal.
-        y.error += k as f64 * crate::judge::spacing(0.0, accumulator(dtype));
-        y
+        let factors = |l: usize| {
+            (a.at(&[lead, &[matrix[0], l]].concat()), b.at(&[lead, &[l, matrix[1]]].concat()))
+        };
+        Near::sum_of_products(&(0..k).map(factors).collect::<Vec<_>>(), dtype)
     })
 }
 
@@ -301,11 +298,9 @@ pub fn linear(
     let last = x.shape.len() - 1;
     Array::from_fn(&with(&x.shape, last, out), |index| {
         let o = index[last];
-        let product = |k: usize| x.at(&with(index, last, k)) * w.at(&[o, k]);
-        let mut terms: Vec<f64> = (0..inner).map(product).collect();
-        terms.extend(b.map(|b| b.at(&[o])));
-        let mut z = sum(&terms, dtype);
-        z.error += terms.len() as f64 * crate::judge::spacing(0.0, accumulator(dtype));
+        let mut factors: Vec<(f64, f64)> = (0..inner).map(|k| (x.at(&with(index, last, k)), w.at(&[o, k]))).collect();
+        factors.extend(b.map(|b| (b.at(&[o]), 1.0)));
+        let z = Near::sum_of_products(&factors, dtype);
         // No activation moves two numbers further apart.
         Near { value: activation.map().map_or(z.value, |f| float_map(f, &[z.value])), ..z }
     })

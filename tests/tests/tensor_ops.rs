@@ -10,7 +10,7 @@ use limpid_tests::naive;
 use limpid_tests::property::{check, regressions};
 use proptest::prelude::*;
 
-const CASES: u32 = 128;
+const CASES: u32 = 256;
 const FLOATS: [DType; 3] = [DType::F32, DType::F64, DType::BF16];
 const NUMBERS: [DType; 4] = [DType::F32, DType::F64, DType::BF16, DType::I64];
 const ALL: [DType; 5] = [DType::F32, DType::F64, DType::BF16, DType::I64, DType::Bool];
