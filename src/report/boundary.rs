@@ -9,7 +9,7 @@ use super::svg::{Element, Path};
 /// Tints between certainty of one class and of the other. Even, so that the boundary lies between two of them.
 const TINTS: usize = 12;
 /// Tinted cells per pixel of a panel.
-const RESOLUTION: f64 = 0.75;
+const RESOLUTION: f64 = 0.5;
 
 /// A classifier of two classes on a rectangle of the plane.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,9 +54,16 @@ impl BoundaryPanel {
         self
     }
 
-    /// With data points (x, y, class).
+    /// With data points (x, y, class). Those outside the rectangle are not drawn.
+    ///
+    /// # Panics
+    /// If a class is neither 0 nor 1.
+    #[track_caller]
     pub fn points(mut self, points: impl IntoIterator<Item = (f64, f64, usize)>) -> BoundaryPanel {
-        self.points.extend(points);
+        for point in points {
+            assert!(point.2 < 2, "boundary panel {:?}: a point of class {}, not 0 or 1", self.title, point.2);
+            self.points.push(point);
+        }
         self
     }
 
@@ -150,7 +157,7 @@ impl BoundaryPanel {
             let mut dots = Path::new();
             for &(x, y, c) in &self.points {
                 let (x, y) = ((x - self.x.0) / (self.x.1 - self.x.0), (y - self.y.0) / (self.y.1 - self.y.0));
-                if c.min(1) == class && (0.0..=1.0).contains(&x) && (0.0..=1.0).contains(&y) {
+                if c == class && (0.0..=1.0).contains(&x) && (0.0..=1.0).contains(&y) {
                     let (x, y) = plot.at(x, y);
                     dots.dot(x, y);
                 }

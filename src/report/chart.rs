@@ -3,10 +3,15 @@
 use super::frame::{self, Frame, Grid, Heading, Height, Plot, SMALL};
 use super::palette::{self, CATEGORY_COUNT, Ink, MUTED, TEXT};
 use super::scale::{Scale, Tick, number};
-use super::svg::{Element, Path, text_width};
+use super::svg::{self, Element, Path, text_width};
 
+/// How high the panels of one row are.
+const PLOT_HEIGHT: f64 = 260.0;
 /// How thick a line is.
 const LINE: f64 = 1.8;
+
+/// How wide a name at a line's end may be.
+const END_LABEL: f64 = 200.0;
 
 /// The meaning of an axis.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,6 +135,11 @@ impl Series {
         }
     }
 
+    /// Its name, and a line below for where it diverged.
+    fn end_label_height(&self) -> f64 {
+        if self.diverged().is_some() { 29.0 } else { 16.0 }
+    }
+
     fn last_finite(&self) -> Option<usize> {
         self.points.iter().rposition(|(x, y)| x.is_finite() && y.is_finite())
     }
@@ -168,7 +178,7 @@ impl Panel {
     }
 }
 
-/// A figure of lines: one panel, whose lines are named where they end, or several side by side with the same
+/// A figure of lines: one panel, whose lines are named where they end (if they are few), or several side by side with the same
 /// axes and one key.
 ///
 /// ```
@@ -234,10 +244,10 @@ impl LineChart {
 
     /// With one more line in the last panel; the first makes a panel without a title.
     pub fn series(mut self, series: Series) -> LineChart {
-        if self.panels.is_empty() {
-            self.panels.push(Panel::default());
+        match self.panels.last_mut() {
+            Some(panel) => panel.series.push(series),
+            None => self.panels.push(Panel::default().series(series)),
         }
-        self.panels.iter_mut().last().into_iter().for_each(|panel| panel.series.push(series.clone()));
         self
     }
 
@@ -254,19 +264,20 @@ impl LineChart {
         let bands = all().flat_map(|s| s.band.iter().flat_map(|&(low, high)| [low, high]));
         let y = self.y.scale(all().flat_map(|s| s.points.iter().map(|p| p.1)).chain(bands)).rounded();
         let single = self.panels.len() <= 1;
+        let at_ends = single && all().map(Series::end_label_height).sum::<f64>() <= PLOT_HEIGHT;
 
         let mut frame = Frame::new(&self.title, &self.subtitle);
-        if !single {
+        if !at_ends {
             frame.key(&self.key, self.key_entries());
         }
         let headings: Vec<Heading> = match self.panels.is_empty() {
             true => vec![Heading::default()],
-            false => self.panels.iter().map(|panel| self.heading(panel, single)).collect(),
+            false => self.panels.iter().map(|panel| self.heading(panel, at_ends)).collect(),
         };
-        let height = if single || headings.len() <= 4 { 260.0 } else { 170.0 };
+        let height = if headings.len() <= 4 { PLOT_HEIGHT } else { 170.0 };
         let y_ticks = y.ticks((height / 32.0) as usize);
         let left = frame::gutter(y_ticks.iter().map(|tick| tick.label.as_str()));
-        let right = if single { self.end_label_width() } else { 6.0 };
+        let right = if at_ends { self.end_label_width() } else { 6.0 };
         let between = 26.0;
         let width = frame::panel_width(headings.len(), left + 22.0, between, right);
         let plots = frame.grid(&Grid {
@@ -278,7 +289,7 @@ impl LineChart {
             x_label: &self.x.full_label(),
             y_label: &self.y.full_label(),
         });
-        let x_ticks = x.ticks(((width / 46.0) as usize).clamp(2, 12));
+        let x_ticks = x.ticks(((width / 36.0) as usize).clamp(2, 12));
         let mut zeros = false;
         for (i, plot) in plots.iter().enumerate() {
             frame.axes(plot, &x_ticks, &y_ticks);
@@ -290,7 +301,7 @@ impl LineChart {
             for (k, s) in series.iter().enumerate() {
                 zeros |= draw_line(&mut frame, plot, (x, y), s, k);
             }
-            if single {
+            if at_ends {
                 self.end_labels(&mut frame, plot, (x, y), series);
             }
         }
@@ -323,10 +334,10 @@ impl LineChart {
         format!("diverged at {word} {}", number(at))
     }
 
-    fn heading(&self, panel: &Panel, single: bool) -> Heading {
+    fn heading(&self, panel: &Panel, at_ends: bool) -> Heading {
         let mut diverged = panel.series.iter().filter_map(|s| Some((s, s.diverged()?)));
         let alert = match (diverged.next(), diverged.count()) {
-            _ if single => String::new(),
+            _ if at_ends => String::new(),
             (None, _) => String::new(),
             (Some((series, at)), 0) => format!("✕ {} {}", series.name, self.divergence(at)),
             (Some((series, at)), more) => {
@@ -340,7 +351,7 @@ impl LineChart {
         let series = self.panels.iter().flat_map(|panel| &panel.series);
         let width = |s: &Series| {
             let second = s.diverged().map_or(0.0, |at| text_width(&self.divergence(at), 11.0));
-            text_width(&s.name, SMALL).max(second)
+            text_width(&s.name, SMALL).min(END_LABEL).max(second)
         };
         series.map(width).fold(0.0, f64::max) + 30.0
     }
@@ -349,11 +360,20 @@ impl LineChart {
     fn end_labels(&self, frame: &mut Frame, plot: &Plot, (x, y): (Scale, Scale), series: &[Series]) {
         let mut labels: Vec<(f64, f64, usize)> = Vec::new();
         for (index, s) in series.iter().enumerate() {
-            let end =
-                s.points.iter().rev().find_map(|&(px, py)| Some(plot.at(x.position(px)?, y.position(py)?)));
+            let end = (0..s.points.len()).rev().find_map(|i| {
+                let middle = if s.area { (s.band[i].0 + s.band[i].1) / 2.0 } else { s.points[i].1 };
+                Some(plot.at(x.position(s.points[i].0)?, y.position(middle)?))
+            });
             // A line of which nothing can be drawn is still named, at the foot.
-            let end = end.map_or(plot.y + plot.height, |(_, end)| end);
-            labels.push((end, if s.diverged().is_some() { 29.0 } else { 16.0 }, index));
+            let (across, end) = end.unwrap_or(plot.at(1.0, 0.0));
+            if plot.x + plot.width - across > 12.0 {
+                let mut guide = Path::new();
+                guide.polyline([(across + 8.0, end), (plot.x + plot.width, end)]);
+                frame.push(
+                    Element::path(guide).stroke(s.ink(index), 1.0).attribute("stroke-dasharray", "1 4"),
+                );
+            }
+            labels.push((end, s.end_label_height(), index));
         }
         labels.sort_by(|a, b| a.0.total_cmp(&b.0));
         let heights: Vec<(f64, f64)> = labels.iter().map(|l| (l.0, l.1)).collect();
@@ -365,7 +385,8 @@ impl LineChart {
             let first = centre - height / 2.0 + 8.0;
             leader.polyline([(edge + 4.0, end), (edge + 16.0, first)]);
             frame.push(s.line(leader, index, LINE));
-            frame.push(Element::text(edge + 22.0, first + 4.0, SMALL, TEXT, &s.name));
+            let name = svg::shorten(&s.name, END_LABEL, SMALL);
+            frame.push(Element::text(edge + 22.0, first + 4.0, SMALL, TEXT, &name));
             if let Some(at) = s.diverged() {
                 let note = self.divergence(at);
                 frame.push(Element::text(edge + 22.0, first + 18.0, 11.0, MUTED, &note));

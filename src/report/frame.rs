@@ -127,6 +127,7 @@ impl Frame {
             x += text_width(label, SMALL) + 14.0;
         }
         for (swatch, name) in entries {
+            let name = svg::shorten(&name, WIDTH - 2.0 * MARGIN - 24.0, SMALL);
             let width = 24.0 + text_width(&name, SMALL);
             if x + width > WIDTH - MARGIN && x > MARGIN {
                 self.y += 20.0;
@@ -170,7 +171,8 @@ impl Frame {
         if !grid.x_label.is_empty() {
             self.y += 16.0;
             let centre = (MARGIN + left + WIDTH - MARGIN - grid.right) / 2.0;
-            self.push(Element::text(centre, self.y, 13.0, MUTED, grid.x_label).anchor("middle"));
+            let label = svg::shorten(grid.x_label, 2.0 * (centre - MARGIN), 13.0);
+            self.push(Element::text(centre, self.y, 13.0, MUTED, &label).anchor("middle"));
         }
         if !grid.y_label.is_empty() {
             let from = plots.first().map_or(top, |p| p.y);
@@ -180,9 +182,11 @@ impl Frame {
                 svg::coordinate(MARGIN + 10.0),
                 svg::coordinate((from + to) / 2.0)
             );
-            let text = Element::text(0.0, 0.0, 13.0, MUTED, grid.y_label)
-                .anchor("middle")
-                .attribute("transform", &turn);
+            // A label longer than the plots are high is set smaller, down to what can still be read.
+            let size = (13.0 * (to - from + 20.0) / text_width(grid.y_label, 13.0)).clamp(10.0, 13.0);
+            let label = svg::shorten(grid.y_label, to - from + 20.0, size);
+            let text =
+                Element::text(0.0, 0.0, size, MUTED, &label).anchor("middle").attribute("transform", &turn);
             self.push(text);
         }
         self.y += 4.0;

@@ -5,7 +5,7 @@ use super::chart::{Axis, index_ticks};
 use super::frame::{self, Frame, Grid, Heading, Height, Plot, SMALL};
 use super::palette::{self, AXIS, MUTED, TEXT};
 use super::scale::{Scale, number};
-use super::svg::{Element, Path, text_width};
+use super::svg::{self, Element, Path, text_width};
 
 /// Shades between the ends of the colour bar: as many as an eye tells apart, and few enough that neighbours merge.
 const SHADES: usize = 64;
@@ -130,7 +130,9 @@ impl HeatMap {
         };
         // Row names are written once for a row of panels if all have the same.
         let shared = self.panels.windows(2).all(|w| w[0].rows == w[1].rows);
-        let left = frame::gutter(self.panels.iter().flat_map(|p| &p.rows).map(String::as_str));
+        let room = if shared { 150.0 } else { 60.0 };
+        let rows = || self.panels.iter().flat_map(|p| &p.rows).map(|name| svg::shorten(name, room, SMALL));
+        let left = frame::gutter(rows().collect::<Vec<_>>().iter().map(String::as_str));
         let between = if shared { 22.0 } else { left + 16.0 };
         let plots = frame.grid(&Grid {
             headings: &headings,
@@ -143,7 +145,7 @@ impl HeatMap {
         });
         let mut block = (1, 1);
         for (plot, panel) in plots.iter().zip(&self.panels) {
-            let drawn = panel.draw(&mut frame, plot, &scale, plot.first || !shared);
+            let drawn = panel.draw(&mut frame, plot, &scale, (plot.first || !shared).then_some(room));
             block = (block.0.max(drawn.0), block.1.max(drawn.1));
         }
         if self.panels.is_empty() {
@@ -162,11 +164,15 @@ impl HeatMap {
 
     /// The colour bar, and what the cells without a place on it look like.
     fn bar(&self, frame: &mut Frame, scale: &Scale, zero: bool, none: bool) {
-        let label = self.value.full_label();
+        let label = svg::shorten(&self.value.full_label(), frame::WIDTH - 2.0 * frame::MARGIN, SMALL);
         frame.y += 20.0;
-        let (mut x, y) = (frame::MARGIN, frame.y);
+        let (mut x, mut y) = (frame::MARGIN, frame.y);
         frame.push(Element::text(x, y, SMALL, MUTED, &label));
         x += text_width(&label, SMALL) + 20.0;
+        // A long label has a line of its own.
+        if x + BAR.0 + 250.0 > frame::WIDTH {
+            (x, y) = (frame::MARGIN, y + 24.0);
+        }
         let mut bar = Element::group().attribute("shape-rendering", "crispEdges");
         let width = BAR.0 / SHADES as f64;
         for i in 0..SHADES {
@@ -197,7 +203,7 @@ impl HeatMap {
             let word = if self.value.log { "not a positive number" } else { "not finite" };
             frame.push(Element::text(x + 24.0, y, SMALL, TEXT, word));
         }
-        frame.y += 22.0;
+        frame.y = y + 22.0;
     }
 
     fn description(&self) -> String {
@@ -232,7 +238,7 @@ impl HeatPanel {
     }
 
     /// Draws the cells and the names around them; how many columns and rows went into one cell.
-    fn draw(&self, frame: &mut Frame, plot: &Plot, scale: &Scale, names: bool) -> (usize, usize) {
+    fn draw(&self, frame: &mut Frame, plot: &Plot, scale: &Scale, row_room: Option<f64>) -> (usize, usize) {
         let (width, height) = (self.columns.len(), self.rows.len());
         if self.values.is_empty() {
             frame.empty(plot, "no data");
@@ -270,7 +276,7 @@ impl HeatPanel {
             frame.push(cells::hatched(lines));
         }
         frame.border(plot);
-        self.names(frame, plot, names);
+        self.names(frame, plot, row_room);
         block
     }
 
@@ -290,12 +296,17 @@ impl HeatPanel {
         if zero { Shade::Zero } else { Shade::Bar((sum / count * (SHADES - 1) as f64).round() as usize) }
     }
 
-    fn names(&self, frame: &mut Frame, plot: &Plot, rows: bool) {
-        let widest = self.columns.iter().map(|c| text_width(c, SMALL)).fold(0.0, f64::max);
-        let columns = index_ticks(&self.columns, (plot.width / (widest + 14.0)).max(1.0) as usize);
+    fn names(&self, frame: &mut Frame, plot: &Plot, row_room: Option<f64>) {
+        let column_room = plot.width.min(90.0);
+        let widest = self.columns.iter().map(|c| text_width(c, SMALL)).fold(0.0, f64::max).min(column_room);
+        let mut columns = index_ticks(&self.columns, (plot.width / (widest + 14.0)).max(1.0) as usize);
+        columns.iter_mut().for_each(|tick| tick.label = svg::shorten(&tick.label, column_room, SMALL));
         let mut names = index_ticks(&self.rows, (plot.height / 20.0) as usize);
-        names.iter_mut().for_each(|tick| tick.position = 1.0 - tick.position);
-        frame.ticks(&Plot { first: rows, ..*plot }, &columns, &names);
+        for tick in &mut names {
+            tick.position = 1.0 - tick.position;
+            tick.label = svg::shorten(&tick.label, row_room.unwrap_or(0.0), SMALL);
+        }
+        frame.ticks(&Plot { first: row_room.is_some(), ..*plot }, &columns, &names);
     }
 }
 

@@ -215,6 +215,9 @@ impl Report {
         let anchors = anchors(self.sections.iter().map(|s| s.title.as_str()));
         if self.sections.len() > 1 {
             html.push_str("<nav aria-label=\"Contents\"><ol>\n");
+            if self.summary.is_some() {
+                html.push_str("<li><a href=\"#summary\">Summary</a></li>\n");
+            }
             for (anchor, section) in anchors.iter().zip(&self.sections) {
                 let _ = writeln!(html, "<li><a href=\"#{anchor}\">{}</a></li>", escape(&section.title));
             }
@@ -274,8 +277,9 @@ a{color:var(--link);text-underline-offset:.2em}
 :focus-visible{outline:2px solid var(--link);outline-offset:3px}
 .skip{position:absolute;left:-100vw}
 .skip:focus{left:1rem;top:.5rem}
-figure{margin:1.5rem 0}
+figure{margin:.5rem 0 1.5rem}
 .wide{overflow-x:auto}
+figure>.wide{margin:0 calc(-1*clamp(1rem,4vw,1.5rem))}
 figure svg{display:block;width:100%;min-width:44rem;height:auto}
 figcaption{color:var(--muted);font-size:.9375rem;max-width:42rem;margin-top:.5rem}
 table{border-collapse:collapse;font-size:.9375rem}
@@ -353,7 +357,7 @@ mod tests {
             assert!(!html.contains(reference), "{reference}");
         }
         let anchors: Vec<&str> = html.split("href=\"").skip(1).filter_map(|r| r.split('"').next()).collect();
-        assert_eq!(anchors, ["#content", "#loss", "#loss-2"]);
+        assert_eq!(anchors, ["#content", "#summary", "#loss", "#loss-2"]);
         assert!(anchors.iter().all(|a| html.contains(&format!("id=\"{}\"", &a[1..]))));
     }
 

@@ -240,8 +240,30 @@ pub fn text_width(text: &str, size: f64) -> f64 {
     text.chars().map(em).sum::<f64>() * size
 }
 
-/// Text broken between words into lines of at most `width` (by [`text_width`]). A word longer than a line gets
-/// one of its own.
+/// Text that is at most `width` wide (by [`text_width`]): what is too long loses its end to an ellipsis.
+///
+/// ```
+/// use limpid::report::svg::shorten;
+/// assert_eq!(shorten("block3/attention/query", 90.0, 12.0), "block3/attenti…");
+/// assert_eq!(shorten("block3", 90.0, 12.0), "block3");
+/// ```
+pub fn shorten(text: &str, width: f64, size: f64) -> String {
+    if text_width(text, size) <= width {
+        return text.into();
+    }
+    let mut kept = String::new();
+    for c in text.chars() {
+        kept.push(c);
+        if text_width(&kept, size) + text_width("…", size) > width {
+            kept.pop();
+            break;
+        }
+    }
+    kept + "…"
+}
+
+/// Text broken between words into lines of at most `width` (by [`text_width`]). A word longer than a line is
+/// [shortened](shorten).
 pub fn wrap(text: &str, width: f64, size: f64) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -252,7 +274,7 @@ pub fn wrap(text: &str, width: f64, size: f64) -> Vec<String> {
                 line.push(' ');
                 line.push_str(word);
             }
-            _ => lines.push(word.into()),
+            _ => lines.push(shorten(word, width, size)),
         }
     }
     lines
@@ -288,11 +310,11 @@ mod tests {
             "",
             Element::group().child(dot(category(0))).child(dot(Rgb::hex(0x123456).into())),
         );
-        assert!(svg.contains("class=\"k0064a8-4a9ee6\" fill=\"currentColor\""));
+        assert!(svg.contains("class=\"k0064a8-3f8fd8\" fill=\"currentColor\""));
         assert!(svg.contains("fill=\"#123456\""));
         let (light, dark) = svg.split_once("@media (prefers-color-scheme:dark)").unwrap();
-        assert!(light.contains(".k0064a8-4a9ee6{color:#0064a8}"));
-        assert!(dark.contains(".k0064a8-4a9ee6{color:#4a9ee6}"));
+        assert!(light.contains(".k0064a8-3f8fd8{color:#0064a8}"));
+        assert!(dark.contains(".k0064a8-3f8fd8{color:#3f8fd8}"));
     }
 
     #[test]

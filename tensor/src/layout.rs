@@ -113,7 +113,8 @@ impl Layout {
         let mut out = self.clone();
         let size = (end - start).div_ceil(step);
         out.shape = out.shape.with(axis, size);
-        if size > 0 {
+        // A view without elements stays where it is: its storage may be empty, and no offset lies in that.
+        if out.shape.elements() > 0 {
             out.offset = (self.offset as isize + self.strides[axis] * start as isize) as usize;
         }
         out.strides[axis] *= step as isize;

@@ -1,10 +1,15 @@
 //! The operations, each with its derivative beside its function. One file per family.
 
 pub mod cast;
+pub mod einsum;
 pub mod elementwise;
+pub mod index;
 pub mod matmul;
 pub mod movement;
+pub mod random;
 pub mod reduce;
+pub mod sort;
+pub mod triangle;
 
 use limpid_tensor::Shape;
 

@@ -312,7 +312,7 @@ where
     B: Pod + Sync,
 {
     let shape = broadcast_shape(x);
-    let (a, b) = (&stretched(x[0], &shape), &stretched(x[1], &shape));
+    let (a, b) = (&x[0].expand(&shape), &x[1].expand(&shape));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
     let direct = contiguous_data::<A>(a).zip(contiguous_data::<B>(b));
     parallel_chunks(buffer.as_mut::<R>(), |start, out| match direct {
@@ -333,7 +333,7 @@ where
     C: Pod + Sync,
 {
     let shape = broadcast_shape(x);
-    let (a, b, c) = (&stretched(x[0], &shape), &stretched(x[1], &shape), &stretched(x[2], &shape));
+    let (a, b, c) = (&x[0].expand(&shape), &x[1].expand(&shape), &x[2].expand(&shape));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
     parallel_chunks(buffer.as_mut::<R>(), |start, out| {
         let (mut a, mut b, mut c) = (Reader::of(a, start), Reader::of(b, start), Reader::of(c, start));
@@ -348,10 +348,6 @@ fn broadcast_shape(x: &[&Tensor]) -> Shape {
     x.iter().skip(1).fold(x[0].shape().clone(), |shape, x| {
         shape.broadcast(x.shape()).expect("the operands of a map broadcast together")
     })
-}
-
-fn stretched(x: &Tensor, shape: &Shape) -> Tensor {
-    x.expand(shape)
 }
 
 #[cfg(test)]
