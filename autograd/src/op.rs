@@ -66,11 +66,7 @@ pub trait Op: fmt::Debug + 'static {
     ///
     /// An operation that has an [`expand`](Op::expand) may leave this out.
     fn forward(&self, x: &[&Tensor]) -> limpid_tensor::Result<Tensor> {
-        let tape = Tape::inference();
-        let x: SmallVec<[Var<'_>; 3]> = x.iter().map(|x| tape.constant(x)).collect();
-        let y = self.expand(&x).unwrap_or_else(|| panic!("{} has neither forward nor expand", self.name()));
-        y.value()
-            .map_err(|e| limpid_tensor::Error::Device { device: self.name().into(), message: e.to_string() })
+        forward_by_expansion(self, x)
     }
 
     /// Which operands' values, and whether the result's, the [`vjp`](Op::vjp) reads when the operands marked in
@@ -115,6 +111,14 @@ pub trait Op: fmt::Debug + 'static {
         let _ = x;
         y.shape.elements() as u64
     }
+}
+
+/// The result by way of an operation's expansion.
+pub(crate) fn forward_by_expansion(op: &(impl Op + ?Sized), x: &[&Tensor]) -> limpid_tensor::Result<Tensor> {
+    let tape = Tape::inference().with_device(x[0].device().clone());
+    let x: SmallVec<[Var<'_>; 3]> = x.iter().map(|x| tape.constant(x)).collect();
+    let y = op.expand(&x).unwrap_or_else(|| panic!("{} has neither forward nor expand", op.name()));
+    y.value().map_err(|e| limpid_tensor::Error::Device { device: op.name().into(), message: e.to_string() })
 }
 
 /// Whether an operation may be computed a second time.

@@ -1,19 +1,30 @@
 //! The operations, each with its derivative beside its function. One file per family.
 
+pub mod activation;
 pub mod cast;
+pub mod cross_entropy;
 pub mod einsum;
 pub mod elementwise;
 pub mod index;
+pub mod linear;
 pub mod matmul;
 pub mod movement;
+pub mod norm;
 pub mod random;
 pub mod reduce;
+pub mod softmax;
 pub mod sort;
 pub mod triangle;
 
-use limpid_tensor::Shape;
+use limpid_tensor::{Fused, Result, Shape, Tensor};
 
+use crate::op::{Op, forward_by_expansion};
 use crate::var::Var;
+
+/// The backend's kernel for an operation, or the operation's expansion where the backend has none.
+fn fused(op: &impl Op, kernel: Fused, x: &[&Tensor]) -> Result<Tensor> {
+    Tensor::fused(kernel, x).unwrap_or_else(|| forward_by_expansion(op, x))
+}
 
 impl<'t> Var<'t> {
     /// Sums over whatever broadcasting added, so that the result has `shape`: the derivative of broadcasting.

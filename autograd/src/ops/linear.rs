@@ -1,0 +1,136 @@
+//! A linear layer in one pass.
+
+use limpid_tensor::{Activation, Fused, Inferred, Meta, Result, Tensor};
+use smallvec::SmallVec;
+
+use crate::op::{Cotangents, Needs, Op, Pullback, Pushforward};
+use crate::ops::elementwise::Elementwise;
+use crate::ops::fused;
+use crate::var::Var;
+
+/// `y = act(x·Wᵀ + b)`: x `[.., in]`, W `[out, in]`, optional b `[out]` → `[.., out]`.
+///
+/// With `z̄ = ȳ ∘ act′`, which is a function of y, and rows for all leading axes together:
+/// `x̄ = z̄·W`, `W̄ = z̄ᵀ·x`, `b̄ = Σ_rows z̄`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Linear {
+    /// The activation.
+    pub activation: Activation,
+}
+
+/// `c ∘ act′`, given the activation's result y.
+fn chain<'t>(activation: Activation, y: Var<'t>, c: Var<'t>) -> Var<'t> {
+    match activation {
+        Activation::Identity => c,
+        Activation::Relu => c * y.sign(),
+        Activation::Tanh => c * (1.0 - y * y),
+        Activation::Sigmoid => c * (y * (1.0 - y)),
+        other => unreachable!("linear: {other:?} has no derivative by its result"),
+    }
+}
+
+/// All leading axes as one.
+fn rows(v: Var<'_>) -> Var<'_> {
+    let shape = v.shape();
+    let (&columns, leading) = shape.split_last().expect("infer has seen to the rank");
+    v.reshape([leading.iter().product(), columns])
+}
+
+impl Op for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn attributes(&self) -> String {
+        self.activation.map().map_or_else(String::new, |f| f.name().into())
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        let (w, b) = (x[1], x.get(2));
+        if let Some(other) = x.iter().find(|m| m.dtype != x[0].dtype) {
+            return Err(format!("operands must have one dtype, found {} and {}", x[0].dtype, other.dtype));
+        }
+        if !x[0].dtype.is_float() {
+            return Err(format!("linear is not defined for {}", x[0].dtype));
+        }
+        let &[out, columns] = &w.shape[..] else {
+            return Err(format!("the weight must be [out, in], found {}", w.shape));
+        };
+        if x[0].shape.last() != Some(&columns) {
+            return Err(format!(
+                "the last axis of {} must have the size `in` of the weight {}",
+                x[0].shape, w.shape
+            ));
+        }
+        match b {
+            Some(b) if b.shape[..] != [out] => {
+                Err(format!("the bias for weight {} must be [{out}], found {}", w.shape, b.shape))
+            }
+            _ => Ok(Meta { shape: x[0].shape.with(x[0].shape.len() - 1, out), dtype: w.dtype }),
+        }
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+        fused(self, Fused::Linear(self.activation), x)
+    }
+
+    fn needs(&self, tracked: &[bool]) -> Needs {
+        let products = Needs::inputs(&[1]).when(tracked[0]).or(Needs::inputs(&[0]).when(tracked[1]));
+        products.or(Needs::OUTPUT.when(self.activation != Activation::Identity))
+    }
+
+    fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
+        let g = chain(self.activation, at.y(), at.g());
+        at.each(|i| match i {
+            0 => rows(g).matmul(at.x(1)).reshape(at.x(0).shape()),
+            1 => rows(g).transpose(0, 1).matmul(rows(at.x(0))),
+            _ => g.sum_to(&at.x(2).shape()),
+        })
+    }
+
+    fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
+        let dz = at.sum(|i, dx| match i {
+            0 => dx.linear(at.x(1), None, Activation::Identity),
+            1 => at.x(0).linear(dx, None, Activation::Identity),
+            _ => dx.expand(at.y().shape()),
+        })?;
+        Some(chain(self.activation, at.y(), dz))
+    }
+
+    fn expand<'t>(&self, x: &[Var<'t>]) -> Option<Var<'t>> {
+        let product = x[0].matmul(x[1].transpose(0, 1));
+        let z = x.get(2).map_or(product, |&b| product + b);
+        Some(self.activation.map().map_or(z, |f| z.tape().record(Elementwise(f), &[z])))
+    }
+
+    fn flops(&self, x: &[&Meta], y: &Meta) -> u64 {
+        let n = y.shape.elements() as u64;
+        let products = 2 * n * x[1].shape[1] as u64;
+        products + n * (u64::from(x.len() == 3) + u64::from(self.activation != Activation::Identity))
+    }
+}
+
+impl<'t> Var<'t> {
+    /// `act(x·Wᵀ + b)` over the last axis: x `[.., in]`, w `[out, in]`, b `[out]` → `[.., out]`.
+    ///
+    /// ```
+    /// use limpid_autograd::Tape;
+    /// use limpid_tensor::{Activation, DType, Tensor};
+    /// let tape = Tape::new();
+    /// let x = tape.constant(&Tensor::from_vec(vec![1.0f64, 2.0], [1, 2]));
+    /// let w = tape.variable(&Tensor::from_vec(vec![1.0f64, 1.0, 1.0, -1.0], [2, 2]));
+    /// let b = tape.variable(&Tensor::from_vec(vec![0.5f64, 0.5], [2]));
+    /// let y = x.linear(w, Some(b), Activation::Relu);
+    /// assert_eq!(y.value().unwrap().to_vec::<f64>().unwrap(), [3.5, 0.0]);
+    /// let gradients = tape.backward(y.sum(&[])).unwrap();
+    /// assert_eq!(gradients.of(w).unwrap().to_vec::<f64>().unwrap(), [1.0, 2.0, 0.0, 0.0]);
+    /// ```
+    ///
+    /// # Panics
+    /// If the shapes are not these, or the dtypes differ.
+    #[track_caller]
+    pub fn linear(self, w: Var<'t>, b: Option<Var<'t>>, activation: Activation) -> Var<'t> {
+        let x: SmallVec<[Var<'t>; 3]> = [self, w].into_iter().chain(b).collect();
+        self.tape().record(Linear { activation }, &x)
+    }
+}
