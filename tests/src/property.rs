@@ -23,8 +23,8 @@ struct Regression {
 /// If a line cannot be read.
 pub fn regressions() -> Vec<(String, Case)> {
     let parse = |(i, line): (usize, &str)| {
-        let Regression { property, case } = serde_json::from_str(line)
-            .unwrap_or_else(|e| panic!("regressions.jsonl, line {}: {e}", i + 1));
+        let Regression { property, case } =
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("regressions.jsonl, line {}: {e}", i + 1));
         (property, case)
     };
     REGRESSIONS.lines().enumerate().map(parse).collect()
@@ -54,7 +54,8 @@ pub fn check(
             panic!("{name}, a regression: {message}\n{}", line(name, case));
         }
     }
-    let mut config = Config { cases: number_of_cases(default_cases), failure_persistence: None, ..Config::default() };
+    let mut config =
+        Config { cases: number_of_cases(default_cases), failure_persistence: None, ..Config::default() };
     if config.rng_seed == RngSeed::Random {
         config.rng_seed = RngSeed::Fixed(name.bytes().fold(0, |h, b| h * 131 % 1_000_000_007 + u64::from(b)));
     }
