@@ -1,7 +1,5 @@
 //! Running a property: the cases that once failed, then random ones.
 
-use std::fmt::Debug;
-
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
 use serde::Deserialize;
@@ -46,7 +44,7 @@ fn number_of_cases(default: u32) -> u32 {
 pub fn check(
     name: &str,
     default_cases: u32,
-    cases: impl Strategy<Value = Case> + Debug,
+    cases: impl Strategy<Value = Case>,
     property: impl Fn(&Case) -> Result<(), String>,
 ) {
     for (_, case) in regressions().iter().filter(|(of, _)| of == name) {

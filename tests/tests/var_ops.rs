@@ -4,6 +4,9 @@
 //! as it goes agree bit for bit; `⟨g, J·v⟩ = ⟨Jᵀ·g, v⟩` to rounding; `⟨Jᵀ·g, v⟩` is the central difference of `⟨g, f⟩`
 //! along v, a vector of ±1, which no wrong element can hide from; and fused operations agree with their expansions.
 
+// A table's type lists its columns.
+#![allow(clippy::type_complexity)]
+
 use limpid_autograd::ops::einsum::einsum;
 use limpid_autograd::ops::elementwise::where_;
 use limpid_autograd::ops::movement::{concat, stack};
@@ -58,7 +61,7 @@ fn dot(a: &[f64], b: &[f64]) -> (f64, f64) {
 }
 
 fn values(x: Var<'_>) -> Result<Vec<f64>, String> {
-    x.value().and_then(|v| Ok(v.to_f64_vec().expect("on the host"))).map_err(|e| e.to_string())
+    x.value().map(|v| v.to_f64_vec().expect("on the host")).map_err(|e| e.to_string())
 }
 
 fn agree(what: &str, found: &[f64], expected: &[f64], relative: f64) -> Result<(), String> {
