@@ -418,7 +418,7 @@ fn parts_put_together() {
             let end = gap + n * step;
             Array::from_fn(&with(&x.shape, axis, end + n), |index| match index[axis] {
                 i if i >= end => x.at(&with(index, axis, n - 1 - (i - end))),
-                i if i >= gap && (i - gap) % step == 0 => x.at(&with(index, axis, (i - gap) / step)),
+                i if i >= gap && (i - gap).is_multiple_of(step) => x.at(&with(index, axis, (i - gap) / step)),
                 _ => zero,
             })
         }
