@@ -95,9 +95,9 @@ impl Tape {
             Flow { low: 0, passes, sources }
         };
         let seed = self.value_like(loss, 1.0)?;
-        let recording = self.recording.replace(false);
+        let constant = self.stop_recording();
         let swept = self.sweep(loss.id, Cotangent::Value(seed), &flow);
-        self.recording.set(recording);
+        drop(constant);
 
         let mut leaves: HashMap<u32, Tensor> = HashMap::new();
         for (id, cotangent) in swept? {

@@ -19,8 +19,8 @@ pub(crate) struct Scopes {
     current: ScopeId,
 }
 
+#[derive(Default)]
 struct Scope {
-    parent: ScopeId,
     path: Rc<str>,
     children: HashMap<String, ScopeId>,
     /// Where the derivative rules of this scope's operations record, by direction and operation.
@@ -37,13 +37,7 @@ pub(crate) enum Rule {
 
 impl Default for Scopes {
     fn default() -> Self {
-        let root = Scope {
-            parent: ScopeId(0),
-            path: "".into(),
-            children: HashMap::new(),
-            rules: HashMap::new(),
-            draws: 0,
-        };
+        let root = Scope { path: "".into(), children: HashMap::new(), rules: HashMap::new(), draws: 0 };
         Scopes { all: vec![root], current: ScopeId(0) }
     }
 }
@@ -53,9 +47,8 @@ impl Scopes {
         self.current
     }
 
-    /// Makes `scope` current and returns the one that was.
-    pub fn enter(&mut self, scope: ScopeId) -> ScopeId {
-        std::mem::replace(&mut self.current, scope)
+    pub fn enter(&mut self, scope: ScopeId) {
+        self.current = scope;
     }
 
     /// The scope called `name` inside `parent`.
@@ -67,7 +60,7 @@ impl Scopes {
         let above = &mut self.all[parent.0 as usize];
         let path = if above.path.is_empty() { name.into() } else { format!("{}/{name}", above.path).into() };
         above.children.insert(name.into(), id);
-        self.all.push(Scope { parent, path, children: HashMap::new(), rules: HashMap::new(), draws: 0 });
+        self.all.push(Scope { path, ..Scope::default() });
         id
     }
 
@@ -81,10 +74,6 @@ impl Scopes {
             id
         });
         self.enter(id);
-    }
-
-    pub fn leave(&mut self) {
-        self.current = self.all[self.current.0 as usize].parent;
     }
 
     pub fn path(&self) -> &str {
@@ -113,6 +102,18 @@ impl Scopes {
     }
 }
 
+/// While this lives, its scope is current; it ends however the scope is left, by a panic too.
+struct Inside<'a> {
+    tape: &'a Tape,
+    outer: ScopeId,
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.tape.scopes.borrow_mut().enter(self.outer);
+    }
+}
+
 impl Tape {
     /// Runs `f` inside a scope. Nodes it records carry the scope's path; when it closes, values that neither a
     /// derivative rule will read nor `f` returns are dropped (one that is asked for later is computed again). On an
@@ -132,14 +133,9 @@ impl Tape {
     /// ```
     pub fn scope<'t, R: Outputs<'t>>(&'t self, name: &str, f: impl FnOnce() -> R) -> R {
         let start = self.len();
-        {
-            let mut scopes = self.scopes.borrow_mut();
-            let current = scopes.current();
-            let child = scopes.child(current, name);
-            scopes.enter(child);
-        }
+        let inside = self.enter_child(name);
         let mut result = f();
-        self.scopes.borrow_mut().leave();
+        drop(inside);
         if self.is_inference() {
             self.forget_nodes(start, &mut result);
         } else {
@@ -148,6 +144,14 @@ impl Tape {
             self.drop_unneeded(start, &returned);
         }
         result
+    }
+
+    fn enter_child(&self, name: &str) -> Inside<'_> {
+        let mut scopes = self.scopes.borrow_mut();
+        let outer = scopes.current();
+        let child = scopes.child(outer, name);
+        scopes.enter(child);
+        Inside { tape: self, outer }
     }
 
     /// Drops the values recorded since `start` that no derivative rule reads, but for those in `returned`.

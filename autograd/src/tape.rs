@@ -432,10 +432,19 @@ impl Tape {
 
     /// Runs `f` without tracking gradients: what it records is constant.
     pub fn without_gradients<R>(&self, f: impl FnOnce() -> R) -> R {
-        let before = self.recording.replace(false);
-        let result = f();
-        self.recording.set(before);
-        result
+        let _constant = self.stop_recording();
+        f()
+    }
+
+    /// While the result lives, what is recorded is constant.
+    pub(crate) fn stop_recording(&self) -> impl Drop + '_ {
+        struct Restore<'a>(&'a Cell<bool>, bool);
+        impl Drop for Restore<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.1);
+            }
+        }
+        Restore(&self.recording, self.recording.replace(false))
     }
 
     /// Cuts the tape back to its first `len` nodes. Handles on the others become stale.

@@ -227,3 +227,18 @@ fn edges_are_marked_where_they_are_used() {
     let _ = x.skip() + x.tanh().branch();
     assert!(tape.program().to_string().contains("add(↷%0, ⑂%1)"));
 }
+
+#[test]
+fn a_panic_inside_a_scope_leaves_the_tape_usable() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.variable(&Tensor::ones([2, 3], DType::F64));
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        tape.without_gradients(|| tape.scope("block", || x.matmul(x)))
+    }));
+    assert!(caught.is_err());
+    let y = tape.scope("sum", || (x * x).sum(&[]));
+    assert!(y.is_tracked());
+    assert!(tape.program().to_string().lines().last().unwrap().contains("  sum  "));
+    assert_eq!(tape.backward(y)?.of(x).unwrap().to_vec::<f64>()?, [2.0; 6]);
+    Ok(())
+}
