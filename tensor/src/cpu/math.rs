@@ -106,7 +106,8 @@ macro_rules! float {
             )*
             #[inline(always)]
             fn pow(self, exponent: Self) -> Self {
-                libm::Libm::<$t>::pow(self, exponent)
+                // IEEE 754 has x⁰ = 1 and 1ʸ = 1 even where the other is NaN.
+                if self.is_nan() || exponent.is_nan() { $t::NAN } else { libm::Libm::<$t>::pow(self, exponent) }
             }
         }
     };

@@ -1,0 +1,351 @@
+//! Every primitive as the plainest loop over indices there is, in f64 (i64, bool).
+
+use limpid_tensor::{Activation, DType, Map, Reduce};
+
+use crate::array::{Array, broadcast, with};
+use crate::judge::{Near, accumulator, largest, stored, unit};
+
+/// The error function. A series of positive terms (Abramowitz & Stegun 7.1.6) for small arguments, and for large ones
+/// the continued fraction of its complement (7.1.14).
+pub fn erf(x: f64) -> f64 {
+    let a = x.abs();
+    if a.is_nan() {
+        return a;
+    }
+    let square = a * a;
+    let value = if a < 2.5 {
+        let (mut term, mut sum) = (a, 0.0);
+        for n in 1..100 {
+            sum += term;
+            term *= 2.0 * square / f64::from(2 * n + 1);
+        }
+        sum * (-square).exp() * std::f64::consts::FRAC_2_SQRT_PI
+    } else if a < 6.5 {
+        let fraction = (1..200).rev().fold(a, |below, n| a + f64::from(n) / 2.0 / below);
+        1.0 - (-square).exp() / (fraction * std::f64::consts::PI.sqrt())
+    } else {
+        1.0
+    };
+    value.copysign(x)
+}
+
+/// 1/(1 + e⁻ˣ).
+pub fn sigmoid(x: f64) -> f64 {
+    if x < 0.0 { x.exp() / (1.0 + x.exp()) } else { 1.0 / (1.0 + (-x).exp()) }
+}
+
+/// ln(1 + eˣ).
+pub fn softplus(x: f64) -> f64 {
+    if x > 40.0 { x } else { x.exp().ln_1p() }
+}
+
+fn nan_or(x: &[f64], value: f64) -> f64 {
+    if x.iter().any(|v| v.is_nan()) { f64::NAN } else { value }
+}
+
+/// A function of floats. NaN in gives NaN out.
+///
+/// # Panics
+/// If the result is not a float, or the function is not defined for floats.
+pub fn float_map(f: Map, x: &[f64]) -> f64 {
+    let v = x[0];
+    nan_or(
+        x,
+        match f {
+            Map::Neg => -v,
+            Map::Abs => v.abs(),
+            Map::Sign if v == 0.0 => 0.0,
+            Map::Sign => v.signum(),
+            Map::Exp => v.exp(),
+            Map::Expm1 => v.exp_m1(),
+            Map::Log => v.ln(),
+            Map::Log1p => v.ln_1p(),
+            Map::Sqrt => v.sqrt(),
+            Map::Rsqrt => 1.0 / v.sqrt(),
+            Map::Recip => 1.0 / v,
+            Map::Sin => v.sin(),
+            Map::Cos => v.cos(),
+            Map::Tanh => v.tanh(),
+            Map::Sigmoid => sigmoid(v),
+            Map::Erf => erf(v),
+            Map::Softplus => softplus(v),
+            Map::Relu => v.max(0.0),
+            Map::LeakyRelu(slope) => if v > 0.0 { v } else { slope * v },
+            Map::Elu(alpha) => if v > 0.0 { v } else { alpha * v.exp_m1() },
+            Map::Affine { mul, add } => v * mul + add,
+            Map::Powf(p) => v.powf(p),
+            Map::Clamp { low, high } => v.max(low).min(high),
+            Map::Add => v + x[1],
+            Map::Sub => v - x[1],
+            Map::Mul => v * x[1],
+            Map::Div => v / x[1],
+            Map::Pow => v.powf(x[1]),
+            Map::Max => v.max(x[1]),
+            Map::Min => v.min(x[1]),
+            other => panic!("{} does not make a float of floats", other.name()),
+        },
+    )
+}
+
+/// A function of i64, modulo 2⁶⁴.
+pub fn int_map(f: Map, x: &[i64]) -> i64 {
+    let wide: Vec<i128> = x.iter().map(|&v| i128::from(v)).collect();
+    let v = wide[0];
+    (match f {
+        Map::Neg => -v,
+        Map::Abs => v.abs(),
+        Map::Sign => v.signum(),
+        Map::Affine { mul, add } => v * mul as i128 + add as i128,
+        Map::Add => v + wide[1],
+        Map::Sub => v - wide[1],
+        Map::Mul => v * wide[1],
+        Map::Max => v.max(wide[1]),
+        Map::Min => v.min(wide[1]),
+        other => panic!("{} is not defined for i64", other.name()),
+    }) as i64
+}
+
+/// A comparison.
+pub fn compare<T: PartialOrd>(f: Map, a: T, b: T) -> bool {
+    match f {
+        Map::Eq => a == b,
+        Map::Ne => a != b,
+        Map::Lt => a < b,
+        Map::Le => a <= b,
+        Map::Gt => a > b,
+        Map::Ge => a >= b,
+        other => panic!("{} is not a comparison", other.name()),
+    }
+}
+
+/// `f` of the elements of several arrays, broadcast.
+pub fn broadcast_map<T: Copy, R: Copy>(x: &[&Array<T>], f: impl Fn(&[T]) -> R) -> Array<R> {
+    let shapes: Vec<&[usize]> = x.iter().map(|x| &x.shape[..]).collect();
+    let shape = broadcast(&shapes);
+    let stretched: Vec<Array<T>> = x.iter().map(|x| x.expand(&shape)).collect();
+    Array::from_fn(&shape, |index| f(&stretched.iter().map(|x| x.at(index)).collect::<Vec<T>>()))
+}
+
+/// The second where the first is true, else the third.
+pub fn where_<T: Copy>(condition: &Array<bool>, a: &Array<T>, b: &Array<T>) -> Array<T> {
+    let shape = broadcast(&[&condition.shape, &a.shape, &b.shape]);
+    let (condition, a, b) = (condition.expand(&shape), a.expand(&shape), b.expand(&shape));
+    Array::from_fn(&shape, |i| if condition.at(i) { a.at(i) } else { b.at(i) })
+}
+
+/// What `f` makes of the elements along some axes, which stay with size 1; they come in row-major order.
+pub fn along<T: Copy, R: Copy>(x: &Array<T>, axes: &[usize], f: impl Fn(&[T]) -> R) -> Array<R> {
+    let keep = |axis: usize, n: usize| if axes.contains(&axis) { 1 } else { n };
+    let kept: Vec<usize> = x.shape.iter().enumerate().map(|(axis, &n)| keep(axis, n)).collect();
+    let summed: Vec<usize> = axes.iter().map(|&axis| x.shape[axis]).collect();
+    Array::from_fn(&kept, |index| {
+        let mut at = index.to_vec();
+        let group = Array::from_fn(&summed, |inner| {
+            axes.iter().zip(inner).for_each(|(&axis, &i)| at[axis] = i);
+            x.at(&at)
+        });
+        f(&group.data)
+    })
+}
+
+/// The sum, with the error of any order of additions.
+pub fn sum(x: &[f64], dtype: DType) -> Near {
+    Near::sum(x, dtype)
+}
+
+/// The product, with the error of any order of multiplications.
+pub fn product(x: &[f64], dtype: DType) -> Near {
+    let value: f64 = x.iter().product();
+    let sizes: Vec<f64> = x.iter().map(|v| v.abs()).filter(|v| v.is_finite()).collect();
+    let most: f64 = sizes.iter().map(|v| v.max(1.0)).product();
+    let least: f64 = sizes.iter().filter(|&&v| v > 0.0).map(|v| v.min(1.0)).product();
+    let accumulator = accumulator(dtype);
+    // A partial product may overflow in one order and not in another, or lose bits as a subnormal.
+    let order_decides = most >= largest(accumulator) * 0.999 || least <= 1.001 / largest(accumulator);
+    let relative = x.len() as f64 * (unit(accumulator) + unit(DType::F64));
+    let error = if order_decides { f64::INFINITY } else { relative * value.abs() };
+    Near { value, error: if value.is_finite() || order_decides { error } else { 0.0 } }
+}
+
+/// The largest or smallest; NaN if there is one.
+pub fn extreme(f: Reduce, x: &[f64]) -> f64 {
+    let pick = if f == Reduce::Max { f64::max } else { f64::min };
+    nan_or(x, x.iter().copied().reduce(pick).expect("there are elements"))
+}
+
+/// The position of the first largest; a NaN counts as largest.
+pub fn argmax<T: Copy + PartialOrd>(x: &[T]) -> i64 {
+    let is_nan = |v: T| v.partial_cmp(&v).is_none();
+    let mut best = 0;
+    for i in 1..x.len() {
+        if !is_nan(x[best]) && (is_nan(x[i]) || x[i] > x[best]) {
+            best = i;
+        }
+    }
+    best as i64
+}
+
+/// The positions that sort; equal elements keep their order and NaN comes last.
+pub fn argsort<T: Copy + PartialOrd>(x: &[T], descending: bool) -> Vec<i64> {
+    let is_nan = |v: T| v.partial_cmp(&v).is_none();
+    let before = |a: T, b: T| match (is_nan(a), is_nan(b)) {
+        (false, false) => if descending { a > b } else { a < b },
+        (a, b) => !a && b,
+    };
+    // Insertion: an element moves left past those it must come before, never past its equals.
+    let mut order: Vec<usize> = Vec::new();
+    for i in 0..x.len() {
+        let mut place = order.len();
+        while place > 0 && before(x[i], x[order[place - 1]]) {
+            place -= 1;
+        }
+        order.insert(place, i);
+    }
+    order.into_iter().map(|i| i as i64).collect()
+}
+
+/// What `f` makes of each row along an axis: another row of the same length.
+pub fn rows<T: Copy, R: Copy>(x: &Array<T>, axis: usize, f: impl Fn(&[T]) -> Vec<R>) -> Array<R> {
+    Array::from_fn(&x.shape, |index| {
+        let row: Vec<T> = (0..x.shape[axis]).map(|i| x.at(&with(index, axis, i))).collect();
+        f(&row)[index[axis]]
+    })
+}
+
+/// Running sums of a row.
+pub fn running_sums(row: &[f64], dtype: DType) -> Vec<Near> {
+    (1..=row.len()).map(|k| sum(&row[..k], dtype)).collect()
+}
+
+/// The matrix product over the last two axes.
+pub fn matmul(a: &Array<f64>, b: &Array<f64>, dtype: DType) -> Array<Near> {
+    let (ra, rb) = (a.shape.len(), b.shape.len());
+    let (m, k, n) = (a.shape[ra - 2], a.shape[ra - 1], b.shape[rb - 1]);
+    let lead = broadcast(&[&a.shape[..ra - 2], &b.shape[..rb - 2]]);
+    let a = a.expand(&[&lead[..], &[m, k]].concat());
+    let b = b.expand(&[&lead[..], &[k, n]].concat());
+    Array::from_fn(&[&lead[..], &[m, n]].concat(), |index| {
+        let (lead, matrix) = index.split_at(lead.len());
+        let factors = |l: usize| {
+            (a.at(&[lead, &[matrix[0], l]].concat()), b.at(&[lead, &[l, matrix[1]]].concat()))
+        };
+        Near::sum_of_products(&(0..k).map(factors).collect::<Vec<_>>(), dtype)
+    })
+}
+
+/// Elements chosen along an axis.
+pub fn gather<T: Copy>(x: &Array<T>, axis: usize, index: &Array<i64>) -> Array<T> {
+    Array::from_fn(&index.shape, |i| x.at(&with(i, axis, index.at(i) as usize)))
+}
+
+/// For each element of `base`: it, and what is added to it, in order.
+pub fn scatter_terms<T: Copy>(base: &Array<T>, axis: usize, index: &Array<i64>, src: &Array<T>) -> Vec<Vec<T>> {
+    let mut terms = Vec::new();
+    let _ = Array::from_fn(&base.shape, |i| {
+        let here = (0..index.shape[axis]).map(|k| with(i, axis, k));
+        let hits = here.filter(|at| index.at(at) as usize == i[axis]).map(|at| src.at(&at));
+        terms.push(std::iter::once(base.at(i)).chain(hits).collect());
+    });
+    terms
+}
+
+/// Additions one after the other, each rounded to the accumulating dtype.
+pub fn sequential_sum(terms: &[f64], dtype: DType) -> f64 {
+    terms[1..].iter().fold(terms[0], |sum, v| stored(sum + v, accumulator(dtype)))
+}
+
+/// A row's softmax: each element's relative error is that of the exponent's argument.
+pub fn softmax(row: &[f64], dtype: DType) -> Vec<Near> {
+    let (largest, total) = largest_and_total(row);
+    let near = |v: f64| {
+        let value = (v - largest).exp() / total;
+        let relative = (6.0 + (v - largest).abs()) * unit(accumulator(dtype)) + 4.0 * unit(DType::F64);
+        Near { value, error: finite_or_zero(relative * value) }
+    };
+    row.iter().map(|&v| near(v)).collect()
+}
+
+/// A row's log-softmax.
+pub fn log_softmax(row: &[f64], dtype: DType) -> Vec<Near> {
+    let (largest, total) = largest_and_total(row);
+    let near = |v: f64| {
+        let value = v - largest - total.ln();
+        let size = (v - largest).abs() + total.ln().abs() + 4.0;
+        Near { value, error: finite_or_zero(size * 2.0 * unit(accumulator(dtype))) }
+    };
+    row.iter().map(|&v| near(v)).collect()
+}
+
+fn finite_or_zero(error: f64) -> f64 {
+    if error.is_finite() { error } else { 0.0 }
+}
+
+/// The largest logit and the sum of exponentials below it. A row that holds a NaN or +∞ is undefined: NaN.
+fn largest_and_total(row: &[f64]) -> (f64, f64) {
+    let largest = extreme(Reduce::Max, row);
+    (largest, row.iter().map(|v| (v - largest).exp()).sum())
+}
+
+/// `act(x·wᵀ + b)`.
+pub fn linear(
+    x: &Array<f64>,
+    w: &Array<f64>,
+    b: Option<&Array<f64>>,
+    activation: Activation,
+    dtype: DType,
+) -> Array<Near> {
+    let (out, inner) = (w.shape[0], w.shape[1]);
+    let last = x.shape.len() - 1;
+    Array::from_fn(&with(&x.shape, last, out), |index| {
+        let o = index[last];
+        let mut factors: Vec<(f64, f64)> = (0..inner).map(|k| (x.at(&with(index, last, k)), w.at(&[o, k]))).collect();
+        factors.extend(b.map(|b| (b.at(&[o]), 1.0)));
+        let z = Near::sum_of_products(&factors, dtype);
+        // No activation moves two numbers further apart.
+        Near { value: activation.map().map_or(z.value, |f| float_map(f, &[z.value])), ..z }
+    })
+}
+
+/// A row normalised to mean 0 and variance 1, scaled and moved.
+pub fn layer_norm(row: &[f64], gain: &[f64], bias: &[f64], eps: f64, dtype: DType) -> Vec<Near> {
+    let n = row.len() as f64;
+    let mean = row.iter().sum::<f64>() / n;
+    let variance = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
+    let r = 1.0 / (variance + eps).sqrt();
+    // The mean is known up to n roundings of an f64 sum.
+    let mean_error = (n + 2.0) * unit(DType::F64) * row.iter().map(|v| v.abs()).sum::<f64>() / n;
+    let near = |i: usize| {
+        let normalised = (row[i] - mean) * r;
+        let value = normalised * gain[i] + bias[i];
+        let relative = (n + 8.0) * 2.0 * unit(DType::F64) + 4.0 * unit(accumulator(dtype));
+        let size = (normalised * gain[i]).abs() + bias[i].abs();
+        Near { value, error: relative * size + 2.0 * mean_error * r * gain[i].abs() * (1.0 + normalised.abs()) }
+    };
+    (0..row.len()).map(near).collect()
+}
+
+/// A row scaled to a mean square of 1, and by a gain.
+pub fn rms_norm(row: &[f64], gain: &[f64], eps: f64, dtype: DType) -> Vec<Near> {
+    let n = row.len() as f64;
+    let r = 1.0 / (row.iter().map(|v| v * v).sum::<f64>() / n + eps).sqrt();
+    let relative = (n + 8.0) * unit(DType::F64) + 4.0 * unit(accumulator(dtype));
+    let near = |(v, g): (&f64, &f64)| Near { value: v * r * g, error: relative * (v * r * g).abs() };
+    row.iter().zip(gain).map(near).collect()
+}
+
+/// The value of a number of a float dtype as an i64: towards zero, NaN as 0, beyond the range the nearest.
+pub fn truncate(v: f64) -> i64 {
+    if v.is_nan() { 0 } else { (v.trunc() as i128).clamp(i64::MIN.into(), i64::MAX.into()) as i64 }
+}
+
+/// The nearest number of a float dtype to an integer, ties to even.
+pub fn nearest(v: i64, dtype: DType) -> f64 {
+    let size = i128::from(v).unsigned_abs();
+    let bits = (128 - size.leading_zeros()) as i32;
+    let digits = (1.0 / unit(dtype)).log2() as i32;
+    let drop = (bits - digits).max(0);
+    let (kept, rest) = (size >> drop, size & ((1 << drop) - 1));
+    let half = (1u128 << drop) / 2;
+    let up = drop > 0 && (rest > half || rest == half && kept & 1 == 1);
+    ((kept + u128::from(up)) << drop) as f64 * if v < 0 { -1.0 } else { 1.0 }
+}
