@@ -33,3 +33,8 @@ pub use limpid_tensor as tensor;
 pub use autograd::{Gradients, Op, Tape, Var};
 pub use nn::{Module, Parameters};
 pub use tensor::{DType, Device, Shape, Tensor};
+
+/// The README's example is compiled and run with the doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -221,7 +221,8 @@ fn report(settings: &Settings, runs: &[Trained], gradient_norms: &str, loss: &st
     Report::new("Two moons through a deep network")
         .lead(
             "The same points, the same layers, the same first weights; only the way the layers are joined differs. \
-             The table and the first figure show how much of the gradient reaches each layer.",
+             The table (∇: norm of a layer's weight gradient at the first step) and the first figure show how much of the \
+             gradient reaches each layer.",
         )
         .summary(summary)
         .section(

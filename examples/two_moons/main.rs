@@ -105,7 +105,7 @@ fn run(settings: &Settings) -> Result<(), Failure> {
     ));
     for &variant in &settings.variants {
         let model = training::new_model(settings, variant, a.seed);
-        say(&format!("  tape, {:<9} {}", variant.name, training::memory_line(&model, &data, a.batch)?));
+        say(&format!("  {:<9} {}", variant.name, training::memory_line(&model, &data, a.batch)?));
     }
     say("");
 

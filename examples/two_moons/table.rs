@@ -33,7 +33,7 @@ pub fn closing(all: &[(u64, Vec<Trained>)]) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "                                 │ gradient norm of the weights, first step");
     let _ =
-        writeln!(text, "variant   accuracy        loss   │ layer 1   middle     last  first → last layer");
+        writeln!(text, "variant   accuracy        loss   │  second   middle     last  first → last layer");
     let _ = writeln!(text, "{}┼{}", "─".repeat(33), "─".repeat(46));
     let mut diverged = String::new();
     for i in 0..all[0].1.len() {
@@ -48,8 +48,11 @@ pub fn closing(all: &[(u64, Vec<Trained>)]) -> String {
         let accuracy = match (accuracies.as_slice(), runs.len()) {
             ([], _) => "diverged".to_string(),
             ([one], 1) => format!("{one:.3}"),
-            (many, _) => {
-                let (low, _, high) = spread(many);
+            (some, all) if some.len() < all => {
+                format!("{}/{all} diverged", all - some.len())
+            }
+            (all, _) => {
+                let (low, _, high) = spread(all);
                 format!("{low:.3}–{high:.3}")
             }
         };
@@ -63,7 +66,7 @@ pub fn closing(all: &[(u64, Vec<Trained>)]) -> String {
         let means: Vec<f64> = (0..depth).map(mean_at).collect();
         let _ = writeln!(
             text,
-            "{:<9} {accuracy:<12} {loss:>7}   │ {:>7.1e}  {:>7.1e}  {:>7.1e}  {}",
+            "{:<9} {accuracy:<12}  {loss:>7}  │ {:>7.1e}  {:>7.1e}  {:>7.1e}  {}",
             runs[0].1.variant.name,
             means[1.min(depth - 1)],
             means[depth / 2],

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use limpid::autograd::Tape;
+use limpid::autograd::{Tape, format_bytes};
 use limpid::nn::data::{Batch, Batches, Dataset, StandardScaler};
 use limpid::nn::losses::{Reduction, cross_entropy};
 use limpid::nn::optim::{Optimizer, Sgd};
@@ -173,20 +173,20 @@ pub fn probabilities(model: &Mlp, scaler: &StandardScaler, points: &Tensor) -> R
     Ok(logits.softmax(-1).select(-1, 1).value()?.to_f64_vec()?)
 }
 
-/// What the tape holds for one step's derivative, and whether its rules read exactly that.
+/// What the tape holds for one step's derivative, against what the derivative rules then really read.
 pub fn memory_line(model: &Mlp, data: &Data, batch: usize) -> Result<String, Failure> {
     let batches = Batches::new(data.train.len(), batch, Key::new(0))?;
     let first = batches.of(&data.train, 0)?.next().expect("there is at least one batch")?;
     let tape = Tape::new();
     let audit = tape.audit_reads(loss(&tape, model, &first))?;
-    let memory = tape.memory();
-    let agree = audit.declared == audit.read && memory.needed == audit.read_bytes;
+    let (kept, read) = (tape.memory().needed, audit.read_bytes);
+    let agree = audit.declared == audit.read && kept == read;
     Ok(format!(
-        "{} nodes; {} held for the derivative, {} read by its rules{}",
+        "{:>4} nodes, {:>9} kept for the derivative, {:>9} read {}",
         tape.len(),
-        limpid::autograd::format_bytes(memory.needed),
-        limpid::autograd::format_bytes(audit.read_bytes),
-        if agree { ": exactly what they declare" } else { ", NOT what they declare" },
+        format_bytes(kept),
+        format_bytes(read),
+        if agree { "✓" } else { "✗" },
     ))
 }
 

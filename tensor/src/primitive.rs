@@ -360,20 +360,20 @@ impl Activation {
 #[derive(Clone, Copy, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Fused {
-    /// `act(x·wᵀ + b)`: x [.., in], w [out, in], optional b [out] → [.., out].
+    /// `act(x·wᵀ + b)`: x `[.., in]`, w `[out, in]`, optional b `[out]` → `[.., out]`.
     Linear(Activation),
     /// `exp(x − max x)/Σ exp(x − max x)` over the last axis.
     Softmax,
     /// `x − max x − ln Σ exp(x − max x)` over the last axis.
     LogSoftmax,
-    /// `−log_softmax(logits)[label]` per row: logits [N, C], labels i64 [N] → [N].
+    /// `−log_softmax(logits)[label]` per row: logits `[N, C]`, labels i64 `[N]` → `[N]`.
     CrossEntropy,
-    /// `(x − mean)/√(var + eps)·γ + β` over the last axis, variance in two passes: x [.., C], γ [C], β [C].
+    /// `(x − mean)/√(var + eps)·γ + β` over the last axis, variance in two passes: x `[.., C]`, γ `[C]`, β `[C]`.
     LayerNorm {
         /// Added to the variance.
         eps: f64,
     },
-    /// `x/√(mean(x²) + eps)·γ` over the last axis: x [.., C], γ [C].
+    /// `x/√(mean(x²) + eps)·γ` over the last axis: x `[.., C]`, γ `[C]`.
     RmsNorm {
         /// Added to the mean square.
         eps: f64,

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | words | `w = philox4x32(counter = [b, stream], key = seed)`, block `b = i / 2`, low words first |
 //! | bits of element `i` | `w[0] + 2³²·w[1]` for even `i`, `w[2] + 2³²·w[3]` for odd `i` |
-//! | [`unit`], in `[0, 1)` | `(bits >> 11) · 2⁻⁵³` |
+//! | [`unit()`], in `[0, 1)` | `(bits >> 11) · 2⁻⁵³` |
 //! | [`open_unit`], in `(0, 1)` | `((bits >> 12) + ½) · 2⁻⁵²` |
 //!
 //! Both conversions are exact, so whoever follows them gets the same uniforms bit for bit. A distribution is
@@ -119,7 +119,7 @@ impl Key {
         self.pair(index / 2)[(index % 2) as usize]
     }
 
-    /// Element `index` of a uniform draw from `[0, 1)`; see [`unit`].
+    /// Element `index` of a uniform draw from `[0, 1)`; see [`unit()`].
     pub fn uniform(self, index: u64) -> f64 {
         unit(self.bits(index))
     }
@@ -151,7 +151,7 @@ impl Key {
 #[derive(Clone, Copy, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Distribution {
-    /// Evenly spread over `low..high` (floats): `low + (high − low)·u` with `u` from [`unit`], the product and the
+    /// Evenly spread over `low..high` (floats): `low + (high − low)·u` with `u` from [`unit()`], the product and the
     /// sum each rounded to f64. What rounding would lift to `high` becomes the largest value below it.
     Uniform {
         /// The smallest value that can occur.
@@ -181,7 +181,7 @@ pub enum Distribution {
         /// The upper bound, possibly ∞.
         high: f64,
     },
-    /// 1 with probability `p`, else 0 (any dtype; `true`/`false` for bool): whether [`unit`] is below `p`.
+    /// 1 with probability `p`, else 0 (any dtype; `true`/`false` for bool): whether [`unit()`] is below `p`.
     Bernoulli {
         /// The probability of a 1.
         p: f64,

@@ -119,7 +119,8 @@ pub fn is_near(found: f64, expected: Near, ulps: f64, dtype: DType) -> bool {
     let limit = expected.error + ulps * spacing(expected.value.clamp(-beyond, beyond), dtype);
     if found.is_infinite() || rounded.is_infinite() {
         // Both sides of the border to infinity, if the limit spans it.
-        return limit > 0.0 && (found.clamp(-beyond, beyond) - expected.value.clamp(-beyond, beyond)).abs() <= limit;
+        return limit > 0.0
+            && (found.clamp(-beyond, beyond) - expected.value.clamp(-beyond, beyond)).abs() <= limit;
     }
     (found - expected.value).abs() <= limit
 }
@@ -197,7 +198,10 @@ mod tests {
             }
         }
         for v in [1.0f32, 3.0, 1e-40, f32::MIN_POSITIVE, 0.0] {
-            assert_eq!(spacing(f64::from(v), DType::F32), f64::from(f32::from_bits(v.to_bits() + 1)) - f64::from(v));
+            assert_eq!(
+                spacing(f64::from(v), DType::F32),
+                f64::from(f32::from_bits(v.to_bits() + 1)) - f64::from(v)
+            );
         }
         assert_eq!(largest(DType::F32), f64::from(f32::MAX));
         assert_eq!(largest(DType::BF16), bf16::MAX.to_f64());

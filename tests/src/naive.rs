@@ -13,15 +13,12 @@ pub fn erf(x: f64) -> f64 {
         return a;
     }
     let square = a * a;
-    let value = if a < 2.5 {
-        let (mut term, mut sum) = (a, 0.0);
-        for n in 1..100 {
-            sum += term;
-            term *= 2.0 * square / f64::from(2 * n + 1);
-        }
-        sum * (-square).exp() * std::f64::consts::FRAC_2_SQRT_PI
+    let value = if a < 1.5 {
+        // From the last term inwards: a·(1 + 2a²/3·(1 + 2a²/5·(…))).
+        let nested = (1..60).rev().fold(1.0, |inner, n| 1.0 + 2.0 * square / f64::from(2 * n + 1) * inner);
+        a * nested * (-square).exp() * std::f64::consts::FRAC_2_SQRT_PI
     } else if a < 6.5 {
-        let fraction = (1..200).rev().fold(a, |below, n| a + f64::from(n) / 2.0 / below);
+        let fraction = (1..400).rev().fold(a, |below, n| a + f64::from(n) / 2.0 / below);
         1.0 - (-square).exp() / (fraction * std::f64::consts::PI.sqrt())
     } else {
         1.0
@@ -70,8 +67,20 @@ pub fn float_map(f: Map, x: &[f64]) -> f64 {
             Map::Erf => erf(v),
             Map::Softplus => softplus(v),
             Map::Relu => v.max(0.0),
-            Map::LeakyRelu(slope) => if v > 0.0 { v } else { slope * v },
-            Map::Elu(alpha) => if v > 0.0 { v } else { alpha * v.exp_m1() },
+            Map::LeakyRelu(slope) => {
+                if v > 0.0 {
+                    v
+                } else {
+                    slope * v
+                }
+            }
+            Map::Elu(alpha) => {
+                if v > 0.0 {
+                    v
+                } else {
+                    alpha * v.exp_m1()
+                }
+            }
             Map::Affine { mul, add } => v * mul + add,
             Map::Powf(p) => v.powf(p),
             Map::Clamp { low, high } => v.max(low).min(high),
@@ -189,7 +198,13 @@ pub fn argmax<T: Copy + PartialOrd>(x: &[T]) -> i64 {
 pub fn argsort<T: Copy + PartialOrd>(x: &[T], descending: bool) -> Vec<i64> {
     let is_nan = |v: T| v.partial_cmp(&v).is_none();
     let before = |a: T, b: T| match (is_nan(a), is_nan(b)) {
-        (false, false) => if descending { a > b } else { a < b },
+        (false, false) => {
+            if descending {
+                a > b
+            } else {
+                a < b
+            }
+        }
         (a, b) => !a && b,
     };
     // Insertion: an element moves left past those it must come before, never past its equals.
@@ -226,9 +241,8 @@ pub fn matmul(a: &Array<f64>, b: &Array<f64>, dtype: DType) -> Array<Near> {
     let b = b.expand(&[&lead[..], &[k, n]].concat());
     Array::from_fn(&[&lead[..], &[m, n]].concat(), |index| {
         let (lead, matrix) = index.split_at(lead.len());
-        let factors = |l: usize| {
-            (a.at(&[lead, &[matrix[0], l]].concat()), b.at(&[lead, &[l, matrix[1]]].concat()))
-        };
+        let factors =
+            |l: usize| (a.at(&[lead, &[matrix[0], l]].concat()), b.at(&[lead, &[l, matrix[1]]].concat()));
         Near::sum_of_products(&(0..k).map(factors).collect::<Vec<_>>(), dtype)
     })
 }
@@ -239,7 +253,12 @@ pub fn gather<T: Copy>(x: &Array<T>, axis: usize, index: &Array<i64>) -> Array<T
 }
 
 /// For each element of `base`: it, and what is added to it, in order.
-pub fn scatter_terms<T: Copy>(base: &Array<T>, axis: usize, index: &Array<i64>, src: &Array<T>) -> Vec<Vec<T>> {
+pub fn scatter_terms<T: Copy>(
+    base: &Array<T>,
+    axis: usize,
+    index: &Array<i64>,
+    src: &Array<T>,
+) -> Vec<Vec<T>> {
     let mut terms = Vec::new();
     let _ = Array::from_fn(&base.shape, |i| {
         let here = (0..index.shape[axis]).map(|k| with(i, axis, k));
@@ -298,7 +317,8 @@ pub fn linear(
     let last = x.shape.len() - 1;
     Array::from_fn(&with(&x.shape, last, out), |index| {
         let o = index[last];
-        let mut factors: Vec<(f64, f64)> = (0..inner).map(|k| (x.at(&with(index, last, k)), w.at(&[o, k]))).collect();
+        let mut factors: Vec<(f64, f64)> =
+            (0..inner).map(|k| (x.at(&with(index, last, k)), w.at(&[o, k]))).collect();
         factors.extend(b.map(|b| (b.at(&[o]), 1.0)));
         let z = Near::sum_of_products(&factors, dtype);
         // No activation moves two numbers further apart.
@@ -319,7 +339,10 @@ pub fn layer_norm(row: &[f64], gain: &[f64], bias: &[f64], eps: f64, dtype: DTyp
         let value = normalised * gain[i] + bias[i];
         let relative = (n + 8.0) * 2.0 * unit(DType::F64) + 4.0 * unit(accumulator(dtype));
         let size = (normalised * gain[i]).abs() + bias[i].abs();
-        Near { value, error: relative * size + 2.0 * mean_error * r * gain[i].abs() * (1.0 + normalised.abs()) }
+        Near {
+            value,
+            error: relative * size + 2.0 * mean_error * r * gain[i].abs() * (1.0 + normalised.abs()),
+        }
     };
     (0..row.len()).map(near).collect()
 }

@@ -1,7 +1,5 @@
 //! Running a property: the cases that once failed, then random ones.
 
-use std::fmt::Debug;
-
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
 use serde::Deserialize;
@@ -23,8 +21,8 @@ struct Regression {
 /// If a line cannot be read.
 pub fn regressions() -> Vec<(String, Case)> {
     let parse = |(i, line): (usize, &str)| {
-        let Regression { property, case } = serde_json::from_str(line)
-            .unwrap_or_else(|e| panic!("regressions.jsonl, line {}: {e}", i + 1));
+        let Regression { property, case } =
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("regressions.jsonl, line {}: {e}", i + 1));
         (property, case)
     };
     REGRESSIONS.lines().enumerate().map(parse).collect()
@@ -46,7 +44,7 @@ fn number_of_cases(default: u32) -> u32 {
 pub fn check(
     name: &str,
     default_cases: u32,
-    cases: impl Strategy<Value = Case> + Debug,
+    cases: impl Strategy<Value = Case>,
     property: impl Fn(&Case) -> Result<(), String>,
 ) {
     for (_, case) in regressions().iter().filter(|(of, _)| of == name) {
@@ -54,7 +52,8 @@ pub fn check(
             panic!("{name}, a regression: {message}\n{}", line(name, case));
         }
     }
-    let mut config = Config { cases: number_of_cases(default_cases), failure_persistence: None, ..Config::default() };
+    let mut config =
+        Config { cases: number_of_cases(default_cases), failure_persistence: None, ..Config::default() };
     if config.rng_seed == RngSeed::Random {
         config.rng_seed = RngSeed::Fixed(name.bytes().fold(0, |h, b| h * 131 % 1_000_000_007 + u64::from(b)));
     }

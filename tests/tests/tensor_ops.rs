@@ -3,7 +3,8 @@
 use limpid_tensor::{Activation, DType, Fused, Layout, Map, Reduce, Tensor};
 use limpid_tests::array::{Array, with};
 use limpid_tests::case::{
-    Case, Layouts, Numbers, Operand, Values, broadcastable, cases, factors, full_shapes, one, permutation, shapes,
+    Case, Layouts, Numbers, Operand, Values, broadcastable, cases, factors, full_shapes, one, permutation,
+    shapes,
 };
 use limpid_tests::judge::{self, Near, round};
 use limpid_tests::naive;
@@ -63,10 +64,13 @@ fn ulps(f: Map, dtype: DType) -> Option<f64> {
     let (narrow, wide) = match f {
         Neg | Abs | Sign | Sqrt | Recip | Relu | LeakyRelu(_) | Clamp { .. } => return None,
         Add | Sub | Mul | Div | Max | Min => return None,
-        Powf(1.0 | 2.0 | -1.0) => return None,
-        Exp | Expm1 | Log | Log1p | Sin | Cos | Tanh | Pow => (1.0, 2.0),
-        Powf(3.0) => (2.0, 3.0),
-        Erf => (1.0, 4.0),
+        Powf(1.0) => return None,
+        Exp | Expm1 | Log | Log1p | Sin | Cos | Pow => (1.0, 2.0),
+        // libm's is off by a little more than one unit.
+        Tanh => (1.5, 2.0),
+        Powf(_) => (2.0, 3.0),
+        // The oracle's own series is good to 5 units.
+        Erf => (1.0, 6.0),
         Rsqrt => (1.5, 1.5),
         _ => (3.0, 4.0),
     };
@@ -89,7 +93,9 @@ fn float_map(f: Map) {
             let rounded = judge::unit(judge::accumulator(dtype)) + judge::unit(DType::F64);
             match f {
                 // The product is rounded before the addition cancels.
-                Map::Affine { mul, .. } if value.is_finite() => Near { value, error: 2.0 * rounded * (v[0] * mul).abs() },
+                Map::Affine { mul, .. } if value.is_finite() => {
+                    Near { value, error: 2.0 * rounded * (v[0] * mul).abs() }
+                }
                 _ => Near { value, error: 0.0 },
             }
         });
@@ -103,7 +109,9 @@ fn float_map(f: Map) {
 #[test]
 fn functions_of_one_float() {
     use Map::*;
-    for f in [Neg, Abs, Sign, Exp, Expm1, Log, Log1p, Sqrt, Rsqrt, Recip, Sin, Cos, Tanh, Sigmoid, Erf, Softplus] {
+    for f in
+        [Neg, Abs, Sign, Exp, Expm1, Log, Log1p, Sqrt, Rsqrt, Recip, Sin, Cos, Tanh, Sigmoid, Erf, Softplus]
+    {
         float_map(f);
     }
 }
@@ -225,16 +233,20 @@ fn sums_and_products() {
             // No axes at all stand for all of them.
             let axes = if axes.is_empty() { (0..rank).collect() } else { axes };
             match &numbers[0] {
-                Numbers::Int(x) if f == Reduce::Sum => {
-                    judge::ints(&y, &naive::along(x, &axes, |v| v.iter().fold(0i64, |a, &b| a.wrapping_add(b))))
-                }
-                Numbers::Int(x) => {
-                    judge::ints(&y, &naive::along(x, &axes, |v| v.iter().fold(1i64, |a, &b| a.wrapping_mul(b))))
-                }
+                Numbers::Int(x) if f == Reduce::Sum => judge::ints(
+                    &y,
+                    &naive::along(x, &axes, |v| v.iter().fold(0i64, |a, &b| a.wrapping_add(b))),
+                ),
+                Numbers::Int(x) => judge::ints(
+                    &y,
+                    &naive::along(x, &axes, |v| v.iter().fold(1i64, |a, &b| a.wrapping_mul(b))),
+                ),
                 x if f == Reduce::Sum => {
                     judge::near(&y, dtype, &naive::along(x.float(), &axes, |v| naive::sum(v, dtype)), 0.5)
                 }
-                x => judge::near(&y, dtype, &naive::along(x.float(), &axes, |v| naive::product(v, dtype)), 0.5),
+                x => {
+                    judge::near(&y, dtype, &naive::along(x.float(), &axes, |v| naive::product(v, dtype)), 0.5)
+                }
             }
         });
     }
@@ -344,7 +356,8 @@ fn views_of_views() {
                 (y, of_numbers!(&numbers[0], a => a.slice(axis, start, end, step)))
             }
             (3, _) => {
-                let larger: Vec<usize> = [2].iter().chain(&shape).map(|&n| if n == 1 { 3 } else { n }).collect();
+                let larger: Vec<usize> =
+                    [2].iter().chain(&shape).map(|&n| if n == 1 { 3 } else { n }).collect();
                 (x[0].expand(&larger[..]), of_numbers!(&numbers[0], a => a.expand(&larger)))
             }
             _ => {
@@ -396,7 +409,8 @@ fn parts_put_together() {
         // The tensor itself, every `step`-th place from `gap` on, and its mirror image behind.
         let end = gap + n * step;
         let whole = Layout::contiguous(shape.with(axis, end + n));
-        let (strided, mirrored) = (whole.slice(axis, gap, end, step), whole.slice(axis, end, end + n, 1).flip(axis));
+        let (strided, mirrored) =
+            (whole.slice(axis, gap, end, step), whole.slice(axis, end, end + n, 1).flip(axis));
         let parts = [(strided, &x[0]), (mirrored, &x[0])];
         let y = run(|| Tensor::assemble(x[0].device(), whole.shape(), dtype, &parts))?;
         fn place<T: Copy>(x: &Array<T>, zero: T, axis: usize, gap: usize, step: usize) -> Array<T> {
@@ -404,7 +418,7 @@ fn parts_put_together() {
             let end = gap + n * step;
             Array::from_fn(&with(&x.shape, axis, end + n), |index| match index[axis] {
                 i if i >= end => x.at(&with(index, axis, n - 1 - (i - end))),
-                i if i >= gap && (i - gap) % step == 0 => x.at(&with(index, axis, (i - gap) / step)),
+                i if i >= gap && (i - gap).is_multiple_of(step) => x.at(&with(index, axis, (i - gap) / step)),
                 _ => zero,
             })
         }
@@ -523,7 +537,12 @@ fn fused_softmax_and_its_logarithm() {
         let (x, numbers) = made(case);
         let (dtype, last) = (x[0].dtype(), x[0].shape().len() - 1);
         let (floats, x) = (numbers[0].float(), &x[0]);
-        judge::near(&fused(Fused::Softmax, &[x])?, dtype, &naive::rows(floats, last, |r| naive::softmax(r, dtype)), 1.0)?;
+        judge::near(
+            &fused(Fused::Softmax, &[x])?,
+            dtype,
+            &naive::rows(floats, last, |r| naive::softmax(r, dtype)),
+            1.0,
+        )?;
         let logarithms = naive::rows(floats, last, |row| naive::log_softmax(row, dtype));
         judge::near(&fused(Fused::LogSoftmax, &[x])?, dtype, &logarithms, 1.0)
     });
@@ -531,14 +550,15 @@ fn fused_softmax_and_its_logarithm() {
 
 #[test]
 fn fused_cross_entropy() {
-    let operands = broadcastable(2, full_shapes(2..=2), &FLOATS, &EVERY, Layouts::Any).prop_map(|mut operands| {
-        let classes = *operands[0].shape.last().unwrap_or(&1);
-        let rows = operands[0].shape.iter().rev().nth(1).copied().unwrap_or(1);
-        operands[0].shape = vec![rows, classes];
-        operands[1].shape = vec![rows];
-        (operands[1].dtype, operands[1].values) = (DType::I64, Values::Below(classes));
-        operands
-    });
+    let operands =
+        broadcastable(2, full_shapes(2..=2), &FLOATS, &EVERY, Layouts::Any).prop_map(|mut operands| {
+            let classes = *operands[0].shape.last().unwrap_or(&1);
+            let rows = operands[0].shape.iter().rev().nth(1).copied().unwrap_or(1);
+            operands[0].shape = vec![rows, classes];
+            operands[1].shape = vec![rows];
+            (operands[1].dtype, operands[1].values) = (DType::I64, Values::Below(classes));
+            operands
+        });
     check("fused cross_entropy", 4 * CASES, cases(operands.boxed()), |case| {
         let (x, numbers) = made(case);
         let dtype = x[0].dtype();
@@ -555,14 +575,15 @@ fn fused_cross_entropy() {
 
 /// Rows x, and per-column operands.
 fn with_columns(values: &[Values]) -> BoxedStrategy<Case> {
-    let operands = broadcastable(3, full_shapes(1..=4), &FLOATS, values, Layouts::Any).prop_map(|mut operands| {
-        if operands[0].shape.is_empty() {
-            operands[0].shape = vec![1];
-        }
-        let columns = operands[0].shape[operands[0].shape.len() - 1];
-        operands.iter_mut().skip(1).for_each(|o| o.shape = vec![columns]);
-        operands
-    });
+    let operands =
+        broadcastable(3, full_shapes(1..=4), &FLOATS, values, Layouts::Any).prop_map(|mut operands| {
+            if operands[0].shape.is_empty() {
+                operands[0].shape = vec![1];
+            }
+            let columns = operands[0].shape[operands[0].shape.len() - 1];
+            operands.iter_mut().skip(1).for_each(|o| o.shape = vec![columns]);
+            operands
+        });
     cases(operands.boxed())
 }
 
@@ -574,10 +595,16 @@ fn fused_norms() {
         let eps = [1e-5, 1e-3][case.choose(0, 2)];
         let [rows, gain, bias] = [0, 1, 2].map(|i| numbers[i].float());
         let y = fused(Fused::LayerNorm { eps }, &[&x[0], &x[1], &x[2]])?;
-        let expected = naive::rows(rows, last, |row| naive::layer_norm(row, &gain.data, &bias.data, eps, dtype));
+        let expected =
+            naive::rows(rows, last, |row| naive::layer_norm(row, &gain.data, &bias.data, eps, dtype));
         judge::near(&y, dtype, &expected, 1.0)?;
         let y = fused(Fused::RmsNorm { eps }, &[&x[0], &x[1]])?;
-        judge::near(&y, dtype, &naive::rows(rows, last, |row| naive::rms_norm(row, &gain.data, eps, dtype)), 1.0)
+        judge::near(
+            &y,
+            dtype,
+            &naive::rows(rows, last, |row| naive::rms_norm(row, &gain.data, eps, dtype)),
+            1.0,
+        )
     });
 }
 

@@ -1,6 +1,6 @@
 //! Functions of one, two or three elements, and what follows from their local derivatives.
 //!
-//! The derivative of every function of one variable stands in one table, [`local_derivative`]; those of two and three
+//! The derivative of every function of one variable stands in one table, `local_derivative`; those of two and three
 //! in [`Elementwise::vjp`]. At kinks: relu′(0) = 0, leaky_relu′(0) = slope, |x|′(0) = 0, sign′ = 0 everywhere, clamp′ =
 //! 1 on its bounds, and where `maximum` or `minimum` is a tie each operand takes half.
 
@@ -14,7 +14,7 @@ use crate::var::Var;
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Elementwise(pub Map);
 
-/// The derivative of a function of one variable at `x`, where it is `y`. `None` if it is a constant: [`slope`].
+/// The derivative of a function of one variable at `x`, where it is `y`. `None` if it is a constant: `slope`.
 fn local_derivative<'t>(f: Map, x: Var<'t>, y: Var<'t>) -> Option<Var<'t>> {
     Some(match f {
         Map::Abs => x.sign(),
@@ -34,7 +34,7 @@ fn local_derivative<'t>(f: Map, x: Var<'t>, y: Var<'t>) -> Option<Var<'t>> {
         Map::Relu => y.sign(),
         Map::LeakyRelu(slope) => where_(x.gt(x.fill(0.0)), x.fill(1.0), x.fill(slope)),
         Map::Elu(alpha) => where_(x.gt(x.fill(0.0)), x.fill(1.0), y + alpha),
-        Map::Powf(p) => x.powf(p - 1.0) * p,
+        Map::Powf(p) if p != 0.0 => x.powf(p - 1.0) * p,
         Map::Clamp { low, high } => {
             where_(x.ge(x.fill(low)).and(x.le(x.fill(high))), x.fill(1.0), x.fill(0.0))
         }
@@ -47,6 +47,8 @@ fn slope(f: Map) -> f64 {
     match f {
         Map::Neg => -1.0,
         Map::Sign => 0.0,
+        // x⁰ is 1 everywhere, where p·x^(p−1) would be 0·∞ at 0.
+        Map::Powf(0.0) => 0.0,
         Map::Affine { mul, .. } => mul,
         _ => unreachable!("{} has a local derivative", f.name()),
     }
@@ -123,6 +125,7 @@ impl Op for Elementwise {
         use Map::*;
         let wants = |i: usize| tracked.get(i).copied().unwrap_or(false);
         match self.0 {
+            Powf(0.0) => Needs::NOTHING,
             Abs | Log | Log1p | Sin | Cos | Erf | Softplus | LeakyRelu(_) | Powf(_) | Clamp { .. } => {
                 Needs::inputs(&[0])
             }
@@ -299,10 +302,6 @@ impl<'t> Var<'t> {
     /// xᵖ for a constant p.
     #[track_caller]
     pub fn powf(self, p: f64) -> Var<'t> {
-        if p == 0.0 {
-            // x⁰ is 1 everywhere, and p·x^(p−1) would be 0·∞ at 0.
-            return self * 0.0 + 1.0;
-        }
         self.map(Map::Powf(p))
     }
 

@@ -231,6 +231,16 @@ impl<'t> Var<'t> {
     /// The product over some axes (none given: all).
     #[track_caller]
     pub fn prod(self, axes: &[isize]) -> Var<'t> {
+        let shape = self.shape();
+        let resolved = shape.axes(axes);
+        if self.dtype().is_float() && resolved.iter().all(|&axis| shape[axis] == 1) {
+            // One factor is its own product, and the derivative reads nothing.
+            return self.reshape(shape.without(&resolved));
+        }
+        if self.dtype().is_float() && resolved.iter().any(|&axis| shape[axis] == 0) {
+            // So it is with none.
+            return self.sum(axes) + 1.0;
+        }
         self.reduce(Reduce::Prod, axes)
     }
 

@@ -42,18 +42,18 @@ fn float<T: Float>(f: Map, x: &[&Tensor]) -> Tensor {
         Abs => unary::<T>(x, Float::abs),
         Sign => unary::<T>(x, Float::sign),
         Exp => unary::<T>(x, Float::exp),
-        Expm1 => unary::<T>(x, Float::expm1),
-        Log => unary::<T>(x, Float::log),
-        Log1p => unary::<T>(x, Float::log1p),
+        Expm1 => scalar::<T>(x, Float::expm1),
+        Log => scalar::<T>(x, Float::log),
+        Log1p => scalar::<T>(x, Float::log1p),
         Sqrt => unary::<T>(x, Float::sqrt),
         Rsqrt => unary::<T>(x, |v| T::ONE / v.sqrt()),
         Recip => unary::<T>(x, |v| T::ONE / v),
-        Sin => unary::<T>(x, Float::sin),
-        Cos => unary::<T>(x, Float::cos),
-        Tanh => unary::<T>(x, Float::tanh),
+        Sin => scalar::<T>(x, Float::sin),
+        Cos => scalar::<T>(x, Float::cos),
+        Tanh => scalar::<T>(x, Float::tanh),
         Sigmoid => unary::<T>(x, Float::sigmoid),
-        Erf => unary::<T>(x, Float::erf),
-        Softplus => unary::<T>(x, Float::softplus),
+        Erf => scalar::<T>(x, Float::erf),
+        Softplus => scalar::<T>(x, Float::softplus),
         Relu => unary::<T>(x, Float::relu),
         LeakyRelu(slope) => {
             let slope = of(slope);
@@ -61,11 +61,7 @@ fn float<T: Float>(f: Map, x: &[&Tensor]) -> Tensor {
         }
         Elu(alpha) => {
             let alpha = of(alpha);
-            unary::<T>(
-                x,
-                #[inline(always)]
-                move |v| if v > T::ZERO { v } else { alpha * v.expm1() },
-            )
+            scalar::<T>(x, move |v| if v > T::ZERO { v } else { alpha * v.expm1() })
         }
         Affine { mul, add } => {
             let (mul, add) = (of(mul), of(add));
@@ -78,7 +74,7 @@ fn float<T: Float>(f: Map, x: &[&Tensor]) -> Tensor {
         Powf(-1.0) => unary::<T>(x, |v| T::ONE / v),
         Powf(p) => {
             let p = of(p);
-            unary::<T>(x, move |v| v.pow(p))
+            scalar::<T>(x, move |v| v.pow(p))
         }
         Clamp { low, high } => {
             let (low, high) = (of(low), of(high));
@@ -91,7 +87,9 @@ fn float<T: Float>(f: Map, x: &[&Tensor]) -> Tensor {
         Sub => binary::<T>(x, |a, b| a - b),
         Mul => binary::<T>(x, |a, b| a * b),
         Div => binary::<T>(x, |a, b| a / b),
-        Pow => binary::<T>(x, Float::pow),
+        Pow => drive2(x, x[0].dtype(), &|out: &mut [T], a: &[T], b: &[T]| {
+            out.iter_mut().zip(a).zip(b).for_each(|((out, &a), &b)| *out = a.pow(b));
+        }),
         Max => binary::<T>(x, Float::maximum),
         Min => binary::<T>(x, Float::minimum),
         Eq => compare(x, |a: T, b| a == b),
@@ -142,6 +140,13 @@ fn boolean(f: Map, x: &[&Tensor]) -> Tensor {
 
 fn unary<T: Float>(x: &[&Tensor], f: impl Fn(T) -> T + Sync) -> Tensor {
     elementwise1(x[0], x[0].dtype(), f)
+}
+
+/// For functions that no vector unit helps with: one loop, for every processor.
+fn scalar<T: Float>(x: &[&Tensor], f: impl Fn(T) -> T + Sync) -> Tensor {
+    drive1(x[0], x[0].dtype(), &|out: &mut [T], x: &[T]| {
+        out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x));
+    })
 }
 
 fn binary<T: Float>(x: &[&Tensor], f: impl Fn(T, T) -> T + Sync) -> Tensor {
