@@ -19,7 +19,7 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = Recipe::Stable, help_heading = "Training")]
     pub recipe: Recipe,
     /// Clip the global gradient norm at this value (0: never); overrides the recipe
-    #[arg(long, value_name = "NORM", help_heading = "Training")]
+    #[arg(long, allow_negative_numbers = true, value_name = "NORM", help_heading = "Training")]
     pub clip: Option<f64>,
     /// Passes over the training data
     #[arg(long, default_value_t = 100, value_name = "N", help_heading = "Training")]
@@ -28,10 +28,10 @@ pub struct Arguments {
     #[arg(long, default_value_t = 128, value_name = "N", help_heading = "Training")]
     pub batch: usize,
     /// Learning rate
-    #[arg(long, default_value_t = 0.1, help_heading = "Training")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.1, help_heading = "Training")]
     pub lr: f64,
     /// Momentum of stochastic gradient descent
-    #[arg(long, default_value_t = 0.9, help_heading = "Training")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.9, help_heading = "Training")]
     pub momentum: f64,
     /// Seed of initialisation and batch order
     #[arg(long, default_value_t = 0, help_heading = "Training")]
@@ -66,7 +66,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1000, value_name = "N", help_heading = "Data")]
     pub samples: usize,
     /// Standard deviation of the noise around the moons
-    #[arg(long, default_value_t = 0.2, help_heading = "Data")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.2, help_heading = "Data")]
     pub noise: f64,
     /// Seed of the points and of the 70/30 split
     #[arg(long, default_value_t = 0, value_name = "SEED", help_heading = "Data")]
@@ -150,6 +150,9 @@ pub enum Recipe {
     Article,
 }
 
+/// More would only be started and never used.
+const MAX_THREADS: usize = 1024;
+
 /// One run's arguments in their final form.
 #[derive(Clone)]
 pub struct Settings {
@@ -188,6 +191,9 @@ impl Settings {
         at_least("epochs", a.epochs, 1)?;
         at_least("batch", a.batch, 1)?;
         at_least("seeds", a.seeds as usize, 1)?;
+        if a.threads > MAX_THREADS {
+            return Err(format!("--threads: expected at most {MAX_THREADS}, found {}", a.threads));
+        }
         let within = |name: &str, found: f64, fits: bool, expected: &str| match found.is_finite() && fits {
             true => Ok(()),
             false => Err(format!("--{name}: expected {expected}, found {found}")),
@@ -221,12 +227,14 @@ impl Settings {
         })
     }
 
-    /// What one run's numbers depend on, but for its variant, its seed and how long it lasts: a checkpoint goes on only
-    /// under the same.
-    pub fn of_one_run(&self) -> Value {
+    /// What one run's numbers depend on, but for how long it lasts: a checkpoint goes on only under the same.
+    pub fn of_one_run(&self, variant: Variant, seed: u64) -> Value {
         let mut all = self.to_json();
-        for free in ["variants", "seed", "seeds", "epochs"] {
-            all.as_object_mut().and_then(|all| all.remove(free));
+        if let Some(all) = all.as_object_mut() {
+            for free in ["variants", "seeds", "epochs"] {
+                all.remove(free);
+            }
+            all.extend([("variant".to_string(), json!(variant.name)), ("seed".to_string(), json!(seed))]);
         }
         all
     }

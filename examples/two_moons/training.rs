@@ -10,6 +10,7 @@ use limpid::nn::optim::{Optimizer, Sgd};
 use limpid::nn::{Checkpoint, Init, Mlp, MlpConfig, Module, clip_norm, gradient_norms};
 use limpid::tensor::rng::Key;
 use limpid::{DType, Tensor, Var};
+use serde_json::Value;
 
 use crate::Failure;
 use crate::history::{Divergence, History, Metrics};
@@ -77,7 +78,7 @@ pub fn train(
     let mut history = History::new(names);
     let mut interrupted = false;
     if a.resume && checkpoint.exists() {
-        history = restore(settings, checkpoint, history, &mut model, &mut optimizer)?;
+        history = restore(settings, variant, seed, checkpoint, history, &mut model, &mut optimizer)?;
     }
 
     let mut tape = Tape::new().with_seed(seed);
@@ -128,10 +129,11 @@ pub fn train(
             history.metrics.push(Metrics { train_loss: mean(losses), validation_loss, validation_accuracy });
         }
         on_epoch(epoch, &history);
-        interrupted = stop.load(Ordering::Relaxed) && epoch + 1 < a.epochs;
         let last = epoch + 1 == a.epochs || history.divergence.is_some();
+        interrupted = stop.load(Ordering::Relaxed) && !last;
         if last || interrupted || epoch % 10 == 9 {
-            save(settings, checkpoint, &history, &model, &optimizer)?;
+            let settings = settings.of_one_run(variant, seed);
+            save(&settings, checkpoint, &history, &model, &optimizer)?;
         }
         if interrupted {
             break;
@@ -191,7 +193,7 @@ pub fn memory_line(model: &Mlp, data: &Data, batch: usize) -> Result<String, Fai
 }
 
 fn save(
-    settings: &Settings,
+    settings: &Value,
     path: &Path,
     history: &History,
     model: &Mlp,
@@ -206,7 +208,7 @@ fn save(
         .map(|m| vec![m.train_loss, m.validation_loss, m.validation_accuracy])
         .collect();
     let mut checkpoint = Checkpoint::of(model, optimizer)
-        .with("settings", settings.of_one_run())
+        .with("settings", settings)
         .with_tensor("metrics", table(&metrics))
         .with_tensor("gradient_norms", table(&history.gradient_norms))
         .with_tensor("step_norms", table(&history.step_norms));
@@ -219,13 +221,16 @@ fn save(
 
 fn restore(
     settings: &Settings,
+    variant: Variant,
+    seed: u64,
     path: &Path,
     mut history: History,
     model: &mut Mlp,
     optimizer: &mut Sgd,
 ) -> Result<History, Failure> {
     let checkpoint = Checkpoint::load(path)?;
-    let (theirs, ours) = (checkpoint.get::<String>("settings")?, settings.of_one_run().to_string());
+    let (theirs, ours) =
+        (checkpoint.get::<String>("settings")?, settings.of_one_run(variant, seed).to_string());
     if theirs != ours {
         return Err(Failure::input(format!("{}: expected settings {ours}, found {theirs}", path.display())));
     }
@@ -252,6 +257,14 @@ fn restore(
         ))),
     };
     history.metrics = rows("metrics")?.into_iter().map(metric).collect::<Result<_, Failure>>()?;
+    if history.metrics.len() > settings.arguments.epochs {
+        return Err(Failure::input(format!(
+            "{}: expected at most {} epochs, found {}",
+            path.display(),
+            settings.arguments.epochs,
+            history.metrics.len()
+        )));
+    }
     history.gradient_norms = rows("gradient_norms")?;
     history.step_norms = rows("step_norms")?;
     if let Ok(cause) = checkpoint.get::<String>("cause") {
