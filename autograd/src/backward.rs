@@ -9,15 +9,17 @@ use std::collections::HashMap;
 use limpid_tensor::{DType, Map, Tensor};
 use smallvec::SmallVec;
 
-use crate::error::Result;
+use crate::error::{Error, Result, Site};
 use crate::op::{Cotangents, Derivative, Pullback};
 use crate::scope::Rule;
-use crate::tape::{ParamId, Tape};
+use crate::tape::{ParamId, Tape, no_derivative};
 use crate::var::Var;
 
 /// The gradients of one scalar by everything it depends on: what [`Tape::backward`] returns.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Gradients {
+    /// The tape the leaves are on; 0 if there are none.
+    tape: u64,
     leaves: HashMap<u32, Tensor>,
     parameters: HashMap<ParamId, Tensor>,
     unreached: Vec<String>,
@@ -25,7 +27,13 @@ pub struct Gradients {
 
 impl Gradients {
     /// The gradient by a [`variable`](Tape::variable) or parameter, `None` if the loss does not depend on it.
+    ///
+    /// # Panics
+    /// If `var` is on another tape, or was placed after the tape had been cleared.
+    #[track_caller]
     pub fn of(&self, var: Var<'_>) -> Option<&Tensor> {
+        let same = self.tape == 0 || self.tape == var.tape().identity();
+        assert!(same, "{var:?} is not on the tape, as it was, that these gradients were computed on");
         self.leaves.get(&var.id)
     }
 
@@ -81,6 +89,7 @@ impl Tape {
     /// If `loss` does not have exactly one element.
     #[track_caller]
     pub fn backward(&self, loss: Var<'_>) -> Result<Gradients> {
+        self.expect_differentiable("backward");
         self.expect_scalar("backward", loss);
         if let Some(failure) = self.failure() {
             return Err(failure);
@@ -112,14 +121,14 @@ impl Tape {
             .collect();
         let unreached =
             flow.sources.iter().filter(|id| !leaves.contains_key(id)).map(|&id| self.label(id)).collect();
-        Ok(Gradients { leaves, parameters, unreached })
+        Ok(Gradients { tape: self.identity(), leaves, parameters, unreached })
     }
 
     /// The gradient of a scalar by each of `xs`, recorded on the tape, so that it can be differentiated again. Zeros
     /// where `y` does not depend on one.
     ///
     /// # Errors
-    /// If the tape is dry or something failed, now or before.
+    /// If something failed, now or before. (On a dry tape the gradients are as dry as the rest.)
     ///
     /// # Panics
     /// If `y` does not have exactly one element.
@@ -147,6 +156,7 @@ impl Tape {
     /// If `g` does not have `y`'s shape and dtype.
     #[track_caller]
     pub fn vjp<'t>(&'t self, y: Var<'t>, g: Var<'t>, xs: &[Var<'t>]) -> Result<Vec<Option<Var<'t>>>> {
+        self.expect_differentiable("vjp");
         assert_eq!(
             self.meta(y),
             self.meta(g),
@@ -178,10 +188,12 @@ impl Tape {
         let sources = xs.iter().zip(wanted).filter(|(_, wanted)| **wanted).map(|(x, _)| x.id).collect();
         let flow = self.flow(y.id, start as u32, sources);
         match self.sweep(y.id, Cotangent::Node(g), &flow) {
-            Ok(found) => xs
-                .iter()
-                .zip(wanted)
-                .map(|(x, wanted)| if *wanted { node_of(&found, x.id) } else { None })
+            // An operand that occurs twice gets what flows to it once.
+            Ok(found) => (0..xs.len())
+                .map(|i| {
+                    let first = xs[..i].iter().all(|x| x.id != xs[i].id);
+                    if wanted[i] && first { node_of(&found, xs[i].id) } else { None }
+                })
                 .collect(),
             Err(error) => {
                 self.fail(error);
@@ -200,12 +212,18 @@ impl Tape {
         }
         for id in low..=y {
             let node = &nodes[id as usize];
-            let passes = is_source[(id - low) as usize]
-                || node.op.as_ref().is_some_and(|op| {
-                    node.meta.dtype.is_float()
-                        && node.inputs.iter().any(|operand| flow.contains(operand.id))
-                        && op.derivative() == Derivative::Exists
+            let reached = !node.stops
+                && node.meta.dtype.is_float()
+                && node.inputs.iter().any(|operand| flow.contains(operand.id));
+            let carried = reached
+                && node.op.as_ref().is_some_and(|op| match op.derivative() {
+                    Derivative::Exists => true,
+                    Derivative::Stops => false,
+                    Derivative::Missing(why) => {
+                        no_derivative(&**op, self.scopes.borrow().suffix_of(node.scope), why)
+                    }
                 });
+            let passes = carried || is_source[(id - low) as usize];
             flow.passes.push(passes);
         }
         flow
@@ -225,14 +243,15 @@ impl Tape {
         let mut pending: Vec<Option<Cotangent<'t>>> = vec![None; (y + 1 - flow.low) as usize];
         pending[(y - flow.low) as usize] = Some(seed);
 
-        let scope = self.scopes.borrow().current();
-        let sweeping = self.begin_sweep();
+        let _scope = self.return_to_scope();
+        let sweep = self.begin_sweep();
         let mut walk = || -> Result<()> {
             for id in (flow.low..=y).rev() {
-                if !sweeping {
+                if sweep.outermost {
                     self.swept_to(id + 1);
                 }
                 let Some(g) = pending[(id - flow.low) as usize].take() else { continue };
+                let g = self.narrowed(g, id)?;
                 if sources.contains(&id) {
                     found.push((id, g.clone()));
                 }
@@ -259,11 +278,10 @@ impl Tape {
             }
             Ok(())
         };
-        let walked = walk();
-        self.end_sweep(sweeping);
-        self.scopes.borrow_mut().enter(scope);
-        walked?;
-        found.extend(below);
+        walk()?;
+        for (source, cotangent) in below {
+            found.push((source, self.narrowed(cotangent, source)?));
+        }
         Ok(found)
     }
 
@@ -300,15 +318,16 @@ impl Tape {
             start: self.len(),
         };
         let cotangents = op.vjp(&at);
+        let (name, expected, given) = (op.name(), inputs.len(), cotangents.len());
+        assert_eq!(expected, given, "{name}: the vjp must return a cotangent, or None, for each operand");
         let mut result = SmallVec::new();
         let mut failed = None;
         for (operand, cotangent) in inputs.iter().zip(cotangents) {
             let Some(cotangent) = cotangent else { continue };
-            debug_assert_eq!(
+            assert_eq!(
                 self.meta(cotangent),
                 self.meta(self.var(operand.id)),
-                "{}: the rule's cotangent does not have its operand's shape and dtype",
-                op.name()
+                "{name}: a cotangent must have its operand's shape and dtype",
             );
             let cotangent = match keep {
                 true => Cotangent::Node(cotangent),
@@ -332,22 +351,73 @@ impl Tape {
         }
     }
 
+    /// Adds two cotangents of one value. Those of bf16 values add up in f32, and are rounded once on delivery.
     fn add<'t>(&self, a: Cotangent<'t>, b: Cotangent<'t>) -> Result<Cotangent<'t>> {
         match (a, b) {
-            (Cotangent::Node(a), Cotangent::Node(b)) => Ok(Cotangent::Node(a + b)),
-            (Cotangent::Value(a), Cotangent::Value(b)) => match Tensor::map(Map::Add, &[&a, &b]) {
-                Ok(sum) => Ok(Cotangent::Value(sum)),
-                Err(error) => Err(self.fail(crate::Error::Backend {
-                    site: crate::Site {
-                        op: "accumulate".into(),
-                        scope: self.scopes.borrow().path().into(),
-                        location: std::panic::Location::caller(),
-                    },
-                    message: error.to_string(),
-                })),
-            },
+            (Cotangent::Node(a), Cotangent::Node(b)) => {
+                let wide =
+                    if a.dtype() == DType::BF16 || b.dtype() == DType::BF16 { DType::F32 } else { a.dtype() };
+                Ok(Cotangent::Node(a.cast(wide) + b.cast(wide)))
+            }
+            (Cotangent::Value(a), Cotangent::Value(b)) => {
+                let narrow = a.dtype() == DType::BF16 || b.dtype() == DType::BF16;
+                let wide = if narrow { DType::F32 } else { a.dtype() };
+                let sum = a.cast(wide).and_then(|a| Tensor::map(Map::Add, &[&a, &b.cast(wide)?]));
+                let sum = sum.map_err(|e| {
+                    self.fail(Error::Backend { site: self.addition(), message: e.to_string() })
+                })?;
+                self.check_sum(&sum)?;
+                Ok(Cotangent::Value(sum))
+            }
             _ => unreachable!("one sweep carries one kind of cotangent"),
         }
+    }
+
+    /// A cotangent in the dtype of node `id`, to which it belongs.
+    fn narrowed<'t>(&self, cotangent: Cotangent<'t>, id: u32) -> Result<Cotangent<'t>> {
+        let dtype = self.nodes.borrow()[id as usize].meta.dtype;
+        match cotangent {
+            Cotangent::Node(var) => Ok(Cotangent::Node(var.cast(dtype))),
+            Cotangent::Value(value) => match value.cast(dtype) {
+                Ok(value) => Ok(Cotangent::Value(value)),
+                Err(e) => Err(self.fail(self.backend_error(self.var(id), e))),
+            },
+        }
+    }
+
+    /// In anomaly mode, an error if a sum of cotangents is not finite.
+    fn check_sum(&self, sum: &Tensor) -> Result<()> {
+        if !self.detects_anomalies() {
+            return Ok(());
+        }
+        let values =
+            sum.to_f64_vec().map_err(|e| Error::Backend { site: self.addition(), message: e.to_string() })?;
+        match values.iter().position(|v| !v.is_finite()) {
+            None => Ok(()),
+            Some(element) => Err(self.fail(Error::NonFinite {
+                site: self.addition(),
+                found: values[element],
+                element,
+                operands: "two cotangents of one value".into(),
+            })),
+        }
+    }
+
+    /// Where cotangents are added, for messages.
+    fn addition(&self) -> Site {
+        Site {
+            op: "sum of cotangents".into(),
+            scope: self.scopes.borrow().path().into(),
+            location: std::panic::Location::caller(),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn expect_differentiable(&self, what: &str) {
+        assert!(
+            !self.is_inference(),
+            "{what}: an inference tape keeps no program to differentiate; use Tape::new()"
+        );
     }
 
     /// A constant of a value's shape and dtype.

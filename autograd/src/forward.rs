@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use crate::error::Result;
 use crate::op::{Derivative, Pushforward};
 use crate::scope::Rule;
-use crate::tape::Tape;
+use crate::tape::{Tape, no_derivative};
 use crate::var::Var;
 
 impl Tape {
@@ -25,12 +25,13 @@ impl Tape {
     /// ```
     ///
     /// # Errors
-    /// If the tape is dry or something failed, now or before.
+    /// If something failed, now or before. (On a dry tape the result is as dry as the rest.)
     ///
     /// # Panics
-    /// If a tangent does not have its value's shape and dtype.
+    /// If a tangent does not have its value's shape and dtype, or this is an inference tape.
     #[track_caller]
     pub fn jvp<'t>(&'t self, y: Var<'t>, pairs: &[(Var<'t>, Var<'t>)]) -> Result<Var<'t>> {
+        self.expect_differentiable("jvp");
         for &(x, dx) in pairs {
             assert_eq!(
                 self.meta(x),
@@ -58,33 +59,28 @@ impl Tape {
         tangents: &[Option<Var<'t>>],
         start: usize,
     ) -> Option<Var<'t>> {
+        // An operand that occurs twice has one tangent, not the sum of two.
+        let first = |i: usize| xs[..i].iter().all(|x| x.id != xs[i].id);
         let pairs: SmallVec<[(Var<'t>, Var<'t>); 3]> =
-            xs.iter().zip(tangents).filter_map(|(&x, &dx)| Some((x, dx?))).collect();
+            (0..xs.len()).filter(|&i| first(i)).filter_map(|i| Some((xs[i], tangents[i]?))).collect();
         self.push_forward(y, &pairs, start as u32)
     }
 
     /// Carries tangents through the nodes `start..=y`.
     fn push_forward<'t>(&'t self, y: Var<'t>, pairs: &[(Var<'t>, Var<'t>)], start: u32) -> Option<Var<'t>> {
         let mut computed: Vec<Option<Var<'t>>> = vec![None; (y.id + 1).saturating_sub(start) as usize];
-        let given = |id: u32| pairs.iter().find(|(x, _)| x.id == id).map(|(_, dx)| *dx);
-        let outer = self.scopes.borrow().current();
+        let given =
+            |id: u32| pairs.iter().filter(|(x, _)| x.id == id).map(|(_, dx)| *dx).reduce(|a, b| a + b);
+        let _scope = self.return_to_scope();
         for id in start..=y.id {
             let (op, inputs, scope) = {
                 let nodes = self.nodes.borrow();
                 let node = &nodes[id as usize];
-                let Some(op) = node.op.clone().filter(|op| op.derivative() == Derivative::Exists) else {
-                    computed[(id - start) as usize] = given(id);
-                    continue;
-                };
-                if !node.meta.dtype.is_float() {
-                    continue;
-                }
+                let op = node.op.clone().filter(|_| !node.stops && node.meta.dtype.is_float());
                 (op, node.inputs.clone(), node.scope)
             };
-            if let Some(dx) = given(id) {
-                computed[(id - start) as usize] = Some(dx);
-                continue;
-            }
+            computed[(id - start) as usize] = given(id);
+            let Some(op) = op else { continue };
             let tangents: SmallVec<[Option<Var<'t>>; 3]> = inputs
                 .iter()
                 .map(|operand| match operand.id.checked_sub(start) {
@@ -95,6 +91,11 @@ impl Tape {
             if tangents.iter().all(Option::is_none) {
                 continue;
             }
+            match op.derivative() {
+                Derivative::Exists => {}
+                Derivative::Stops => continue,
+                Derivative::Missing(why) => no_derivative(&*op, self.scopes.borrow().suffix_of(scope), why),
+            }
             self.scopes.borrow_mut().enter_rule(scope, Rule::Jvp, op.name());
             let at = Pushforward {
                 x: inputs.iter().map(|operand| self.var(operand.id)).collect(),
@@ -102,9 +103,10 @@ impl Tape {
                 tangents: &tangents,
                 start: self.len(),
             };
-            computed[(id - start) as usize] = op.jvp(&at);
+            let carried = op.jvp(&at);
+            let slot = &mut computed[(id - start) as usize];
+            *slot = slot.take().into_iter().chain(carried).reduce(|a, b| a + b);
         }
-        self.scopes.borrow_mut().enter(outer);
         match y.id.checked_sub(start) {
             Some(i) => computed[i as usize],
             None => given(y.id),

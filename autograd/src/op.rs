@@ -146,7 +146,7 @@ pub enum Derivative {
 /// Which values a derivative rule reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Needs {
-    inputs: u32,
+    inputs: u64,
     /// Whether it reads the operation's result.
     pub output: bool,
 }
@@ -158,13 +158,17 @@ impl Needs {
     pub const OUTPUT: Needs = Needs { inputs: 0, output: true };
 
     /// The operands at these positions.
+    ///
+    /// # Panics
+    /// If one is beyond 63.
     pub fn inputs(positions: &[usize]) -> Needs {
+        assert!(positions.iter().all(|&i| i < 64), "needs: positions up to 63, found {positions:?}");
         Needs { inputs: positions.iter().fold(0, |bits, &i| bits | 1 << i), output: false }
     }
 
     /// Whether the operand at position `i` is read.
     pub fn input(self, i: usize) -> bool {
-        self.inputs >> i & 1 == 1
+        i < 64 && self.inputs >> i & 1 == 1
     }
 
     /// What either reads.

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
 
 use crate::op::Op;
 use crate::tape::{Node, Tape};
@@ -87,13 +86,11 @@ impl Program<'_> {
                 }
             },
         };
-        let file =
-            Path::new(node.location.file()).file_name().map_or("".into(), |name| name.to_string_lossy());
         Line {
             definition: format!("%{id}: {} = {operation}", node.meta),
             held,
             scope: self.tape.scopes.borrow().path_of(node.scope).to_string(),
-            source: format!("{file}:{}", node.location.line()),
+            source: format!("{}:{}", short_path(node.location.file()), node.location.line()),
         }
     }
 
@@ -124,7 +121,9 @@ impl fmt::Display for Program<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nodes = self.tape.nodes.borrow();
         let lines = || {
-            let mut first_holder = HashMap::new();
+            let before = nodes[..self.start.min(nodes.len())].iter().enumerate();
+            let held = before.filter_map(|(id, node)| Some((node.value.as_ref()?.storage().id(), id)));
+            let mut first_holder: HashMap<usize, usize> = held.collect();
             (self.start..self.end.min(nodes.len())).map(move |id| {
                 self.line(id, &nodes_at(self.tape)[id], &nodes_at(self.tape), &mut first_holder)
             })
@@ -145,6 +144,12 @@ impl fmt::Display for Program<'_> {
         }
         Ok(())
     }
+}
+
+/// The folder and file of a source path: `ops/softmax.rs`. A bare `mod.rs` would say too little.
+fn short_path(path: &str) -> String {
+    let parts: Vec<&str> = path.split(['/', '\\']).collect();
+    parts[parts.len().saturating_sub(2)..].join("/")
 }
 
 fn nodes_at(tape: &Tape) -> std::cell::Ref<'_, Vec<Node>> {

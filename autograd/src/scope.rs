@@ -6,7 +6,7 @@ use std::rc::Rc;
 use smallvec::SmallVec;
 
 use crate::op::Needs;
-use crate::tape::Tape;
+use crate::tape::{Node, Tape};
 use crate::var::Outputs;
 
 /// A scope path, interned.
@@ -86,7 +86,13 @@ impl Scopes {
 
     /// ` in block3/read`, or nothing at the root: for messages.
     pub fn suffix(&self) -> String {
-        if self.path().is_empty() { String::new() } else { format!(" in {}", self.path()) }
+        self.suffix_of(self.current)
+    }
+
+    /// As [`suffix`](Scopes::suffix), of another scope.
+    pub fn suffix_of(&self, scope: ScopeId) -> String {
+        let path = self.path_of(scope);
+        if path.is_empty() { String::new() } else { format!(" in {path}") }
     }
 
     /// Counts the random draws in the current scope.
@@ -146,6 +152,11 @@ impl Tape {
         result
     }
 
+    /// When the result is dropped, the scope that is current now is so again.
+    pub(crate) fn return_to_scope(&self) -> impl Drop + '_ {
+        Inside { tape: self, outer: self.scopes.borrow().current() }
+    }
+
     fn enter_child(&self, name: &str) -> Inside<'_> {
         let mut scopes = self.scopes.borrow_mut();
         let outer = scopes.current();
@@ -194,8 +205,9 @@ impl Tape {
     fn forget_nodes<'t>(&'t self, start: usize, result: &mut impl Outputs<'t>) {
         let mut kept = Vec::new();
         result.visit(&mut |var| {
+            let node = self.with_node(*var, Node::clone);
             if var.id as usize >= start {
-                kept.push(self.nodes.borrow()[var.id as usize].clone());
+                kept.push(node);
             }
         });
         self.truncate(start);

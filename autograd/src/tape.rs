@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::panic::Location;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use limpid_tensor::rng::Key;
 use limpid_tensor::{DType, Device, Inferred, Meta, Tensor};
@@ -41,13 +42,18 @@ pub struct Tape {
     pub(crate) nodes: RefCell<Vec<Node>>,
     pub(crate) scopes: RefCell<Scopes>,
     parameters: RefCell<Parameters>,
-    failure: RefCell<Option<Error>>,
+    /// The first failure, and the length of the tape then: what was recorded before it can still be computed.
+    failure: RefCell<Option<(u32, Error)>>,
     pub(crate) drops: Drops,
     pub(crate) reads: RefCell<Option<ReadLog>>,
     /// What should change outside the tape once the program has run.
     pub(crate) updates: RefCell<Vec<(ParamId, Tensor)>>,
     epoch: Cell<u32>,
+    /// Tells this tape, since it was last cleared, from every other.
+    identity: u64,
     pub(crate) recording: Cell<bool>,
+    /// What is recorded is constant: no gradient passes it, even if asked for by `grad`.
+    constant: Cell<bool>,
     settings: Settings,
 }
 
@@ -79,6 +85,8 @@ pub(crate) struct Node {
     pub location: &'static Location<'static>,
     pub epoch: u32,
     pub tracked: bool,
+    /// Recorded where gradients were not to pass.
+    pub stops: bool,
     pub name: Option<Rc<str>>,
 }
 
@@ -113,7 +121,9 @@ impl Tape {
             reads: RefCell::default(),
             updates: RefCell::default(),
             epoch: Cell::new(0),
+            identity: new_identity(),
             recording: Cell::new(kind != Kind::Inference),
+            constant: Cell::new(kind == Kind::Inference),
             settings: Settings {
                 kind,
                 device: Device::cpu(),
@@ -184,6 +194,7 @@ impl Tape {
         self.updates.get_mut().clear();
         self.drops = Drops::default();
         self.epoch.set(self.epoch.get() + 1);
+        self.identity = new_identity();
         self.settings.step = step;
     }
 }
@@ -203,6 +214,10 @@ impl Tape {
     /// Whether modules should behave as in training.
     pub fn is_training(&self) -> bool {
         self.settings.training
+    }
+
+    pub(crate) fn detects_anomalies(&self) -> bool {
+        self.settings.anomaly
     }
 
     /// Whether this tape records without computing.
@@ -229,11 +244,24 @@ impl Tape {
 
     /// The first failure, if there was one.
     pub fn failure(&self) -> Option<Error> {
-        self.failure.borrow().clone()
+        self.failure.borrow().as_ref().map(|(_, error)| error.clone())
+    }
+
+    /// The failure, if node `id` was recorded after it or is what failed.
+    pub(crate) fn failure_at(&self, id: u32) -> Option<Error> {
+        self.failure.borrow().as_ref().filter(|(end, _)| id + 1 >= *end).map(|(_, error)| error.clone())
     }
 
     pub(crate) fn fail(&self, error: Error) -> Error {
-        self.failure.borrow_mut().get_or_insert(error).clone()
+        if matches!(error, Error::Dry { .. }) {
+            return error; // nothing went wrong: there was nothing to give
+        }
+        let end = self.len() as u32;
+        self.failure.borrow_mut().get_or_insert((end, error)).1.clone()
+    }
+
+    pub(crate) fn identity(&self) -> u64 {
+        self.identity
     }
 }
 
@@ -243,7 +271,7 @@ impl Tape {
     #[track_caller]
     pub fn variable(&self, value: &Tensor) -> Var<'_> {
         assert!(value.dtype().is_float(), "variable: {} carries no gradient", value.dtype());
-        self.leaf(value.clone(), self.recording.get(), None)
+        self.leaf(value.clone(), !self.is_inference(), None)
     }
 
     /// Places a value that no gradient flows to.
@@ -259,7 +287,7 @@ impl Tape {
         if let Some(&node) = self.parameters.borrow().node.get(&id) {
             return self.var(node);
         }
-        let tracked = self.recording.get() && !frozen;
+        let tracked = !self.is_inference() && !frozen;
         let var = self.leaf(value.clone(), tracked, Some(path.into()));
         let mut parameters = self.parameters.borrow_mut();
         parameters.node.insert(id, var.id);
@@ -299,8 +327,14 @@ impl Tape {
     #[track_caller]
     pub(crate) fn leaf(&self, value: Tensor, tracked: bool, name: Option<Rc<str>>) -> Var<'_> {
         let meta = value.meta();
-        let value = (!self.is_dry()).then_some(value);
-        self.push(None, SmallVec::new(), meta, value, tracked, name)
+        let kept = (!self.is_dry()).then(|| value.clone());
+        let var = self.push(None, SmallVec::new(), meta, kept, tracked, name);
+        if self.settings.anomaly
+            && let Err(error) = self.check_finite(var.id, &value, &[])
+        {
+            self.fail(error);
+        }
+        var
     }
 
     /// Records an operation and computes its result.
@@ -323,13 +357,9 @@ impl Tape {
             && match op.derivative() {
                 Derivative::Exists => true,
                 Derivative::Stops => false,
-                Derivative::Missing(why) => panic!(
-                    "{}{}: a gradient would have to pass, and the operation has no derivative ({why}); \
-                     use detach() on its operand if it should be a constant",
-                    op.name(),
-                    self.scopes.borrow().suffix()
-                ),
+                Derivative::Missing(why) => no_derivative(&op, self.scopes.borrow().suffix(), why),
             };
+        self.expect_one_device(&op, x);
         let inputs = x.iter().map(|x| Operand { id: x.id, edge: x.edge }).collect();
         let y = self.push(Some(Rc::new(op)), inputs, meta, None, tracked, None);
         if !self.is_dry() && self.failure.borrow().is_none() {
@@ -369,24 +399,27 @@ impl Tape {
         let id = u32::try_from(nodes.len()).expect("a tape holds at most 2³² nodes");
         let (scope, epoch) = (self.scopes.borrow().current(), self.epoch.get());
         let location = Location::caller();
-        nodes.push(Node { op, inputs, meta, value, scope, location, epoch, tracked, name });
+        let stops = self.constant.get();
+        nodes.push(Node { op, inputs, meta, value, scope, location, epoch, tracked, stops, name });
         Var { tape: self, id, epoch, edge: Edge::Interior }
     }
 
-    /// Computes the value of a node just recorded.
     #[track_caller]
+    fn expect_one_device(&self, op: &impl Op, x: &[Var<'_>]) {
+        let nodes = self.nodes.borrow();
+        let mut devices = x.iter().filter_map(|x| Some(nodes[x.id as usize].value.as_ref()?.device()));
+        let Some(first) = devices.next() else { return };
+        if let Some(other) = devices.find(|device| *device != first) {
+            let (name, scope) = (op.name(), self.scopes.borrow().suffix());
+            panic!("{name}{scope}: operands are on different devices, {first} and {other}");
+        }
+    }
+
+    /// Computes the value of a node just recorded.
     fn run(&self, id: u32) {
         let computed = self.operands(id).and_then(|x| {
             let op = self.nodes.borrow()[id as usize].op.clone().expect("only operations are run");
             let operands: SmallVec<[&Tensor; 3]> = x.iter().collect();
-            if let Some(other) = operands.iter().find(|x| x.device() != operands[0].device()) {
-                let (a, b) = (operands[0].device(), other.device());
-                panic!(
-                    "{}{}: operands are on different devices, {a} and {b}",
-                    op.name(),
-                    self.scopes.borrow().suffix()
-                );
-            }
             let value = op.forward(&operands).map_err(|e| self.backend_error(self.var(id), e))?;
             debug_assert_eq!(
                 value.meta(),
@@ -407,7 +440,7 @@ impl Tape {
         }
     }
 
-    fn check_finite(&self, id: u32, value: &Tensor, operands: &[&Tensor]) -> Result<()> {
+    pub(crate) fn check_finite(&self, id: u32, value: &Tensor, operands: &[&Tensor]) -> Result<()> {
         if !value.dtype().is_float() {
             return Ok(());
         }
@@ -420,31 +453,31 @@ impl Tape {
             let values = to_f64(x)?;
             let low = values.iter().copied().fold(f64::INFINITY, f64::min);
             let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            described.push(format!("{} {} in [{low:.3e}, {high:.3e}]", self.label(operand.id), x.meta()));
+            let nans = values.iter().filter(|v| v.is_nan()).count();
+            let nans = if nans > 0 { format!(" and {nans} NaN") } else { String::new() };
+            described.push(format!(
+                "{} {} in [{low:.3e}, {high:.3e}]{nans}",
+                self.label(operand.id),
+                x.meta()
+            ));
         }
         Err(Error::NonFinite {
             site: self.site(id),
             found: values[element],
             element,
-            operands: described.join(", "),
+            operands: if described.is_empty() { "none".into() } else { described.join(", ") },
         })
     }
 
     /// Runs `f` without tracking gradients: what it records is constant.
     pub fn without_gradients<R>(&self, f: impl FnOnce() -> R) -> R {
-        let _constant = self.stop_recording();
+        let _constant = (self.stop_recording(), set_while_alive(&self.constant, true));
         f()
     }
 
-    /// While the result lives, what is recorded is constant.
+    /// While the result lives, what is recorded is not tracked.
     pub(crate) fn stop_recording(&self) -> impl Drop + '_ {
-        struct Restore<'a>(&'a Cell<bool>, bool);
-        impl Drop for Restore<'_> {
-            fn drop(&mut self) {
-                self.0.set(self.1);
-            }
-        }
-        Restore(&self.recording, self.recording.replace(false))
+        set_while_alive(&self.recording, false)
     }
 
     /// Cuts the tape back to its first `len` nodes. Handles on the others become stale.
@@ -492,7 +525,11 @@ impl Tape {
         let nodes = self.nodes.borrow();
         let node = &nodes[id as usize];
         Site {
-            op: node.op.as_ref().map_or("leaf", |op| op.name()).into(),
+            op: match (&node.op, &node.name) {
+                (Some(op), _) => op.name().into(),
+                (None, Some(name)) => name.to_string(),
+                (None, None) => "leaf".into(),
+            },
             scope: self.scopes.borrow().path_of(node.scope).into(),
             location: node.location,
         }
@@ -509,6 +546,32 @@ impl Tape {
     pub(crate) fn backend_error(&self, var: Var<'_>, error: limpid_tensor::Error) -> Error {
         Error::Backend { site: self.site(var.id), message: error.to_string() }
     }
+}
+
+/// Sets a flag until the result is dropped, by a panic too.
+pub(crate) fn set_while_alive(flag: &Cell<bool>, value: bool) -> impl Drop + '_ {
+    struct Restore<'a>(&'a Cell<bool>, bool);
+    impl Drop for Restore<'_> {
+        fn drop(&mut self) {
+            self.0.set(self.1);
+        }
+    }
+    Restore(flag, flag.replace(value))
+}
+
+/// Panics because a gradient cannot pass.
+#[track_caller]
+pub(crate) fn no_derivative(op: &dyn Op, scope: String, why: &str) -> ! {
+    panic!(
+        "{}{scope}: a gradient would have to pass, and the operation has no derivative ({why}); \
+         use detach() on its operand if it should be a constant",
+        op.name()
+    )
+}
+
+fn new_identity() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl fmt::Debug for Tape {

@@ -1,7 +1,7 @@
 //! Values on demand: what a scope dropped is computed again from its operands.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
 use limpid_tensor::Tensor;
 use smallvec::SmallVec;
@@ -17,8 +17,8 @@ pub(crate) struct Drops {
     dropped: Cell<usize>,
     recomputed: Cell<usize>,
     asked: Cell<usize>,
-    /// Nodes whose value is back for a backward pass that is under way, in order of their return.
-    returned: RefCell<Vec<u32>>,
+    /// Nodes whose value is back for a backward pass that is under way, the last on the tape on top.
+    returned: RefCell<BinaryHeap<u32>>,
     sweeping: Cell<bool>,
 }
 
@@ -87,9 +87,6 @@ impl Tape {
         if let Some(value) = &self.nodes.borrow()[id as usize].value {
             return Ok(value.clone());
         }
-        if let Some(failure) = self.failure() {
-            return Err(failure);
-        }
         let computed = self.recompute(id)?;
         let counter = if keep == Keep::WhileSweeping { &self.drops.recomputed } else { &self.drops.asked };
         counter.set(counter.get() + computed.len());
@@ -121,6 +118,7 @@ impl Tape {
             let node = &nodes[next as usize];
             let op = match &node.op {
                 _ if self.is_dry() => return Err(Error::Dry { site: self.site(next) }),
+                _ if let Some(failure) = self.failure_at(next) => return Err(failure),
                 Some(op) if op.purity() != Purity::Effect => op.clone(),
                 _ => return Err(Error::Dropped { site: self.site(next) }),
             };
@@ -162,32 +160,35 @@ impl Tape {
         }
     }
 
-    /// Starts a backward pass: values that come back stay until it has gone by. Returns what was the case before.
-    pub(crate) fn begin_sweep(&self) -> bool {
-        self.drops.sweeping.replace(true)
+    /// Starts a backward pass: values that come back stay until it has gone by. It ends when the result is dropped.
+    pub(crate) fn begin_sweep(&self) -> Sweep<'_> {
+        Sweep { tape: self, outermost: !self.drops.sweeping.replace(true) }
     }
 
     /// The pass has reached node `id`: values from there on have had their last reader.
     pub(crate) fn swept_to(&self, id: u32) {
         let mut returned = self.drops.returned.borrow_mut();
-        if returned.is_empty() {
-            return;
-        }
-        let mut nodes = self.nodes.borrow_mut();
-        returned.retain(|&back| {
-            let done = back >= id;
-            if done && let Some(node) = nodes.get_mut(back as usize) {
+        while returned.peek().is_some_and(|&back| back >= id) {
+            let back = returned.pop().expect("just looked at");
+            if let Some(node) = self.nodes.borrow_mut().get_mut(back as usize) {
                 node.value = None;
             }
-            !done
-        });
+        }
     }
+}
 
-    /// Ends a backward pass.
-    pub(crate) fn end_sweep(&self, before: bool) {
-        self.drops.sweeping.set(before);
-        if !before {
-            self.swept_to(0);
+/// A backward pass under way.
+pub(crate) struct Sweep<'a> {
+    tape: &'a Tape,
+    /// Not inside another.
+    pub outermost: bool,
+}
+
+impl Drop for Sweep<'_> {
+    fn drop(&mut self) {
+        if self.outermost {
+            self.tape.drops.sweeping.set(false);
+            self.tape.swept_to(0);
         }
     }
 }

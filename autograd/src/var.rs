@@ -159,9 +159,33 @@ impl<'t, T: Outputs<'t>> Outputs<'t> for Vec<T> {
     }
 }
 
+impl<'t, T: Outputs<'t>, const N: usize> Outputs<'t> for [T; N] {
+    fn visit(&mut self, f: &mut dyn FnMut(&mut Var<'t>)) {
+        self.iter_mut().for_each(|o| o.visit(f))
+    }
+}
+
 impl<'t, A: Outputs<'t>, B: Outputs<'t>> Outputs<'t> for (A, B) {
     fn visit(&mut self, f: &mut dyn FnMut(&mut Var<'t>)) {
         self.0.visit(f);
         self.1.visit(f);
     }
+}
+
+impl<'t, A: Outputs<'t>, B: Outputs<'t>, C: Outputs<'t>> Outputs<'t> for (A, B, C) {
+    fn visit(&mut self, f: &mut dyn FnMut(&mut Var<'t>)) {
+        self.0.visit(f);
+        self.1.visit(f);
+        self.2.visit(f);
+    }
+}
+
+/// A number that was read inside the scope.
+impl<'t> Outputs<'t> for f64 {
+    fn visit(&mut self, _: &mut dyn FnMut(&mut Var<'t>)) {}
+}
+
+/// A value that was taken off the tape inside the scope.
+impl<'t> Outputs<'t> for Tensor {
+    fn visit(&mut self, _: &mut dyn FnMut(&mut Var<'t>)) {}
 }

@@ -242,3 +242,222 @@ fn a_panic_inside_a_scope_leaves_the_tape_usable() -> Outcome {
     assert_eq!(tape.backward(y)?.of(x).unwrap().to_vec::<f64>()?, [2.0; 6]);
     Ok(())
 }
+
+#[test]
+fn a_parameter_first_used_as_a_constant_still_learns() -> Outcome {
+    let tape = Tape::new();
+    let w = || tape.parameter(limpid_autograd::ParamId(1), "w", &scalar(3.0), false);
+    let target = tape.without_gradients(|| w() * 2.0);
+    let y = w() * 5.0 + target;
+    assert_eq!(tape.backward(y)?.of(w()).unwrap().item()?, 5.0);
+    assert_eq!(tape.grad(y, &[w()])?[0].item()?, 5.0, "no gradient passes what was recorded as constant");
+    Ok(())
+}
+
+/// a·b, with no rule but its expansion.
+#[derive(Debug)]
+struct Product;
+
+impl Op for Product {
+    fn name(&self) -> &'static str {
+        "product"
+    }
+    fn infer(&self, x: &[&limpid_tensor::Meta]) -> limpid_tensor::Inferred {
+        Ok(x[0].clone())
+    }
+    fn needs(&self, _: &[bool]) -> limpid_autograd::Needs {
+        limpid_autograd::Needs::inputs(&[0, 1])
+    }
+    fn expand<'t>(&self, x: &[limpid_autograd::Var<'t>]) -> Option<limpid_autograd::Var<'t>> {
+        Some(x[0] * x[1])
+    }
+}
+
+#[test]
+fn an_expansion_stands_in_for_the_rules_also_where_an_operand_repeats() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.variable(&scalar(3.0));
+    let y = tape.record(Product, &[x, x]);
+    assert_eq!(tape.backward(y)?.of(x).unwrap().item()?, 6.0);
+    let first = tape.grad(y, &[x])?[0];
+    assert_eq!((first.item()?, tape.grad(first, &[x])?[0].item()?), (6.0, 2.0));
+    assert_eq!(tape.jvp(y, &[(x, tape.constant(&scalar(1.0)))])?.item()?, 6.0);
+    Ok(())
+}
+
+#[test]
+fn cotangents_of_narrow_floats_add_up_in_wider_ones() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.variable(&Tensor::from_f64(&[1.0], [], DType::BF16));
+    let mut y = x;
+    for _ in 0..999 {
+        y = y + x;
+    }
+    assert_eq!(tape.backward(y)?.of(x).unwrap().item()?, 1000.0);
+    assert_eq!(tape.grad(y, &[x])?[0].item()?, 1000.0);
+    Ok(())
+}
+
+#[test]
+fn a_hundred_operands_have_a_derivative() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.variable(&Tensor::ones([1], DType::F64));
+    let y = tape.scope("all", || limpid_autograd::concat(&[x; 100], 0).sum(&[]));
+    assert_eq!(tape.backward(y)?.of(x).unwrap().item()?, 100.0);
+    Ok(())
+}
+
+#[test]
+#[should_panic(expected = "is stale")]
+fn a_value_that_an_inference_scope_forgot_cannot_come_back_as_another() {
+    let tape = Tape::inference();
+    let x = tape.constant(&scalar(1.0));
+    tape.scope("outer", || {
+        let mut leaked = None;
+        let kept = tape.scope("inner", || {
+            leaked = Some(x * 2.0);
+            x + 1.0
+        });
+        (leaked, kept)
+    });
+}
+
+#[test]
+#[should_panic(expected = "inference tape keeps no program")]
+fn an_inference_tape_refuses_to_differentiate() {
+    let tape = Tape::inference();
+    let x = tape.constant(&scalar(1.0));
+    let _ = tape.grad(x * x, &[x]);
+}
+
+#[test]
+#[should_panic(expected = "round: a gradient would have to pass")]
+fn grad_by_a_constant_does_not_pass_a_missing_derivative_as_zero() {
+    let tape = Tape::new();
+    let x = tape.constant(&scalar(2.4));
+    let _ = tape.grad(tape.record(Round, &[x]), &[x]);
+}
+
+#[test]
+#[should_panic(expected = "is not on the tape, as it was")]
+fn gradients_know_their_tape() {
+    let mut tape = Tape::new();
+    let x = tape.variable(&scalar(1.0));
+    let gradients = tape.backward(x * 2.0).unwrap();
+    tape.clear(1);
+    gradients.of(tape.variable(&scalar(1.0)));
+}
+
+#[test]
+fn jvp_sums_over_repeated_and_intermediate_sources() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.variable(&scalar(3.0));
+    let h = x * x;
+    let y = h + 0.0;
+    let number = |v: f64| tape.constant(&scalar(v));
+    assert_eq!(tape.jvp(y, &[(x, number(1.0)), (h, number(10.0))])?.item()?, 16.0);
+    assert_eq!(tape.jvp(y, &[(x, number(1.0)), (x, number(2.0))])?.item()?, 18.0);
+    Ok(())
+}
+
+#[test]
+fn anomaly_mode_sees_leaves_and_sums_of_cotangents() -> Outcome {
+    let tape = Tape::new().with_anomaly_detection(true);
+    let bad = Tensor::from_vec(vec![1.0f32, f32::NAN], [2]);
+    let w = tape.parameter(limpid_autograd::ParamId(7), "layers.0.weight", &bad, false);
+    let error = (w * 2.0).value().unwrap_err().to_string();
+    assert!(error.starts_with("layers.0.weight at ") && error.contains("NaN at element 1"), "{error}");
+
+    let tape = Tape::new().with_anomaly_detection(true);
+    let x = tape.variable(&Tensor::scalar(0.0f32));
+    let error = tape.backward(x * 3e38 + x * 3e38).unwrap_err().to_string();
+    assert!(error.starts_with("sum of cotangents"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn what_was_dropped_before_a_failure_can_still_be_read() -> Outcome {
+    let tape = Tape::new().with_anomaly_detection(true);
+    let x = tape.variable(&scalar(0.5));
+    let mut inside = x;
+    tape.scope("healthy", || {
+        inside = x + 1.0;
+        inside + 1.0
+    });
+    let bad = (x - 0.5).log();
+    assert_eq!(inside.item()?, 1.5);
+    assert!(bad.value().is_err() && (bad + 1.0).value().is_err());
+    Ok(())
+}
+
+#[test]
+fn a_dry_tape_records_derivatives_too() -> Outcome {
+    let tape = Tape::dry();
+    let x = tape.variable(&Tensor::ones([3], DType::F64));
+    let y = (x * x).sum(&[]);
+    assert!(tape.backward(y).is_err());
+    assert_eq!(tape.grad(y, &[x])?[0].shape().to_string(), "[3]");
+    Ok(())
+}
+
+#[test]
+fn many_returning_values_take_linear_time() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.constant(&scalar(0.3));
+    let y = tape.scope("chain", || (0..100_000).fold(x, |y, _| y.sin()));
+    assert!(tape.grad(y, &[x])?[0].item()? > 0.0);
+    assert!(tape.memory().recomputed >= 99_999);
+    Ok(())
+}
+
+#[test]
+fn a_million_nodes_also_forward_and_recorded() -> Outcome {
+    let tape = Tape::new();
+    let x = tape.variable(&scalar(1.0));
+    let y = (0..1_000_000).fold(x, |y, _| y + x);
+    assert_eq!(tape.jvp(y, &[(x, tape.constant(&scalar(1.0)))])?.item()?, 1_000_001.0);
+    assert_eq!(tape.grad(y, &[x])?[0].item()?, 1_000_001.0);
+    Ok(())
+}
+
+#[test]
+fn powers_at_zero() -> Outcome {
+    let gradients = |a: f64, b: f64| -> Result<(f64, f64), Box<dyn std::error::Error>> {
+        let tape = Tape::new();
+        let (a, b) = (tape.variable(&scalar(a)), tape.variable(&scalar(b)));
+        let g = tape.grad(a.pow(b), &[a, b])?;
+        Ok((g[0].item()?, g[1].item()?))
+    };
+    assert_eq!(gradients(0.0, 0.0)?, (0.0, 0.0));
+    assert_eq!(gradients(0.0, -1.0)?.1, 0.0);
+    assert_eq!(gradients(0.0, 2.0)?, (0.0, 0.0));
+    assert_eq!(gradients(2.0, 0.0)?, (0.0, 2f64.ln()));
+    Ok(())
+}
+
+#[test]
+#[should_panic(expected = "careless: the vjp must return a cotangent, or None, for each operand")]
+fn a_rule_that_forgets_an_operand_is_caught() {
+    #[derive(Debug)]
+    struct Careless;
+    impl Op for Careless {
+        fn name(&self) -> &'static str {
+            "careless"
+        }
+        fn infer(&self, x: &[&limpid_tensor::Meta]) -> limpid_tensor::Inferred {
+            Ok(x[0].clone())
+        }
+        fn forward(&self, x: &[&Tensor]) -> limpid_tensor::Result<Tensor> {
+            Ok(x[0].clone())
+        }
+        fn needs(&self, _: &[bool]) -> limpid_autograd::Needs {
+            limpid_autograd::Needs::NOTHING
+        }
+        fn vjp<'t>(&self, at: &limpid_autograd::Pullback<'_, 't>) -> limpid_autograd::Cotangents<'t> {
+            [Some(at.g())].into_iter().collect()
+        }
+    }
+    let tape = Tape::new();
+    let x = tape.variable(&scalar(1.0));
+    let _ = tape.backward(tape.record(Careless, &[x, x]));
+}

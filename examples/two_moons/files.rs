@@ -69,7 +69,7 @@ pub fn write(
     text(&out.join("boundary.svg"), &drawn.boundary)?;
     text(&out.join("report.html"), &drawn.report)?;
 
-    let parts = [gradients.as_bytes(), metrics.as_bytes()];
+    let parts = [gradients.as_bytes(), metrics.as_bytes(), steps.as_bytes()];
     let hash = fingerprint(parts.into_iter().chain(weights.iter().map(Vec::as_slice)));
     let results: Vec<Value> = runs.iter().map(result).collect();
     let record = json!({

@@ -8,12 +8,13 @@ use limpid::nn::data::{Batch, Batches, Dataset, StandardScaler};
 use limpid::nn::losses::{Reduction, cross_entropy};
 use limpid::nn::optim::{Optimizer, Sgd};
 use limpid::nn::{Checkpoint, Init, Mlp, MlpConfig, Module, clip_norm, gradient_norms};
+use limpid::tensor::Element;
 use limpid::tensor::rng::Key;
 use limpid::{DType, Tensor, Var};
 use serde_json::Value;
 
 use crate::Failure;
-use crate::history::{Divergence, History, Metrics};
+use crate::history::{Divergence, History, Metrics, fingerprint};
 use crate::settings::{Settings, Variant};
 
 /// The points, standardised by the mean and deviation of the training part.
@@ -23,6 +24,8 @@ pub struct Data {
     pub scaler: StandardScaler,
     /// All points as they were given, for the figure.
     pub raw: Dataset,
+    /// Tells whether two runs saw the same points.
+    pub fingerprint: String,
 }
 
 impl Data {
@@ -33,6 +36,10 @@ impl Data {
             train: train.with_features(scaler.transform(train.features())?),
             validation: validation.with_features(scaler.transform(validation.features())?),
             scaler,
+            fingerprint: fingerprint([
+                f32::to_bytes(&raw.features().to_vec()?),
+                i64::to_bytes(&raw.labels().to_vec()?),
+            ]),
             raw,
         })
     }
@@ -77,8 +84,14 @@ pub fn train(
     let names = (0..a.depth).map(|i| model.layer(i).weight.path().to_string()).collect();
     let mut history = History::new(names);
     let mut interrupted = false;
+    let this_run = settings.of_one_run(variant, seed, data);
     if a.resume && checkpoint.exists() {
-        history = restore(settings, variant, seed, checkpoint, history, &mut model, &mut optimizer)?;
+        history = restore(&this_run, checkpoint, history, &mut model, &mut optimizer)?;
+        let (most, found) = (a.epochs, history.metrics.len());
+        if found > most {
+            let message = format!("{}: expected at most {most} epochs, found {found}", checkpoint.display());
+            return Err(Failure::input(message));
+        }
     }
 
     let mut tape = Tape::new().with_seed(seed);
@@ -126,14 +139,24 @@ pub fn train(
             let mean = |sum: f64| sum / steps as f64;
             history.gradient_norms.push(norm_sums.into_iter().map(mean).collect());
             let (validation_loss, validation_accuracy) = evaluate(&model, &data.validation)?;
+            if !validation_loss.is_finite() {
+                let all = Batch {
+                    features: data.validation.features().clone(),
+                    labels: data.validation.labels().clone(),
+                };
+                history.divergence = Some(Divergence {
+                    epoch,
+                    step: step - 1,
+                    cause: first_non_finite(&model, &all, seed, step),
+                });
+            }
             history.metrics.push(Metrics { train_loss: mean(losses), validation_loss, validation_accuracy });
         }
         on_epoch(epoch, &history);
         let last = epoch + 1 == a.epochs || history.divergence.is_some();
         interrupted = stop.load(Ordering::Relaxed) && !last;
         if last || interrupted || epoch % 10 == 9 {
-            let settings = settings.of_one_run(variant, seed);
-            save(&settings, checkpoint, &history, &model, &optimizer)?;
+            save(&this_run, checkpoint, &history, &model, &optimizer)?;
         }
         if interrupted {
             break;
@@ -220,19 +243,24 @@ fn save(
 }
 
 fn restore(
-    settings: &Settings,
-    variant: Variant,
-    seed: u64,
+    settings: &Value,
     path: &Path,
     mut history: History,
     model: &mut Mlp,
     optimizer: &mut Sgd,
 ) -> Result<History, Failure> {
     let checkpoint = Checkpoint::load(path)?;
-    let (theirs, ours) =
-        (checkpoint.get::<String>("settings")?, settings.of_one_run(variant, seed).to_string());
-    if theirs != ours {
-        return Err(Failure::input(format!("{}: expected settings {ours}, found {theirs}", path.display())));
+    let theirs: Value = checkpoint.get("settings")?;
+    let differing: Vec<String> = settings
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(name, ours)| theirs.get(name) != Some(ours))
+        .map(|(name, ours)| format!("{name} {ours}, found {}", theirs.get(name).unwrap_or(&Value::Null)))
+        .collect();
+    if !differing.is_empty() {
+        let differing = differing.join("; expected ");
+        return Err(Failure::input(format!("{}: expected {differing}", path.display())));
     }
     checkpoint.restore(model, optimizer)?;
     let rows = |name: &str| -> Result<Vec<Vec<f64>>, Failure> {
@@ -257,14 +285,6 @@ fn restore(
         ))),
     };
     history.metrics = rows("metrics")?.into_iter().map(metric).collect::<Result<_, Failure>>()?;
-    if history.metrics.len() > settings.arguments.epochs {
-        return Err(Failure::input(format!(
-            "{}: expected at most {} epochs, found {}",
-            path.display(),
-            settings.arguments.epochs,
-            history.metrics.len()
-        )));
-    }
     history.gradient_norms = rows("gradient_norms")?;
     history.step_norms = rows("step_norms")?;
     if let Ok(cause) = checkpoint.get::<String>("cause") {

@@ -450,7 +450,7 @@ fn bad_input_is_one_line_and_leaves_nothing() {
         (vec!["--epochs", "0"], "two_moons: --epochs: expected at least 1, found 0".into()),
         (vec!["--batch", "0"], "two_moons: --batch: expected at least 1, found 0".into()),
         (vec!["--seeds", "0"], "two_moons: --seeds: expected at least 1, found 0".into()),
-        (vec!["--threads", "5000"], "two_moons: --threads: expected at most 1024, found 5000".into()),
+        (vec!["--threads", "5000"], "two_moons: --threads: expected at most 64, found 5000".into()),
         (vec!["--lr", "-1"], "two_moons: --lr: expected a positive number, found -1".into()),
         (vec!["--lr", "0"], "two_moons: --lr: expected a positive number, found 0".into()),
         (vec!["--lr", "nan"], "two_moons: --lr: expected a positive number, found NaN".into()),

@@ -69,10 +69,19 @@ fn share_of_maximum<'t>(winner: Var<'t>, loser: Var<'t>) -> Var<'t> {
     winner.gt(loser).cast(dtype) + winner.equal(loser).cast(dtype) * 0.5
 }
 
-/// `ln a`, and 0 where a is 0: aᵇ does not depend on b there.
-fn log_or_zero(a: Var<'_>) -> Var<'_> {
-    let zero = a.fill(0.0);
-    where_(a.equal(zero), zero, a).log_where_positive(zero)
+/// `c·b·a^(b−1)`: what a change of a does to aᵇ. At a = b = 0 it is 0, as everywhere else at b = 0.
+fn pow_by_base<'t>(a: Var<'t>, b: Var<'t>, c: Var<'t>) -> Var<'t> {
+    let (zero_a, zero_b) = (a.equal(a.fill(0.0)), b.equal(b.fill(0.0)));
+    let exponent = where_(zero_a.and(zero_b), b.fill(1.0), b - 1.0);
+    c * b * a.pow(exponent)
+}
+
+/// `c·aᵇ·ln a`: what a change of b does to y = aᵇ. At a = 0 it is 0. (What is not chosen is kept finite, for the sake of
+/// the derivatives of this.)
+fn pow_by_exponent<'t>(a: Var<'t>, y: Var<'t>, c: Var<'t>) -> Var<'t> {
+    let zero = a.equal(a.fill(0.0));
+    let log = where_(zero, a.fill(1.0), a).log();
+    c * where_(zero, y.fill(0.0), y) * log
 }
 
 impl Elementwise {
@@ -84,8 +93,8 @@ impl Elementwise {
             (Map::Mul, i) => c * x(1 - i),
             (Map::Div, 0) => c / x(1),
             (Map::Div, _) => -(c * y / x(1)),
-            (Map::Pow, 0) => c * x(1) * x(0).pow(x(1) - 1.0),
-            (Map::Pow, _) => c * y * log_or_zero(x(0)),
+            (Map::Pow, 0) => pow_by_base(x(0), x(1), c),
+            (Map::Pow, _) => pow_by_exponent(x(0), y, c),
             (Map::Max, i) => c * share_of_maximum(x(i), x(1 - i)),
             (Map::Min, i) => c * share_of_maximum(x(1 - i), x(i)),
             (Map::Where, 1) => where_(x(0), c, c.fill(0.0)),
@@ -182,13 +191,6 @@ impl<'t> Var<'t> {
     #[track_caller]
     pub fn fill(self, value: f64) -> Var<'t> {
         self.tape.scalar(value, self.dtype())
-    }
-
-    /// `ln` of a value, and 0 where it equals `zero`.
-    #[track_caller]
-    fn log_where_positive(self, zero: Var<'t>) -> Var<'t> {
-        let at_zero = self.equal(zero);
-        where_(at_zero, zero, where_(at_zero, zero + 1.0, self).log())
     }
 
     /// |x|; its derivative is sign(x), 0 at 0.

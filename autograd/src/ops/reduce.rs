@@ -225,7 +225,7 @@ impl<'t> Var<'t> {
     pub fn mean(self, axes: &[isize]) -> Var<'t> {
         let shape = self.shape();
         let n: usize = shape.axes(axes).iter().map(|&axis| shape[axis]).product();
-        self.sum(axes) * (1.0 / n as f64)
+        self.sum(axes) / n as f64
     }
 
     /// The product over some axes (none given: all).
@@ -277,7 +277,7 @@ impl<'t> Var<'t> {
         let shape = self.shape();
         let n: usize = shape.axes(axes).iter().map(|&axis| shape[axis]).product();
         let centred = self - self.mean(axes).keep(axes, &shape);
-        (centred * centred).sum(axes) * (1.0 / (n as f64 - correction as f64))
+        (centred * centred).sum(axes) / (n as f64 - correction as f64)
     }
 
     /// Running sums along an axis, which may count from the end.
