@@ -103,3 +103,12 @@ fn zeros<'t>(tape: &'t Tape, shape: &[usize]) -> Var<'t> {
 fn to_vec(x: Var<'_>) -> Vec<f64> {
     x.value().unwrap().to(&Device::cpu()).unwrap().to_f64_vec().unwrap()
 }
+
+#[test]
+#[should_panic(expected = "add in block: operands are on different devices, primitives and cpu")]
+fn mixing_devices_names_both() {
+    let tape = Tape::new();
+    let there = tape.variable(&Tensor::ones([2], DType::F64).to(&primitives::device()).unwrap());
+    let here = tape.variable(&Tensor::ones([2], DType::F64));
+    tape.scope("block", || there + here);
+}
