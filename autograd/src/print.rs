@@ -68,7 +68,8 @@ struct Line {
 }
 
 impl Program<'_> {
-    fn line(&self, id: usize, node: &Node, nodes: &[Node], first_holder: &mut HashMap<usize, usize>) -> Line {
+    fn line(&self, id: usize, nodes: &[Node], first_holder: &mut HashMap<usize, usize>) -> Line {
+        let node = &nodes[id];
         let operation = match &node.op {
             None => {
                 node.name.as_deref().unwrap_or(if node.tracked { "variable" } else { "constant" }).to_string()
@@ -119,14 +120,14 @@ impl Program<'_> {
 
 impl fmt::Display for Program<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes = self.tape.nodes.borrow();
+        let nodes = &self.tape.nodes.borrow()[..];
+        let (start, end) = (self.start.min(nodes.len()), self.end.min(nodes.len()));
+        // A pass for the widths and one for the text: a program may have a million lines.
         let lines = || {
-            let before = nodes[..self.start.min(nodes.len())].iter().enumerate();
+            let before = nodes[..start].iter().enumerate();
             let held = before.filter_map(|(id, node)| Some((node.value.as_ref()?.storage().id(), id)));
             let mut first_holder: HashMap<usize, usize> = held.collect();
-            (self.start..self.end.min(nodes.len())).map(move |id| {
-                self.line(id, &nodes_at(self.tape)[id], &nodes_at(self.tape), &mut first_holder)
-            })
+            (start..end).map(move |id| self.line(id, nodes, &mut first_holder))
         };
         let mut widths = [0; 3];
         for line in lines() {
@@ -150,10 +151,6 @@ impl fmt::Display for Program<'_> {
 fn short_path(path: &str) -> String {
     let parts: Vec<&str> = path.split(['/', '\\']).collect();
     parts[parts.len().saturating_sub(2)..].join("/")
-}
-
-fn nodes_at(tape: &Tape) -> std::cell::Ref<'_, Vec<Node>> {
-    tape.nodes.borrow()
 }
 
 /// Bytes as a person reads them: `512 B`, `32.0 KiB`.
