@@ -4,12 +4,13 @@
 //! rule, and adds what the rule returns to the cotangents of the operands. The rules record [`Var`] operations; what
 //! they record is either kept, and can be differentiated again, or dropped as soon as its value is known.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use limpid_tensor::{DType, Map, Tensor};
+use limpid_tensor::{DType, Tensor};
 use smallvec::SmallVec;
 
-use crate::error::{Error, Result, Site};
+use crate::cotangent::{Cotangent, Pending};
+use crate::error::Result;
 use crate::op::{Cotangents, Derivative, Pullback};
 use crate::scope::Rule;
 use crate::tape::{ParamId, Tape, no_derivative};
@@ -69,13 +70,6 @@ impl Flow {
             None => self.sources.contains(&id),
         }
     }
-}
-
-/// A cotangent on its way: a node of the tape, if the pass is kept, else a bare value.
-#[derive(Clone)]
-enum Cotangent<'t> {
-    Node(Var<'t>),
-    Value(Tensor),
 }
 
 impl Tape {
@@ -235,52 +229,30 @@ impl Tape {
         if !flow.contains(y) {
             return Ok(found);
         }
-        let sources: std::collections::HashSet<u32> = flow.sources.iter().copied().collect();
-        let mut below: Vec<(u32, Cotangent<'t>)> = Vec::new();
-        if y < flow.low {
-            return Ok(vec![(y, seed)]);
-        }
-        let mut pending: Vec<Option<Cotangent<'t>>> = vec![None; (y + 1 - flow.low) as usize];
-        pending[(y - flow.low) as usize] = Some(seed);
-
+        let sources: HashSet<u32> = flow.sources.iter().copied().collect();
+        let mut pending = Pending::new(flow.low, y);
+        *pending.slot(y) = Some(seed);
         let _scope = self.return_to_scope();
         let sweep = self.begin_sweep();
-        let mut walk = || -> Result<()> {
-            for id in (flow.low..=y).rev() {
-                if sweep.outermost {
-                    self.swept_to(id + 1);
-                }
-                let Some(g) = pending[(id - flow.low) as usize].take() else { continue };
-                let g = self.narrowed(g, id)?;
-                if sources.contains(&id) {
-                    found.push((id, g.clone()));
-                }
-                for (operand, cotangent) in self.pull(id, g, flow)? {
-                    let slot = match operand.checked_sub(flow.low) {
-                        Some(i) => &mut pending[i as usize],
-                        None => match below.iter().position(|(source, _)| *source == operand) {
-                            Some(i) => {
-                                let earlier = below[i].1.clone();
-                                below[i].1 = self.add(earlier, cotangent)?;
-                                continue;
-                            }
-                            None => {
-                                below.push((operand, cotangent));
-                                continue;
-                            }
-                        },
-                    };
-                    *slot = Some(match slot.take() {
-                        Some(earlier) => self.add(earlier, cotangent)?,
-                        None => cotangent,
-                    });
-                }
+        for id in (flow.low..=y).rev() {
+            if sweep.outermost {
+                self.swept_to(id + 1);
             }
-            Ok(())
-        };
-        walk()?;
-        for (source, cotangent) in below {
-            found.push((source, self.narrowed(cotangent, source)?));
+            let Some(g) = pending.slot(id).take() else { continue };
+            let g = self.narrowed(g, id)?;
+            if sources.contains(&id) {
+                found.push((id, g.clone()));
+            }
+            for (operand, cotangent) in self.pull(id, g, flow)? {
+                let slot = pending.slot(operand);
+                *slot = Some(match slot.take() {
+                    Some(earlier) => self.add(earlier, cotangent)?,
+                    None => cotangent,
+                });
+            }
+        }
+        for (id, cotangent) in pending.below() {
+            found.push((id, self.narrowed(cotangent, id)?));
         }
         Ok(found)
     }
@@ -348,67 +320,6 @@ impl Tape {
         match failed {
             Some(error) => Err(self.fail(error)),
             None => Ok(result),
-        }
-    }
-
-    /// Adds two cotangents of one value. Those of bf16 values add up in f32, and are rounded once on delivery.
-    fn add<'t>(&self, a: Cotangent<'t>, b: Cotangent<'t>) -> Result<Cotangent<'t>> {
-        match (a, b) {
-            (Cotangent::Node(a), Cotangent::Node(b)) => {
-                let wide =
-                    if a.dtype() == DType::BF16 || b.dtype() == DType::BF16 { DType::F32 } else { a.dtype() };
-                Ok(Cotangent::Node(a.cast(wide) + b.cast(wide)))
-            }
-            (Cotangent::Value(a), Cotangent::Value(b)) => {
-                let narrow = a.dtype() == DType::BF16 || b.dtype() == DType::BF16;
-                let wide = if narrow { DType::F32 } else { a.dtype() };
-                let sum = a.cast(wide).and_then(|a| Tensor::map(Map::Add, &[&a, &b.cast(wide)?]));
-                let sum = sum.map_err(|e| {
-                    self.fail(Error::Backend { site: self.addition(), message: e.to_string() })
-                })?;
-                self.check_sum(&sum)?;
-                Ok(Cotangent::Value(sum))
-            }
-            _ => unreachable!("one sweep carries one kind of cotangent"),
-        }
-    }
-
-    /// A cotangent in the dtype of node `id`, to which it belongs.
-    fn narrowed<'t>(&self, cotangent: Cotangent<'t>, id: u32) -> Result<Cotangent<'t>> {
-        let dtype = self.nodes.borrow()[id as usize].meta.dtype;
-        match cotangent {
-            Cotangent::Node(var) => Ok(Cotangent::Node(var.cast(dtype))),
-            Cotangent::Value(value) => match value.cast(dtype) {
-                Ok(value) => Ok(Cotangent::Value(value)),
-                Err(e) => Err(self.fail(self.backend_error(self.var(id), e))),
-            },
-        }
-    }
-
-    /// In anomaly mode, an error if a sum of cotangents is not finite.
-    fn check_sum(&self, sum: &Tensor) -> Result<()> {
-        if !self.detects_anomalies() {
-            return Ok(());
-        }
-        let values =
-            sum.to_f64_vec().map_err(|e| Error::Backend { site: self.addition(), message: e.to_string() })?;
-        match values.iter().position(|v| !v.is_finite()) {
-            None => Ok(()),
-            Some(element) => Err(self.fail(Error::NonFinite {
-                site: self.addition(),
-                found: values[element],
-                element,
-                operands: "two cotangents of one value".into(),
-            })),
-        }
-    }
-
-    /// Where cotangents are added, for messages.
-    fn addition(&self) -> Site {
-        Site {
-            op: "sum of cotangents".into(),
-            scope: self.scopes.borrow().path().into(),
-            location: std::panic::Location::caller(),
         }
     }
 

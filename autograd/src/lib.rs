@@ -17,6 +17,7 @@
 //! beside its function.
 
 mod backward;
+mod cotangent;
 mod effects;
 mod error;
 mod forward;
