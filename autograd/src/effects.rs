@@ -2,7 +2,7 @@
 
 use limpid_tensor::{Inferred, Meta, Result, Tensor};
 
-use crate::op::{Cotangents, Derivative, Needs, Op, Pullback, Purity, Pushforward};
+use crate::op::{Derivative, Needs, Op, Purity};
 use crate::tape::{ParamId, Tape};
 use crate::var::Var;
 
@@ -36,14 +36,6 @@ impl Op for Update {
 
     fn derivative(&self) -> Derivative {
         Derivative::Stops
-    }
-
-    fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
-        (0..at.arity()).map(|_| None).collect()
-    }
-
-    fn jvp<'t>(&self, _at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
-        None
     }
 
     fn flops(&self, _x: &[&Meta], _y: &Meta) -> u64 {

@@ -75,7 +75,7 @@ pub trait Op: fmt::Debug + 'static {
 
     /// The vector–Jacobian product: from the cotangent of the result to those of the operands.
     ///
-    /// An operation that has an [`expand`](Op::expand) may leave this out.
+    /// An operation that has an [`expand`](Op::expand), or that no gradient passes, may leave this out.
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
         let y = self.expand(&at.x).unwrap_or_else(|| panic!("{} has neither vjp nor expand", self.name()));
         at.through(y)
@@ -83,7 +83,7 @@ pub trait Op: fmt::Debug + 'static {
 
     /// The Jacobian–vector product: from tangents of the operands to that of the result. `None` is zero.
     ///
-    /// An operation that has an [`expand`](Op::expand) may leave this out.
+    /// An operation that has an [`expand`](Op::expand), or that no gradient passes, may leave this out.
     fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
         let y = self.expand(&at.x).unwrap_or_else(|| panic!("{} has neither jvp nor expand", self.name()));
         at.through(y)

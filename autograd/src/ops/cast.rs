@@ -68,14 +68,6 @@ impl Op for Detach {
         Derivative::Stops
     }
 
-    fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
-        (0..at.arity()).map(|_| None).collect()
-    }
-
-    fn jvp<'t>(&self, _at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
-        None
-    }
-
     fn flops(&self, _x: &[&Meta], _y: &Meta) -> u64 {
         0
     }

@@ -3,7 +3,7 @@
 use limpid_tensor::rng::{Distribution, Key};
 use limpid_tensor::{DType, Device, Inferred, Meta, Result, Shape, Tensor};
 
-use crate::op::{Cotangents, Derivative, Needs, Op, Pullback, Purity, Pushforward};
+use crate::op::{Derivative, Needs, Op, Purity};
 use crate::ops::elementwise::where_;
 use crate::tape::Tape;
 use crate::var::Var;
@@ -57,14 +57,6 @@ impl Op for Random {
 
     fn derivative(&self) -> Derivative {
         Derivative::Stops
-    }
-
-    fn vjp<'t>(&self, _at: &Pullback<'_, 't>) -> Cotangents<'t> {
-        Cotangents::new()
-    }
-
-    fn jvp<'t>(&self, _at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
-        None
     }
 }
 

@@ -2,7 +2,7 @@
 
 use limpid_tensor::{DType, Inferred, Meta, Result, Tensor};
 
-use crate::op::{Cotangents, Derivative, Needs, Op, Pullback, Pushforward};
+use crate::op::{Derivative, Needs, Op};
 use crate::var::Var;
 
 /// The indices (i64) that sort along an axis. They change only where two elements are equal, so no gradient passes.
@@ -37,14 +37,6 @@ impl Op for ArgSort {
 
     fn derivative(&self) -> Derivative {
         Derivative::Stops
-    }
-
-    fn vjp<'t>(&self, _at: &Pullback<'_, 't>) -> Cotangents<'t> {
-        [None].into_iter().collect()
-    }
-
-    fn jvp<'t>(&self, _at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
-        None
     }
 
     /// Comparisons: n·⌈log₂ n⌉ for each row of n.
