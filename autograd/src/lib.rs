@@ -17,9 +17,11 @@
 //! beside its function.
 
 mod backward;
+pub mod check;
 mod effects;
 mod error;
 mod forward;
+mod jacobian;
 mod memory;
 mod op;
 pub mod ops;
@@ -30,6 +32,7 @@ mod value;
 mod var;
 
 pub use backward::Gradients;
+pub use check::check;
 pub use effects::Update;
 pub use error::{Error, Result, Site};
 pub use memory::{Memory, ReadAudit};

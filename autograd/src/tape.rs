@@ -315,8 +315,14 @@ impl Tape {
         {
             return y;
         }
+        self.record_shared(Rc::new(op), x)
+    }
+
+    /// [`record`](Tape::record) for an operation that another node may hold as well, as it is.
+    #[track_caller]
+    pub(crate) fn record_shared<'t>(&'t self, op: Rc<dyn Op>, x: &[Var<'t>]) -> Var<'t> {
         let metas: SmallVec<[Meta; 3]> = x.iter().map(|&x| self.meta(x)).collect();
-        let meta = self.inferred(&op, op.infer(&metas.iter().collect::<SmallVec<[&Meta; 3]>>()));
+        let meta = self.inferred(op.name(), op.infer(&metas.iter().collect::<SmallVec<[&Meta; 3]>>()));
         let tracked = self.recording.get()
             && meta.dtype.is_float()
             && x.iter().any(|&x| self.is_tracked(x))
@@ -331,7 +337,7 @@ impl Tape {
                 ),
             };
         let inputs = x.iter().map(|x| Operand { id: x.id, edge: x.edge }).collect();
-        let y = self.push(Some(Rc::new(op)), inputs, meta, None, tracked, None);
+        let y = self.push(Some(op), inputs, meta, None, tracked, None);
         if !self.is_dry() && self.failure.borrow().is_none() {
             self.run(y.id);
         }
@@ -346,9 +352,8 @@ impl Tape {
     }
 
     #[track_caller]
-    fn inferred(&self, op: &impl Op, inferred: Inferred) -> Meta {
+    fn inferred(&self, name: &str, inferred: Inferred) -> Meta {
         inferred.unwrap_or_else(|message| {
-            let name = op.name();
             let message = message.strip_prefix(name).unwrap_or(&message);
             let message = message.strip_prefix(':').unwrap_or(message).trim_start();
             panic!("{name}{}: {message}", self.scopes.borrow().suffix())

@@ -39,6 +39,11 @@ impl Op for ArgSort {
         Derivative::Stops
     }
 
+    /// The order.
+    fn branches(&self, _x: &[&Tensor], y: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(y.clone()))
+    }
+
     fn vjp<'t>(&self, _at: &Pullback<'_, 't>) -> Cotangents<'t> {
         [None].into_iter().collect()
     }
