@@ -35,7 +35,11 @@ impl Tape {
     #[track_caller]
     pub fn hvp<'t>(&'t self, y: Var<'t>, pairs: &[(Var<'t>, Var<'t>)]) -> Result<Vec<Var<'t>>> {
         for &(x, v) in pairs {
-            assert_eq!(self.meta(x), self.meta(v), "hvp: a vector must have the shape and dtype of its value");
+            assert_eq!(
+                self.meta(x),
+                self.meta(v),
+                "hvp: a vector must have the shape and dtype of its value"
+            );
         }
         let xs: Vec<Var<'t>> = pairs.iter().map(|(x, _)| *x).collect();
         let gradients = self.grad(y, &xs)?;
@@ -120,7 +124,10 @@ mod tests {
     fn rows_and_columns_make_the_same_jacobian() {
         let tape = Tape::new();
         let x = tape.variable(&Tensor::from_vec(vec![0.5f64, -1.0, 2.0, 0.3, 1.5, -0.7], [2, 3]));
-        let tall = x.sin().matmul(tape.constant(&Tensor::arange(0.0, 15.0, 1.0, limpid_tensor::DType::F64).reshape([3, 5]).unwrap()));
+        let tall =
+            x.sin().matmul(tape.constant(
+                &Tensor::arange(0.0, 15.0, 1.0, limpid_tensor::DType::F64).reshape([3, 5]).unwrap(),
+            ));
         let wide = tall.slice(1, 0, 2, 1);
         let (by_columns, by_rows) = (tape.jacobian(tall, x).unwrap(), tape.jacobian(wide, x).unwrap());
         assert_eq!(by_columns.shape().to_string(), "[2, 5, 2, 3]");

@@ -14,7 +14,7 @@
 //!
 //! A reader's order: [`Tape`] is what is recorded, [`Var`] a handle on a value, [`Op`] what an operation has to say of
 //! itself; then `backward.rs`, which is all of reverse mode, and the operations in `ops/`, each with its derivative
-//! beside its function.
+//! beside its function. [`mod@check`] is how a derivative is proved.
 
 mod backward;
 pub mod check;

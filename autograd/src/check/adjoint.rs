@@ -18,7 +18,7 @@ pub(super) fn adjoint(problem: &Problem<'_>, base: &Value, probes: usize) -> Res
         let alone = problem.variables.iter().map(std::slice::from_ref);
         for moved in alone.chain((problem.variables.len() > 1).then_some(problem.variables)) {
             let v: Vec<Option<Vec<f64>>> = (0..problem.inputs.len())
-                .map(|i| moved.contains(&i).then(|| problem.rademacher(i, probe)))
+                .map(|i| moved.contains(&i).then(|| problem.direction(i, probe)))
                 .collect();
             let tangent = problem.push(&v)?;
             let forward = dot(&tangent, &u);

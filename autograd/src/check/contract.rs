@@ -50,7 +50,10 @@ pub(super) fn contract(problem: &Problem<'_>, base: &Value) -> Result<TierOutcom
     let mut worst: f64 = 0.0;
     for (k, &i) in all.iter().enumerate() {
         if let Some(j) = zero[k].iter().position(|&g| g != 0.0) {
-            outcome.fault(Some(i), format!("a cotangent of 0 gives a gradient of {} at element {j}", zero[k][j]));
+            outcome.fault(
+                Some(i),
+                format!("a cotangent of 0 gives a gradient of {} at element {j}", zero[k][j]),
+            );
         }
         let (a, b) = (&together[k], &other[k]);
         let scale = a.iter().zip(b).fold(0.0f64, |m, (a, b)| m.max(0.75 * a.abs() + 1.5 * b.abs()));
@@ -60,7 +63,8 @@ pub(super) fn contract(problem: &Problem<'_>, base: &Value) -> Result<TierOutcom
             worst = worst.max(if off == 0.0 { 0.0 } else { off / scale });
             if off.is_nan() || off > limit {
                 let what = "the vjp is not linear in its cotangent";
-                outcome.fault(Some(i), format!("{what}: off by {off:.1e} at element {j} (scale {scale:.1e})"));
+                outcome
+                    .fault(Some(i), format!("{what}: off by {off:.1e} at element {j} (scale {scale:.1e})"));
                 break;
             }
         }
@@ -96,11 +100,21 @@ fn reads(problem: &Problem<'_>, u: &[f64], tracked: &[usize], outcome: &mut Tier
     };
     for pair in audit.read.difference(&audit.declared) {
         let (op, which) = describe(pair);
-        outcome.fault(None, format!("{op}: with inputs {tracked:?} tracked, the vjp reads {which} without declaring it in needs()"));
+        outcome.fault(
+            None,
+            format!(
+                "{op}: with inputs {tracked:?} tracked, the vjp reads {which} without declaring it in needs()"
+            ),
+        );
     }
     for pair in audit.declared.difference(&audit.read) {
         let (op, which) = describe(pair);
-        outcome.fault(None, format!("{op}: with inputs {tracked:?} tracked, needs() declares {which}, which the vjp does not read"));
+        outcome.fault(
+            None,
+            format!(
+                "{op}: with inputs {tracked:?} tracked, needs() declares {which}, which the vjp does not read"
+            ),
+        );
     }
     Ok(())
 }

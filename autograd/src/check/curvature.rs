@@ -43,7 +43,8 @@ impl Curved<'_> {
         let pairs: Vec<(Var, Var)> = self.problem.variables.iter().map(|&i| (x[i], vector(i))).collect();
         let forward = join(tape.hvp(loss, &pairs)?)?;
         let gradients = tape.grad(loss, &xs)?;
-        let along = gradients.into_iter().zip(&pairs).map(|(g, (_, v))| (g * *v).sum(&[])).reduce(|a, b| a + b);
+        let along =
+            gradients.into_iter().zip(&pairs).map(|(g, (_, v))| (g * *v).sum(&[])).reduce(|a, b| a + b);
         let Some(along) = along else { return Ok([Vec::new(), Vec::new()]) };
         Ok([forward, join(tape.grad(along, &xs)?)?])
     }
@@ -61,12 +62,12 @@ pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> R
     let mut outcome = TierOutcome::new(Tier::Curvature);
     let largest = base.y.iter().fold(0.0f64, |m, y| m.max(y.abs()));
     let c = if largest == 0.0 { 1.0 } else { largest };
-    let (mut symmetric, mut slopes): (f64, Vec<f64>) = (0.0, Vec::new());
+    let (mut symmetric, mut slopes, mut blind): (f64, Vec<f64>, usize) = (0.0, Vec::new(), 0);
     // A direction in units of each input's scale.
     let direction = |probe: usize| -> Vec<Option<Vec<f64>>> {
         let signs = |i: usize| {
             let scale = problem.scale(i);
-            problem.rademacher(i, probe).into_iter().map(|s| s * scale).collect()
+            problem.direction(i, probe).into_iter().map(|s| s * scale).collect()
         };
         (0..problem.inputs.len()).map(|i| problem.variables.contains(&i).then(|| signs(i))).collect()
     };
@@ -96,7 +97,8 @@ pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> R
             off.is_nan() || off > ROUNDING * largest + rounding
         };
         if let Some(j) = (0..hv.len()).find(differs) {
-            let what = "the Hessian times a vector is another by forward and by reverse mode over the gradient";
+            let what =
+                "the Hessian times a vector is another by forward and by reverse mode over the gradient";
             outcome.fault(None, format!("{what}: {:e} and {:e} at element {j}", hv[j], hv_again[j]));
             return Ok(outcome);
         }
@@ -126,7 +128,11 @@ pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> R
             let dx: Vec<f64> =
                 problem.variables.iter().flat_map(|&i| steps::distance(&forth[i], &back[i])).collect();
             let change = plus.iter().zip(&minus).zip(&fw).map(|((p, m), w)| w * (p - m));
-            Ok(Some(Step { change: super::point::sum(change), predicted: dot(&hw, &dx), size: size(&hw, &dx) }))
+            Ok(Some(Step {
+                change: super::point::sum(change),
+                predicted: dot(&hw, &dx),
+                size: size(&hw, &dx),
+            }))
         })?;
         slopes.extend(ladder.slope());
         match ladder.outcome {
@@ -135,19 +141,22 @@ pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> R
                 let slope = ladder.slope().unwrap_or(1.0);
                 let what = "remainders of the gradient fall with slope";
                 let why = "the rules, differentiated, are wrong";
-                outcome.fault(None, format!("second order: {what} {slope:.2} (right: 3): {why}"));
+                outcome.fault(None, format!("{what} {slope:.2} (right: 3): {why}"));
                 return Ok(outcome);
             }
             Outcome::Blind => {
-                outcome.doubts.push("second order: neither the gradient nor the Hessian moves".into());
+                blind += 1;
             }
             Outcome::Noisy { resolution } => {
-                outcome.doubts.push(format!("second order: rounding hides errors up to {resolution:.0e}"));
+                outcome.doubts.push(format!("rounding hides errors up to {resolution:.0e}"));
             }
             Outcome::Rough | Outcome::TooFew => {
-                outcome.doubts.push("second order: remainders fall with neither slope".into());
+                outcome.doubts.push("remainders of the gradient fall with neither slope".into());
             }
         }
+    }
+    if blind == probes {
+        outcome.doubts.push("neither the gradient nor the Hessian moves".into());
     }
     slopes.sort_by(f64::total_cmp);
     if let Some(&slope) = slopes.get(slopes.len() / 2) {

@@ -6,7 +6,8 @@ use super::entries::{Comparison, Entry};
 
 /// Two numbers that are the same up to their bars.
 fn agree(a: f64, entry: &Entry, factor: f64) -> bool {
-    (a - factor * entry.numeric.value).abs() <= 10.0 * entry.numeric.bar * factor.abs().max(1.0) + 1e-9 * a.abs()
+    (a - factor * entry.numeric.value).abs()
+        <= 10.0 * entry.numeric.bar * factor.abs().max(1.0) + 1e-9 * a.abs()
 }
 
 /// Sentences, the most telling first; none if no pattern fits. `output` is the shape of the result.
@@ -26,7 +27,8 @@ pub(super) fn diagnose(comparison: &Comparison, inputs: &[Tensor], output: &Shap
     };
     let dropped = wrong.iter().filter(|e| e.analytic == 0.0).count();
     if dropped == wrong.len() {
-        found.push(match (dropped == comparison.entries.len(), broadcast.is_empty()) {
+        let nothing = comparison.entries.iter().all(|e| e.analytic == 0.0);
+        found.push(match (nothing, broadcast.is_empty()) {
             (true, _) => "no gradient arrives at all: a detached path, or a rule that returns nothing".into(),
             (false, false) => format!(
                 "contributions are missing along axis {broadcast:?} of the result, over which x{} is broadcast: a \
@@ -61,14 +63,16 @@ pub(super) fn diagnose(comparison: &Comparison, inputs: &[Tensor], output: &Shap
             comparison.entries.iter().find(move |e| e.output == output && e.element == element)
         };
         if let Some(swap) = transposition(shape) {
-            let transposed = |e: &Entry| at(e.output, swap(e.element)).is_some_and(|t| agree(e.analytic, t, 1.0));
+            let transposed =
+                |e: &Entry| at(e.output, swap(e.element)).is_some_and(|t| agree(e.analytic, t, 1.0));
             if comparison.entries.iter().all(transposed) {
                 found.push(format!("the gradient of x{} is transposed", comparison.input));
                 return found;
             }
         }
         if let Some(swap) = transposition(output).filter(|_| comparison.outputs.is_some()) {
-            let transposed = |e: &Entry| at(swap(e.output), e.element).is_some_and(|t| agree(e.analytic, t, 1.0));
+            let transposed =
+                |e: &Entry| at(swap(e.output), e.element).is_some_and(|t| agree(e.analytic, t, 1.0));
             if comparison.entries.iter().all(transposed) {
                 found.push("the cotangent of the result is taken transposed".into());
                 return found;

@@ -39,7 +39,9 @@ mod tests {
 
     #[test]
     fn the_bar_covers_the_error() {
-        for (f, slope) in [(f64::exp as fn(f64) -> f64, 1.0), (|x| (x + 0.1).ln(), 10.0), (|x| 1.0 / (1.0 + x), -1.0)] {
+        for (f, slope) in
+            [(f64::exp as fn(f64) -> f64, 1.0), (|x| (x + 0.1).ln(), 10.0), (|x| 1.0 / (1.0 + x), -1.0)]
+        {
             let rounding = f64::EPSILON * f(0.0).abs();
             let steps = || (0..7).map(|k| 2f64.powi(-5 - k));
             let central: Vec<_> = steps().map(|h| (h, (f(h) - f(-h)) / (2.0 * h))).collect();

@@ -1,6 +1,8 @@
 //! Entry by entry: the whole Jacobian where it is small, else the entries of a gradient, against differences with error
 //! bars.
 
+use std::collections::BTreeSet;
+
 use limpid_tensor::rng::Key;
 
 use super::differences::Estimate;
@@ -70,8 +72,9 @@ pub(super) fn jacobian(problem: &Problem<'_>, base: &Value) -> Result<Jacobian> 
         }
         let rows = problem.pull_all((0..outputs).map(|o| unit(outputs, o)), i)?;
         let scale = problem.scale(i);
-        let noise = steps::noise(problem, base, &steps::along(problem, i, problem.rademacher(i, 0)), scale)?;
-        let mut comparison = Comparison { input: i, outputs: Some(outputs), entries: Vec::new(), wrong: Vec::new() };
+        let noise = steps::noise(problem, base, &steps::along(problem, i, problem.direction(i, 0)), scale)?;
+        let mut comparison =
+            Comparison { input: i, outputs: Some(outputs), entries: Vec::new(), wrong: Vec::new() };
         for element in 0..n {
             let v = steps::along(problem, i, unit(n, element));
             if let Some(column) = steps::central(problem, base, &v, scale, &noise)? {
@@ -102,7 +105,11 @@ pub(super) fn jacobian(problem: &Problem<'_>, base: &Value) -> Result<Jacobian> 
         if !comparison.wrong.is_empty() {
             outcome.fault(
                 Some(i),
-                format!("{} of {} entries of the Jacobian are wrong", comparison.wrong.len(), comparison.entries.len()),
+                format!(
+                    "{} of {} entries of the Jacobian are wrong",
+                    comparison.wrong.len(),
+                    comparison.entries.len()
+                ),
             );
             failed.get_or_insert(comparison);
         }
@@ -116,13 +123,13 @@ pub(super) fn jacobian(problem: &Problem<'_>, base: &Value) -> Result<Jacobian> 
     Ok(Jacobian { outcome, failed, by_rule })
 }
 
-/// Entries of the gradient `Jᵀ·u` by input `i`, where there are too many for a Jacobian: all of a small input; else the
-/// one that halving the direction leads to, and a random sample.
+/// Entries of the gradient `Jᵀ·u` by input `i`, where there are too many for a Jacobian: all of a small input; else a
+/// random sample, and if that is right the one that halving the direction leads to.
 pub(super) fn gradient(problem: &Problem<'_>, base: &Value, i: usize, u: &[f64]) -> Result<Comparison> {
     let n = problem.inputs[i].elements();
     let analytic = problem.pull(None, u, &[i])?.swap_remove(0);
     let scale = problem.scale(i);
-    let noise = steps::noise(problem, base, &steps::along(problem, i, problem.rademacher(i, 0)), scale)?;
+    let noise = steps::noise(problem, base, &steps::along(problem, i, problem.direction(i, 0)), scale)?;
     let derivative = |v: Vec<f64>| -> Result<Option<Estimate>> {
         let found = steps::central(problem, base, &steps::along(problem, i, v), scale, &noise)?;
         Ok(found.map(|d| Estimate {
@@ -130,34 +137,38 @@ pub(super) fn gradient(problem: &Problem<'_>, base: &Value, i: usize, u: &[f64])
             bar: sum(d.iter().zip(u).map(|(d, u)| (d.bar * u).powi(2))).sqrt(),
         }))
     };
-    let mut elements: Vec<usize> = (0..n).collect();
-    if n > 256 || n * base.y.len() > 1 << 18 {
-        let signs = problem.rademacher(i, 0);
-        let (mut low, mut high) = (0, n);
-        while high - low > 1 {
-            let middle = (low + high) / 2;
-            let off = |range: std::ops::Range<usize>| -> Result<f64> {
-                let part = |j: usize| if range.contains(&j) { signs[j] } else { 0.0 };
-                let v: Vec<f64> = (0..n).map(part).collect();
-                let expected = sum(range.clone().map(|j| analytic[j] * signs[j]));
-                Ok(derivative(v)?.map_or(0.0, |d| (d.value - expected).abs()))
-            };
-            if off(low..middle)? >= off(middle..high)? { high = middle } else { low = middle }
-        }
-        let key = Key::new(problem.seed).fold_str("sample");
-        elements = (0..24).map(|k| (key.bits(k) % n as u64) as usize).chain([low]).collect();
-        elements.sort_unstable();
-        elements.dedup();
-    }
+    let small = n <= 256 && n * base.y.len() <= 1 << 18;
+    let key = Key::new(problem.seed).fold_str("sample");
+    let sample = || (0..24).map(|k| (key.bits(k) % n as u64) as usize).collect::<BTreeSet<usize>>();
+    let elements = if small { (0..n).collect() } else { sample() };
     let mut comparison = Comparison { input: i, outputs: None, entries: Vec::new(), wrong: Vec::new() };
-    for element in elements {
-        let Some(numeric) = derivative(unit(n, element))? else { continue };
-        let entry = Entry { output: 0, element, analytic: analytic[element], numeric };
-        if is_wrong(&entry) {
-            comparison.wrong.push(comparison.entries.len());
+    let compare = |comparison: &mut Comparison, element: usize| -> Result<()> {
+        if let Some(numeric) = derivative(unit(n, element))? {
+            let entry = Entry { output: 0, element, analytic: analytic[element], numeric };
+            comparison.wrong.extend(is_wrong(&entry).then_some(comparison.entries.len()));
+            comparison.entries.push(entry);
         }
-        comparison.entries.push(entry);
+        Ok(())
+    };
+    for element in elements {
+        compare(&mut comparison, element)?;
     }
+    if small || !comparison.wrong.is_empty() {
+        return Ok(comparison);
+    }
+    let signs = problem.direction(i, 0);
+    let off = |range: std::ops::Range<usize>| -> Result<f64> {
+        let part = |j: usize| if range.contains(&j) { signs[j] } else { 0.0 };
+        let found = derivative((0..n).map(part).collect())?;
+        let expected = sum(range.map(|j| analytic[j] * signs[j]));
+        Ok(found.map_or(0.0, |d| (d.value - expected).abs()))
+    };
+    let (mut low, mut high) = (0, n);
+    while high - low > 1 {
+        let middle = (low + high) / 2;
+        if off(low..middle)? >= off(middle..high)? { high = middle } else { low = middle }
+    }
+    compare(&mut comparison, low)?;
     Ok(comparison)
 }
 

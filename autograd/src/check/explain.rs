@@ -74,9 +74,9 @@ pub(super) fn explain(check: &Check, problem: &Problem<'_>, evidence: &Evidence)
     let mut first: Option<(Recorded, Evidence)> = None;
     let mut seen = BTreeSet::new();
     for candidate in candidates.into_iter().take(CANDIDATES) {
-        let run = run_recorded(&candidate.op);
+        let function = function(candidate.op.clone());
         let alone = Problem {
-            f: &*run,
+            f: &function,
             inputs: &candidate.operands,
             variables: &candidate.tracked,
             seed: problem.seed,
@@ -99,9 +99,7 @@ pub(super) fn explain(check: &Check, problem: &Problem<'_>, evidence: &Evidence)
         None => "the_function",
     };
     let (operands, call): (Vec<Tensor>, String) = match &first {
-        Some((culprit, _)) => {
-            (culprit.operands.clone(), format!("x[0].tape().record({:?}, x)", culprit.op))
-        }
+        Some((culprit, _)) => (culprit.operands.clone(), format!("x[0].tape().record({:?}, x)", culprit.op)),
         None => (problem.inputs.to_vec(), "/* the function */".into()),
     };
     explanation.snippet = reproduce::snippet(name, &call, &operands, problem.seed);
@@ -114,7 +112,9 @@ pub(super) fn explain(check: &Check, problem: &Problem<'_>, evidence: &Evidence)
                     explanation.details.push(describe(&name, x));
                 }
                 let what = found.findings().next().map(|f| format!("{}: {}", f.tier, f.what));
-                explanation.details.extend(what.map(|what| format!("by itself, {}: {what}", culprit.op.name())));
+                explanation
+                    .details
+                    .extend(what.map(|what| format!("by itself, {}: {what}", culprit.op.name())));
             }
             explanation.rule = rule(problem, culprit)?;
             (&operands, found, &found.output)
@@ -142,9 +142,8 @@ pub(super) fn explain(check: &Check, problem: &Problem<'_>, evidence: &Evidence)
 }
 
 /// An operation as a function that can be checked.
-fn run_recorded(op: &Rc<dyn Op>) -> Box<dyn for<'t> Fn(&[Var<'t>]) -> Var<'t>> {
-    let op = op.clone();
-    Box::new(move |x| x[0].tape().record_shared(op.clone(), x))
+fn function(op: Rc<dyn Op>) -> impl for<'t> Fn(&[Var<'t>]) -> Var<'t> {
+    move |x| x[0].tape().record_shared(op.clone(), x)
 }
 
 /// The operations that a gradient passes, with f64 operands.

@@ -14,8 +14,10 @@ const FEWEST: usize = 4;
 const MANY: usize = 16;
 /// A remainder below this many rounding floors is rounding.
 const FLOORS: f64 = 8.0;
-/// The largest error of the derivative, relative to Σ|gⱼvⱼ|, that rounding may hide from a check that passes.
-pub(super) const RESOLUTION: f64 = 1e-9;
+/// The largest error of the derivative, relative to its size, that rounding may hide from a check that passes.
+const RESOLUTION: f64 = 1e-7;
+/// An error of the derivative smaller than this part of Σ|gⱼvⱼ| may be the rounding of the gradient itself.
+const ROUNDED: f64 = 1e-10;
 
 /// What the function did over a step.
 #[derive(Clone, Copy)]
@@ -44,9 +46,11 @@ impl Rung {
         self.remainder <= FLOORS * self.floor
     }
 
-    /// How large an error of the derivative its rounding hides, relative to the derivative.
-    fn resolution(&self) -> f64 {
-        FLOORS * self.floor / self.size.max(self.change.abs())
+    /// How large an error of the derivative its rounding hides, relative to the derivative: here, or as it is on the
+    /// scale of the longest step.
+    fn resolution(&self, longest: &Rung) -> f64 {
+        let secant = longest.change.abs() * self.h / longest.h;
+        FLOORS * self.floor / self.size.max(self.change.abs()).max(secant)
     }
 }
 
@@ -87,8 +91,8 @@ impl Ladder {
         }
         let outcome = match last_run(&rungs) {
             _ if rungs.len() < FEWEST => Outcome::TooFew,
-            run if run.len() >= FEWEST && has_slope_one(&run[run.len() - FEWEST..]) => Outcome::Disagrees,
-            [] => Outcome::Noisy { resolution: rungs[0].resolution() },
+            run if is_wrong(run) => Outcome::Disagrees,
+            [] => Outcome::Noisy { resolution: rungs[0].resolution(&rungs[0]) },
             _ => Outcome::Rough,
         };
         Ok(Ladder { rungs, outcome })
@@ -117,6 +121,12 @@ fn has_slope_one(rungs: &[Rung]) -> bool {
     slopes(rungs).all(|slope| (0.6..1.5).contains(&slope))
 }
 
+/// Whether the rungs before rounding end with slope 1, and with more than the gradient's own rounding.
+fn is_wrong(run: &[Rung]) -> bool {
+    let Some(last) = run.last().filter(|_| run.len() >= FEWEST) else { return false };
+    has_slope_one(&run[run.len() - FEWEST..]) && last.remainder > ROUNDED * last.size.max(last.change.abs())
+}
+
 /// What can be said before the end of the ladder.
 fn judge(rungs: &[Rung], h0: f64) -> Option<Outcome> {
     let n = rungs.len();
@@ -125,24 +135,22 @@ fn judge(rungs: &[Rung], h0: f64) -> Option<Outcome> {
     }
     if rungs[n - 2].is_floor() && rungs[n - 1].is_floor() {
         let still = |r: &Rung| r.change.abs().max(r.predicted.abs()) <= FLOORS * r.floor;
+        if is_wrong(last_run(rungs)) {
+            return Some(Outcome::Disagrees);
+        }
         let first = rungs.iter().rposition(|r| !r.is_floor()).map_or(0, |i| i + 1);
-        let resolution = rungs[first].resolution();
+        let resolution = rungs[first].resolution(&rungs[0]);
         if resolution <= RESOLUTION {
             return Some(Outcome::Agrees { resolution });
         }
-        if rungs.iter().all(still) {
-            let wide = rungs[0].h >= h0 * 2f64.powi(-16);
-            return Some(if wide { Outcome::Blind } else { Outcome::Noisy { resolution } });
-        }
-        // It went down to rounding, but too late to say how right it is: unless it came with slope 1.
-        let run = last_run(rungs);
-        return Some(match run.len() >= FEWEST && has_slope_one(&run[run.len() - FEWEST..]) {
-            true => Outcome::Disagrees,
+        let wide = rungs[0].h >= h0 * 2f64.powi(-16);
+        return Some(match rungs.iter().all(still) && wide {
+            true => Outcome::Blind,
             false => Outcome::Noisy { resolution },
         });
     }
     let tail = &rungs[n.saturating_sub(MANY)..];
-    (tail.len() == MANY && tail.iter().all(|r| !r.is_floor()) && has_slope_one(tail))
+    (tail.len() == MANY && tail.iter().all(|r| !r.is_floor()) && has_slope_one(tail) && is_wrong(tail))
         .then_some(Outcome::Disagrees)
 }
 
@@ -153,7 +161,11 @@ mod tests {
     fn of(phi: impl Fn(f64) -> f64, slope: f64) -> Outcome {
         let noise = f64::EPSILON * phi(0.0).abs();
         Ladder::climb(1.0 / 32.0, noise, |h| {
-            Ok(Some(Step { change: phi(h) - phi(-h), predicted: 2.0 * h * slope, size: (2.0 * h * slope).abs() }))
+            Ok(Some(Step {
+                change: phi(h) - phi(-h),
+                predicted: 2.0 * h * slope,
+                size: (2.0 * h * slope).abs(),
+            }))
         })
         .unwrap()
         .outcome
@@ -161,7 +173,9 @@ mod tests {
 
     #[test]
     fn every_outcome_has_its_function() {
-        assert!(matches!(of(|x| (x + 1.0).exp(), 1f64.exp()), Outcome::Agrees { resolution } if resolution < 1e-9));
+        assert!(
+            matches!(of(|x| (x + 1.0).exp(), 1f64.exp()), Outcome::Agrees { resolution } if resolution < 1e-9)
+        );
         assert!(matches!(of(|x| 3.0 * x + 1.0, 3.0), Outcome::Agrees { resolution } if resolution < 1e-12));
         for error in [-2.0, 1e-3, -1e-3, 1e-6, 1e-8] {
             assert_eq!(of(|x| (x + 1.0).exp(), 1f64.exp() * (1.0 + error)), Outcome::Disagrees, "{error}");

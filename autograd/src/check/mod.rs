@@ -161,19 +161,24 @@ impl Check {
             assert!(dtype == DType::F64, "check: input {i} is {dtype}; derivatives are checked in f64");
         }
         let problem = Problem { f: &f, inputs, variables: &variables, seed: self.seed };
-        let described = inputs.iter().enumerate().map(|(i, x)| explain::describe(&format!("x{i}"), x)).collect();
+        let described =
+            inputs.iter().enumerate().map(|(i, x)| explain::describe(&format!("x{i}"), x)).collect();
         let evidence = match self.evidence(&problem) {
             Ok(evidence) => evidence,
             Err(error) => {
                 let mut outcome = TierOutcome::new(Tier::Contract);
                 outcome.fault(None, format!("the program failed: {error}"));
-                Evidence { tiers: vec![outcome], comparison: None, rows: Vec::new(), output: Shape::default() }
+                Evidence {
+                    tiers: vec![outcome],
+                    comparison: None,
+                    rows: Vec::new(),
+                    output: Shape::default(),
+                }
             }
         };
         let verdict = evidence.verdict();
         let wrong = self.explain && evidence.findings().any(|finding| !finding.powerless);
-        let explanation =
-            wrong.then(|| explain::explain(self, &problem, &evidence).unwrap_or_default());
+        let explanation = wrong.then(|| explain::explain(self, &problem, &evidence).unwrap_or_default());
         Report { verdict, tiers: evidence.tiers, inputs: described, explanation }
     }
 

@@ -13,7 +13,10 @@ pub(super) fn snippet(name: &str, call: &str, inputs: &[Tensor], seed: u64) -> S
         text += &format!("    let x{i} = {};\n", tensor(x));
     }
     let names: Vec<String> = (0..inputs.len()).map(|i| format!("x{i}")).collect();
-    text += &format!("    Check::new().seed({seed}).run(|x| {call}, &[{}]).expect_pass();\n}}\n", names.join(", "));
+    text += &format!(
+        "    Check::new().seed({seed}).run(|x| {call}, &[{}]).expect_pass();\n}}\n",
+        names.join(", ")
+    );
     text
 }
 
@@ -27,9 +30,13 @@ fn tensor(x: &Tensor) -> String {
     let plain = order.iter().copied().eq(0..order.len()) || !dense.layout().is_contiguous();
     let (values, shape) = if plain { (x, shape) } else { (&dense, format!("{:?}", &dense.shape()[..])) };
     let list = match x.dtype() {
-        DType::I64 => values.to_vec::<i64>().map(|v| format!("{v:?}").replacen(']', "i64]", usize::from(v.len() == 1))),
+        DType::I64 => {
+            values.to_vec::<i64>().map(|v| format!("{v:?}").replacen(']', "i64]", usize::from(v.len() == 1)))
+        }
         DType::Bool => values.to_vec::<bool>().map(|v| format!("{v:?}")),
-        _ => values.to_f64_vec().map(|v| format!("{v:?}").replace("NaN", "f64::NAN").replace("inf", "f64::INFINITY")),
+        _ => values
+            .to_f64_vec()
+            .map(|v| format!("{v:?}").replace("NaN", "f64::NAN").replace("inf", "f64::INFINITY")),
     };
     let source = format!("Tensor::from_vec(vec!{}, {shape})", list.unwrap_or_else(|e| format!("/* {e} */")));
     if plain {

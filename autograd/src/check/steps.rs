@@ -14,7 +14,12 @@ const LEVELS: usize = 7;
 
 /// Two steps on the same branch, or why not.
 pub(super) enum Pair {
-    Taken { plus: Value, minus: Value, forth: Point, back: Point },
+    Taken {
+        plus: Value,
+        minus: Value,
+        forth: Point,
+        back: Point,
+    },
     /// At this node and element another branch begins.
     Crosses(usize, usize),
     NotFinite,
@@ -59,10 +64,8 @@ pub(super) fn along(problem: &Problem<'_>, i: usize, v: Vec<f64>) -> Vec<Option<
 /// for the function to bend show, if that is more (R. W. Hamming, *Numerical Methods for Scientists and Engineers*).
 pub(super) fn rounding(samples: &[Vec<f64>], base: &[f64]) -> Vec<f64> {
     let one = |i: usize| {
-        let mut thirds: Vec<f64> = samples
-            .windows(4)
-            .map(|w| ((w[3][i] - w[0][i]) - 3.0 * (w[2][i] - w[1][i])).abs())
-            .collect();
+        let mut thirds: Vec<f64> =
+            samples.windows(4).map(|w| ((w[3][i] - w[0][i]) - 3.0 * (w[2][i] - w[1][i])).abs()).collect();
         thirds.sort_by(f64::total_cmp);
         // Coefficients 1, 3, 3, 1: the standard deviation of a third difference is √20 that of a value.
         let shown = thirds.get(thirds.len() / 2).map_or(0.0, |t| t / 20f64.sqrt());
@@ -72,7 +75,12 @@ pub(super) fn rounding(samples: &[Vec<f64>], base: &[f64]) -> Vec<f64> {
 }
 
 /// The rounding of every output, seen along v.
-pub(super) fn noise(problem: &Problem<'_>, base: &Value, v: &[Option<Vec<f64>>], scale: f64) -> Result<Vec<f64>> {
+pub(super) fn noise(
+    problem: &Problem<'_>,
+    base: &Value,
+    v: &[Option<Vec<f64>>],
+    scale: f64,
+) -> Result<Vec<f64>> {
     let point = problem.base();
     let mut samples = Vec::new();
     for k in -3..=3 {
@@ -130,7 +138,9 @@ pub(super) fn one_sided(
         for k in (6..=24).rev().step_by(2) {
             let h = scale * 2f64.powi(-k);
             let value = problem.value(&moved(&point, v, sign * h))?;
-            let other = steps.first().and_then(|(_, first): &(f64, Value)| crossing(&first.branches, &value.branches));
+            let other = steps
+                .first()
+                .and_then(|(_, first): &(f64, Value)| crossing(&first.branches, &value.branches));
             if other.is_some() || value.y.len() != base.y.len() || value.y.iter().any(|y| !y.is_finite()) {
                 break;
             }

@@ -24,12 +24,12 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
             continue;
         }
         let scale = problem.scale(i);
-        let noise = steps::noise(problem, base, &steps::along(problem, i, problem.rademacher(i, 0)), scale)?;
+        let noise = steps::noise(problem, base, &steps::along(problem, i, problem.direction(i, 0)), scale)?;
         let mut blind = 0;
         for probe in 0..check.probes {
             let u = problem.cotangent(probe, base.y.len());
             let gradient = problem.pull(None, &u, problem.variables)?.swap_remove(k);
-            let v = steps::along(problem, i, problem.rademacher(i, probe));
+            let v = steps::along(problem, i, problem.direction(i, probe));
             let mut crossed = None;
             let ladder = Ladder::climb(scale * FIRST, size(&u, &noise), |h| {
                 Ok(match steps::pair(problem, base, &v, h)? {
@@ -46,7 +46,10 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
                 })
             })?;
             let kink = |(node, element, h): (usize, usize, f64)| {
-                format!("a kink of {} at element {element} is within {h:.1e} of input {i}", problem.site(node))
+                format!(
+                    "a kink of {} at element {element} is within {h:.1e} of input {i}",
+                    problem.site(node)
+                )
             };
             match (ladder.outcome, crossed) {
                 (Outcome::Agrees { resolution: r }, _) => {
@@ -89,14 +92,18 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
                         );
                         break;
                     }
-                    if below.bar.max(above.bar) > 1e-4 * below.value.abs().max(above.value.abs()).max(1e-300) {
-                        tier.outcome.doubts.push(format!("{}, and one-sided differences are too rough", kink(at)));
+                    if below.bar.max(above.bar) > 1e-4 * below.value.abs().max(above.value.abs()).max(1e-300)
+                    {
+                        tier.outcome
+                            .doubts
+                            .push(format!("{}, and one-sided differences are too rough", kink(at)));
                         break;
                     }
                     tier.outcome.notes.insert(format!("{}: between the one-sided derivatives", kink(at)));
                 }
                 (Outcome::Noisy { resolution }, None) => {
-                    let what = format!("rounding hides errors of input {i}'s gradient up to {resolution:.0e} of it");
+                    let what =
+                        format!("rounding hides errors of input {i}'s gradient up to {resolution:.0e} of it");
                     tier.outcome.doubts.push(what);
                     break;
                 }
@@ -110,7 +117,8 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
                     break;
                 }
                 (Outcome::Rough, None) => {
-                    let what = format!("remainders along input {i} fall with neither slope: a kink, or noise");
+                    let what =
+                        format!("remainders along input {i} fall with neither slope: a kink, or noise");
                     tier.outcome.doubts.push(what);
                     break;
                 }

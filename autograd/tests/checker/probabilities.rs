@@ -107,9 +107,29 @@ impl Op for TwiceTheSlope {
 fn a_factor_of_two_is_caught_at_every_size() {
     for n in [10, 1_000, 1_000_000] {
         let x = uniform(&[n], 0.1, 1.2, 3);
-        let check = Check::new().probes(1).second_order(false);
-        let message = findings(&check.run(|x| x[0].tape().record(TwiceTheSlope, x), std::slice::from_ref(&x)));
-        assert!(message.contains("2.000000000 times the right one"), "{n}: {message}");
+        let check = Check::new().probes(1).second_order(false).explain(n < 1_000_000);
+        let message =
+            findings(&check.run(|x| x[0].tape().record(TwiceTheSlope, x), std::slice::from_ref(&x)));
+        assert!(message.contains("slope 1.00 (right: 3)"), "{n}: {message}");
+        assert!(n == 1_000_000 || message.contains("2.000000000 times the right one"), "{n}: {message}");
         check.run(|x| x[0].sin(), &[x]).expect_pass();
     }
+}
+
+#[test]
+fn one_wrong_entry_among_many_is_found_by_halving() {
+    let (a, x) = (uniform(&[100, 100], 0.0, 0.02, 1), normal(&[100, 1], 2));
+    let check = Check::new().second_order(false);
+    let f =
+        |factor: f64| check.run(|x| x[0].tape().record(OneWrongEntry { factor }, x), &[a.clone(), x.clone()]);
+    // Its rule has nothing for the matrix, which is the first thing to be said.
+    assert!(findings(&f(1.0)).contains("x0: symmetric Taylor"));
+    let report = check.run(
+        |x| x[0].tape().record(OneWrongEntry { factor: 1.001 }, &[x[0].tape().constant(&a), x[0]]),
+        std::slice::from_ref(&x),
+    );
+    let message = findings(&report);
+    // Element 3333 of the matrix is in row 33 and column 33.
+    assert!(message.contains("∂⟨u, y⟩/∂x1[33, 0]"), "{message}");
+    assert!(message.contains("1 of 100 entries are wrong"), "{message}");
 }
