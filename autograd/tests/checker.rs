@@ -128,6 +128,7 @@ fn findings(report: &Report) -> String {
 fn the_numbers_that_a_pass_rests_on() {
     let report = check(|x| (x[0] * x[1]).tanh(), &[normal(&[4, 3], 1), normal(&[3], 2)]);
     report.expect_pass();
+    println!("{report}");
     let number = |tier, name| report.tier(tier).unwrap().measured(name).unwrap();
     assert!((number(Tier::Taylor, "slope") - 3.0).abs() < 0.2, "{report}");
     assert!((number(Tier::Curvature, "slope") - 3.0).abs() < 0.2, "{report}");
@@ -147,6 +148,13 @@ fn a_sum_over_a_softmax_has_no_power() {
 fn an_input_that_nothing_depends_on_has_no_power() {
     let message = findings(&check(|x| x[0] * 2.0 + x[1].sign(), &[normal(&[3], 1), normal(&[3], 2)]));
     assert!(message.contains("x1: no power"), "{message}");
+}
+
+#[test]
+fn nothing_to_differentiate_has_no_power() {
+    let (empty, some) = (Tensor::zeros([2, 0], DType::F64), normal(&[3], 1));
+    assert!(findings(&check(|x| x[0].sum(&[1]), &[empty])).contains("no power"));
+    assert!(findings(&check(|x| x[0].slice(0, 0, 0, 1), &[some])).contains("no power"));
 }
 
 #[test]

@@ -189,11 +189,15 @@ impl Check {
             (problem.f)(&problem.place(&tape, None, &[])).shape()
         };
         let mut evidence = Evidence { tiers: Vec::new(), comparison: None, rows: Vec::new(), output };
-        let contract = contract::contract(problem, &base)?;
+        let mut contract = contract::contract(problem, &base)?;
         // Undeclared reads do not make numbers wrong; what is not finite or repeatable cannot be compared.
         let comparable = contract.measured("linear to").is_some();
+        let empty = base.y.is_empty() || problem.variables.iter().all(|&i| problem.inputs[i].elements() == 0);
+        if empty {
+            contract.powerless(None, "no power: there are no elements to differentiate");
+        }
         evidence.tiers.push(contract);
-        if !comparable || base.y.is_empty() {
+        if !comparable || empty {
             return Ok(evidence);
         }
         evidence.tiers.push(adjoint::adjoint(problem, &base, self.probes)?);

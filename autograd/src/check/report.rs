@@ -70,9 +70,8 @@ impl TierOutcome {
         self.findings.push(Finding { tier: self.tier, input, what, powerless: false });
     }
 
-    pub(super) fn powerless(&mut self, input: usize, what: &str) {
-        let what = what.into();
-        self.findings.push(Finding { tier: self.tier, input: Some(input), what, powerless: true });
+    pub(super) fn powerless(&mut self, input: Option<usize>, what: &str) {
+        self.findings.push(Finding { tier: self.tier, input, what: what.into(), powerless: true });
     }
 
     /// A number it measured.

@@ -88,7 +88,10 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
                         let (low, high) = (below.value.min(above.value), below.value.max(above.value));
                         tier.outcome.fault(
                             Some(i),
-                            format!("{}, and the derivative {analytic:e} is outside the one-sided ones, {low:e} and {high:e}", kink(at)),
+                            format!(
+                                "{}, and the derivative {analytic:e} is outside the one-sided ones, {low:e} and {high:e}",
+                                kink(at)
+                            ),
                         );
                         break;
                     }
@@ -125,7 +128,10 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
             }
         }
         if blind == check.probes {
-            tier.outcome.powerless(i, "no power: neither the function nor its gradient moves along any probe, so that no error could show");
+            tier.outcome.powerless(
+                Some(i),
+                "no power: neither the function nor its gradient moves along any probe, so that no error could show",
+            );
         }
     }
     slopes.sort_by(f64::total_cmp);
