@@ -42,13 +42,25 @@ impl Tape {
         if let Some(failure) = self.failure() {
             return Err(failure);
         }
-        let start = pairs.iter().map(|(x, _)| x.id).min().unwrap_or(y.id);
-        let tangent = self.push_forward(y, pairs, start);
-        match (self.failure(), tangent) {
-            (Some(failure), _) => Err(failure),
-            (None, Some(tangent)) => Ok(tangent),
-            (None, None) => Ok(self.constant(&self.value_like(y, 0.0)?)),
+        self.tangents(&[y], pairs).map(|tangents| tangents[0])
+    }
+
+    /// [`jvp`](Tape::jvp) of several results in one sweep.
+    pub(crate) fn tangents<'t>(
+        &'t self,
+        ys: &[Var<'t>],
+        pairs: &[(Var<'t>, Var<'t>)],
+    ) -> Result<Vec<Var<'t>>> {
+        let start = pairs.iter().map(|(x, _)| x.id).min().unwrap_or(u32::MAX);
+        let tangents = self.push_forward(ys, pairs, start);
+        if let Some(failure) = self.failure() {
+            return Err(failure);
         }
+        let or_zeros = |(y, tangent): (&Var<'t>, Option<Var<'t>>)| match tangent {
+            Some(tangent) => Ok(tangent),
+            None => Ok(self.constant(&self.value_like(*y, 0.0)?)),
+        };
+        ys.iter().zip(tangents).map(or_zeros).collect()
     }
 
     /// The tangent of an expansion's result `y`, whose nodes begin at `start`.
@@ -63,16 +75,22 @@ impl Tape {
         let first = |i: usize| xs[..i].iter().all(|x| x.id != xs[i].id);
         let pairs: SmallVec<[(Var<'t>, Var<'t>); 3]> =
             (0..xs.len()).filter(|&i| first(i)).filter_map(|i| Some((xs[i], tangents[i]?))).collect();
-        self.push_forward(y, &pairs, start as u32)
+        self.push_forward(&[y], &pairs, start as u32)[0]
     }
 
-    /// Carries tangents through the nodes `start..=y`.
-    fn push_forward<'t>(&'t self, y: Var<'t>, pairs: &[(Var<'t>, Var<'t>)], start: u32) -> Option<Var<'t>> {
-        let mut computed: Vec<Option<Var<'t>>> = vec![None; (y.id + 1).saturating_sub(start) as usize];
+    /// Carries tangents through the nodes from `start` to the last of `ys`.
+    fn push_forward<'t>(
+        &'t self,
+        ys: &[Var<'t>],
+        pairs: &[(Var<'t>, Var<'t>)],
+        start: u32,
+    ) -> SmallVec<[Option<Var<'t>>; 1]> {
+        let end = ys.iter().map(|y| y.id + 1).max().unwrap_or(0);
+        let mut computed: Vec<Option<Var<'t>>> = vec![None; end.saturating_sub(start) as usize];
         let given =
             |id: u32| pairs.iter().filter(|(x, _)| x.id == id).map(|(_, dx)| *dx).reduce(|a, b| a + b);
         let _scope = self.return_to_scope();
-        for id in start..=y.id {
+        for id in start..end {
             let (op, inputs, scope) = {
                 let nodes = self.nodes.borrow();
                 let node = &nodes[id as usize];
@@ -107,9 +125,10 @@ impl Tape {
             let slot = &mut computed[(id - start) as usize];
             *slot = slot.take().into_iter().chain(carried).reduce(|a, b| a + b);
         }
-        match y.id.checked_sub(start) {
+        let tangent = |y: &Var<'t>| match y.id.checked_sub(start) {
             Some(i) => computed[i as usize],
             None => given(y.id),
-        }
+        };
+        ys.iter().map(tangent).collect()
     }
 }

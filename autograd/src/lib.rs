@@ -14,13 +14,15 @@
 //!
 //! A reader's order: [`Tape`] is what is recorded, [`Var`] a handle on a value, [`Op`] what an operation has to say of
 //! itself; then `backward.rs`, which is all of reverse mode, and the operations in `ops/`, each with its derivative
-//! beside its function.
+//! beside its function. [`mod@check`] is how a derivative is proved.
 
 mod backward;
+pub mod check;
 mod cotangent;
 mod effects;
 mod error;
 mod forward;
+mod jacobian;
 mod memory;
 mod op;
 pub mod ops;
@@ -31,6 +33,7 @@ mod value;
 mod var;
 
 pub use backward::Gradients;
+pub use check::check;
 pub use effects::Update;
 pub use error::{Error, Result, Site};
 pub use memory::{Memory, ReadAudit};

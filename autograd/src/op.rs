@@ -106,6 +106,19 @@ pub trait Op: fmt::Debug + 'static {
         Derivative::Exists
     }
 
+    /// For a function made of smooth pieces: which piece each element is on, as numbers (a mask, a sign, an index, the
+    /// side of a bound), so that two points with the same numbers have no kink between them. `None` if it is smooth.
+    ///
+    /// Differences across a kink say nothing about a derivative on one side of it: [`check`](crate::check()) compares
+    /// these numbers, and names the operation and the element where they change.
+    ///
+    /// # Errors
+    /// If the device could not compute them.
+    fn branches(&self, x: &[&Tensor], y: &Tensor) -> limpid_tensor::Result<Option<Tensor>> {
+        let _ = (x, y);
+        Ok(None)
+    }
+
     /// Floating-point operations of one forward computation, for accounting.
     fn flops(&self, x: &[&Meta], y: &Meta) -> u64 {
         let _ = x;

@@ -33,6 +33,11 @@ impl Tape {
         Program { tape: self, start: 0, end: self.len() }
     }
 
+    /// The nodes from position `start` on as a program.
+    pub(crate) fn program_from(&self, start: usize) -> Program<'_> {
+        Program { tape: self, start, end: self.len() }
+    }
+
     /// The derivative of a scalar by every tracked leaf, as the program its rules write: recorded, printed and dropped
     /// again. The source line of each node is the line of the rule that wrote it.
     ///

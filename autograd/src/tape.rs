@@ -349,19 +349,25 @@ impl Tape {
         {
             return y;
         }
+        self.record_shared(Rc::new(op), x)
+    }
+
+    /// [`record`](Tape::record) for an operation that another node may hold as well, as it is.
+    #[track_caller]
+    pub(crate) fn record_shared<'t>(&'t self, op: Rc<dyn Op>, x: &[Var<'t>]) -> Var<'t> {
         let metas: SmallVec<[Meta; 3]> = x.iter().map(|&x| self.meta(x)).collect();
-        let meta = self.inferred(&op, op.infer(&metas.iter().collect::<SmallVec<[&Meta; 3]>>()));
+        let meta = self.inferred(op.name(), op.infer(&metas.iter().collect::<SmallVec<[&Meta; 3]>>()));
         let tracked = self.recording.get()
             && meta.dtype.is_float()
             && x.iter().any(|&x| self.is_tracked(x))
             && match op.derivative() {
                 Derivative::Exists => true,
                 Derivative::Stops => false,
-                Derivative::Missing(why) => no_derivative(&op, self.scopes.borrow().suffix(), why),
+                Derivative::Missing(why) => no_derivative(&*op, self.scopes.borrow().suffix(), why),
             };
-        self.expect_one_device(&op, x);
+        self.expect_one_device(&*op, x);
         let inputs = x.iter().map(|x| Operand { id: x.id, edge: x.edge }).collect();
-        let y = self.push(Some(Rc::new(op)), inputs, meta, None, tracked, None);
+        let y = self.push(Some(op), inputs, meta, None, tracked, None);
         if !self.is_dry() && self.failure.borrow().is_none() {
             self.run(y.id);
         }
@@ -376,9 +382,8 @@ impl Tape {
     }
 
     #[track_caller]
-    fn inferred(&self, op: &impl Op, inferred: Inferred) -> Meta {
+    fn inferred(&self, name: &str, inferred: Inferred) -> Meta {
         inferred.unwrap_or_else(|message| {
-            let name = op.name();
             let message = message.strip_prefix(name).unwrap_or(&message);
             let message = message.strip_prefix(':').unwrap_or(message).trim_start();
             panic!("{name}{}: {message}", self.scopes.borrow().suffix())
@@ -405,7 +410,7 @@ impl Tape {
     }
 
     #[track_caller]
-    fn expect_one_device(&self, op: &impl Op, x: &[Var<'_>]) {
+    fn expect_one_device(&self, op: &dyn Op, x: &[Var<'_>]) {
         let nodes = self.nodes.borrow();
         let mut devices = x.iter().filter_map(|x| Some(nodes[x.id as usize].value.as_ref()?.device()));
         let Some(first) = devices.next() else { return };

@@ -30,6 +30,11 @@ impl Op for Cast {
         Needs::NOTHING
     }
 
+    /// A cast to integers or bool is constant between its jumps.
+    fn branches(&self, _x: &[&Tensor], y: &Tensor) -> Result<Option<Tensor>> {
+        Ok((!self.0.is_float()).then(|| y.clone()))
+    }
+
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
         at.each(|i| at.g().cast(at.x(i).dtype()))
     }

@@ -160,6 +160,19 @@ impl Op for Elementwise {
         }
     }
 
+    /// The sign of the distance to each kink; of a comparison, its result.
+    fn branches(&self, x: &[&Tensor], y: &Tensor) -> Result<Option<Tensor>> {
+        let sign = |x: &Tensor| Tensor::map(Map::Sign, &[x]);
+        let side = |bound: f64| sign(&Tensor::map(Map::Affine { mul: 1.0, add: -bound }, &[x[0]])?);
+        Ok(Some(match self.0 {
+            Map::Abs | Map::Sign | Map::Relu | Map::LeakyRelu(_) | Map::Elu(_) => sign(x[0])?,
+            Map::Clamp { low, high } => Tensor::map(Map::Add, &[&side(low)?, &side(high)?])?,
+            Map::Max | Map::Min => sign(&Tensor::map(Map::Sub, &[x[0], x[1]])?)?,
+            Map::Eq | Map::Ne | Map::Lt | Map::Le | Map::Gt | Map::Ge => y.clone(),
+            _ => return Ok(None),
+        }))
+    }
+
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
         at.each(|i| self.times_partial(i, |i| at.x(i), at.y(), at.g()).sum_to(&at.x(i).shape()))
     }

@@ -1,6 +1,6 @@
 //! A linear layer in one pass.
 
-use limpid_tensor::{Activation, Fused, Inferred, Meta, Result, Tensor};
+use limpid_tensor::{Activation, Fused, Inferred, Map, Meta, Result, Tensor};
 use smallvec::SmallVec;
 
 use crate::op::{Cotangents, Needs, Op, Pullback, Pushforward};
@@ -77,6 +77,14 @@ impl Op for Linear {
     fn needs(&self, tracked: &[bool]) -> Needs {
         let products = Needs::inputs(&[1]).when(tracked[0]).or(Needs::inputs(&[0]).when(tracked[1]));
         products.or(Needs::OUTPUT.when(self.activation != Activation::Identity))
+    }
+
+    /// Where relu lets pass.
+    fn branches(&self, _x: &[&Tensor], y: &Tensor) -> Result<Option<Tensor>> {
+        match self.activation {
+            Activation::Relu => Tensor::map(Map::Sign, &[y]).map(Some),
+            _ => Ok(None),
+        }
     }
 
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {

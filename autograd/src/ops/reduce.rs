@@ -1,6 +1,6 @@
 //! Sums, products, extremes and running sums along axes.
 
-use limpid_tensor::{DType, Inferred, Meta, Reduce, Result, Tensor};
+use limpid_tensor::{DType, Inferred, Map, Meta, Reduce, Result, Tensor};
 use smallvec::SmallVec;
 
 use crate::op::{Cotangents, Derivative, Needs, Op, Pullback, Pushforward};
@@ -55,6 +55,15 @@ impl Op for Reduction {
 
     fn derivative(&self) -> Derivative {
         if self.kind == Reduce::ArgMax { Derivative::Stops } else { Derivative::Exists }
+    }
+
+    /// Which elements are the extreme.
+    fn branches(&self, x: &[&Tensor], y: &Tensor) -> Result<Option<Tensor>> {
+        match self.kind {
+            Reduce::Max | Reduce::Min => Tensor::map(Map::Eq, &[x[0], y]).map(Some),
+            Reduce::ArgMax => Ok(Some(y.clone())),
+            _ => Ok(None),
+        }
     }
 
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {

@@ -1,0 +1,167 @@
+//! Second order: does the gradient change as the Hessian says, is the Hessian symmetric, and do both ways to multiply by
+//! it agree?
+//!
+//! The function is followed by a smooth curved one, so that a function whose own second derivative is 0 shows what its
+//! rules do when they are differentiated.
+
+use limpid_tensor::Tensor;
+
+use super::ladder::{Ladder, Outcome, Step};
+use super::point::{Point, Problem, Value, crossing, dot, numbers, size};
+use super::report::{Tier, TierOutcome};
+use super::steps::{self, FIRST};
+use crate::error::Result;
+use crate::var::Var;
+
+const ROUNDING: f64 = 1e-11;
+
+struct Curved<'a> {
+    problem: Problem<'a>,
+    u: Vec<f64>,
+    c: f64,
+}
+
+impl Curved<'_> {
+    fn gradient(&self, point: &Point) -> Result<Vec<f64>> {
+        let tape = self.problem.tape();
+        let x = self.problem.place(&tape, Some(point), self.problem.variables);
+        let loss = self.problem.curved(&x, &self.u, self.c);
+        let xs: Vec<Var> = self.problem.variables.iter().map(|&i| x[i]).collect();
+        join(tape.grad(loss, &xs)?)
+    }
+
+    /// H·v, forward over reverse and reverse over reverse.
+    fn products(&self, v: &[Option<Vec<f64>>]) -> Result<[Vec<f64>; 2]> {
+        let tape = self.problem.tape();
+        let x = self.problem.place(&tape, None, self.problem.variables);
+        let loss = self.problem.curved(&x, &self.u, self.c);
+        let xs: Vec<Var> = self.problem.variables.iter().map(|&i| x[i]).collect();
+        let vector = |i: usize| {
+            let v = v[i].as_deref().unwrap_or_default();
+            tape.constant_here(&Tensor::from_slice(v, self.problem.inputs[i].shape()))
+        };
+        let pairs: Vec<(Var, Var)> = self.problem.variables.iter().map(|&i| (x[i], vector(i))).collect();
+        let forward = join(tape.hvp(loss, &pairs)?)?;
+        let gradients = tape.grad(loss, &xs)?;
+        let along =
+            gradients.into_iter().zip(&pairs).map(|(g, (_, v))| (g * *v).sum(&[])).reduce(|a, b| a + b);
+        let Some(along) = along else { return Ok([Vec::new(), Vec::new()]) };
+        Ok([forward, join(tape.grad(along, &xs)?)?])
+    }
+}
+
+fn join(parts: Vec<Var<'_>>) -> Result<Vec<f64>> {
+    Ok(parts.into_iter().map(numbers).collect::<Result<Vec<_>>>()?.concat())
+}
+
+fn flat(problem: &Problem<'_>, v: &[Option<Vec<f64>>]) -> Vec<f64> {
+    problem.variables.iter().flat_map(|&i| v[i].iter().flatten().copied()).collect()
+}
+
+pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> Result<TierOutcome> {
+    let mut outcome = TierOutcome::new(Tier::Curvature);
+    let largest = base.y.iter().fold(0.0f64, |m, y| m.max(y.abs()));
+    let c = if largest == 0.0 { 1.0 } else { largest };
+    let (mut symmetric, mut slopes, mut blind): (f64, Vec<f64>, usize) = (0.0, Vec::new(), 0);
+    // A direction in units of each input's scale.
+    let direction = |probe: usize| -> Vec<Option<Vec<f64>>> {
+        let signs = |i: usize| {
+            let scale = problem.scale(i);
+            problem.direction(i, probe).into_iter().map(|s| s * scale).collect()
+        };
+        (0..problem.inputs.len()).map(|i| problem.variables.contains(&i).then(|| signs(i))).collect()
+    };
+    for probe in 0..probes {
+        let curved = Curved { problem: *problem, u: problem.cotangent(probe, base.y.len()), c };
+        let (v, w) = (direction(2 * probe), direction(2 * probe + 1));
+        let (fv, fw) = (flat(problem, &v), flat(problem, &w));
+        let [hv, hv_again] = curved.products(&v)?;
+        let [_, hw] = curved.products(&w)?;
+
+        let rounding = 64.0 * f64::EPSILON * (size(&curved.u, &base.y) + c);
+        let scale = size(&fw, &hv) + size(&fv, &hw);
+        let off = (dot(&fw, &hv) - dot(&fv, &hw)).abs();
+        symmetric = symmetric.max(if off == 0.0 { 0.0 } else { off / scale });
+        if off.is_nan() || off > ROUNDING * scale + rounding {
+            let what = format!(
+                "the Hessian is not symmetric: ⟨w, Hv⟩ = {:e} and ⟨v, Hw⟩ = {:e}",
+                dot(&fw, &hv),
+                dot(&fv, &hw)
+            );
+            outcome.fault(None, what);
+            return Ok(outcome);
+        }
+        let largest = hv.iter().zip(&fv).fold(0.0f64, |m, (h, v)| m.max((h * v).abs()));
+        let differs = |j: &usize| {
+            let off = (hv[*j] - hv_again[*j]).abs() * fv[*j].abs();
+            off.is_nan() || off > ROUNDING * largest + rounding
+        };
+        if let Some(j) = (0..hv.len()).find(differs) {
+            let what =
+                "the Hessian times a vector is another by forward and by reverse mode over the gradient";
+            outcome.fault(None, format!("{what}: {:e} and {:e} at element {j}", hv[j], hv_again[j]));
+            return Ok(outcome);
+        }
+
+        // ⟨w, ∇⟩ changes along v as ⟨Hw, v⟩ says.
+        let point = problem.base();
+        let at = |h: f64| -> Result<Option<(Vec<f64>, Point)>> {
+            let moved = steps::moved(&point, &v, h);
+            let value = problem.value(&moved)?;
+            if crossing(&base.branches, &value.branches).is_some() || value.y.len() != base.y.len() {
+                return Ok(None);
+            }
+            let gradient = curved.gradient(&moved)?;
+            Ok(gradient.iter().all(|g| g.is_finite()).then_some((gradient, moved)))
+        };
+        let here = curved.gradient(&point)?;
+        let mut samples = Vec::new();
+        for k in -3..=3 {
+            samples.extend(at(f64::from(k) * 2f64.powi(-24))?.map(|(gradient, _)| vec![dot(&fw, &gradient)]));
+        }
+        if samples.len() < 7 {
+            samples.clear();
+        }
+        let noise = steps::rounding(&samples, &[size(&fw, &here)])[0];
+        let ladder = Ladder::climb(FIRST, noise, |h| {
+            let (Some((plus, forth)), Some((minus, back))) = (at(h)?, at(-h)?) else { return Ok(None) };
+            let dx: Vec<f64> =
+                problem.variables.iter().flat_map(|&i| steps::distance(&forth[i], &back[i])).collect();
+            let change = plus.iter().zip(&minus).zip(&fw).map(|((p, m), w)| w * (p - m));
+            Ok(Some(Step {
+                change: super::point::sum(change),
+                predicted: dot(&hw, &dx),
+                size: size(&hw, &dx),
+            }))
+        })?;
+        slopes.extend(ladder.slope());
+        match ladder.outcome {
+            Outcome::Agrees { .. } => {}
+            Outcome::Disagrees => {
+                let slope = ladder.slope().unwrap_or(1.0);
+                let what = "remainders of the gradient fall with slope";
+                let why = "the rules, differentiated, are wrong";
+                outcome.fault(None, format!("{what} {slope:.2} (right: 3): {why}"));
+                return Ok(outcome);
+            }
+            Outcome::Blind => {
+                blind += 1;
+            }
+            Outcome::Noisy { resolution } => {
+                outcome.doubts.push(format!("rounding hides errors up to {resolution:.0e}"));
+            }
+            Outcome::Rough | Outcome::TooFew => {
+                outcome.doubts.push("remainders of the gradient fall with neither slope".into());
+            }
+        }
+    }
+    if blind == probes {
+        outcome.doubts.push("neither the gradient nor the Hessian moves".into());
+    }
+    slopes.sort_by(f64::total_cmp);
+    if let Some(&slope) = slopes.get(slopes.len() / 2) {
+        outcome.measured.push(("slope", slope));
+    }
+    outcome.measured.push(("symmetric to", symmetric));
+    Ok(outcome)
+}

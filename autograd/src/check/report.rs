@@ -1,0 +1,166 @@
+//! What a check found, and the message a person needs.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::explain::Explanation;
+
+/// The kinds of evidence, in the order in which they are gathered.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Tier {
+    /// Finite, deterministic, linear in the cotangent, reads as declared.
+    Contract,
+    /// ⟨J·v, u⟩ = ⟨v, Jᵀ·u⟩.
+    Adjoint,
+    /// Symmetric Taylor remainders fall with the third power of the step.
+    Taylor,
+    /// Every entry of a small Jacobian, against differences with error bars.
+    Jacobian,
+    /// The second derivative.
+    Curvature,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Tier::Contract => "contract",
+            Tier::Adjoint => "adjoint",
+            Tier::Taylor => "taylor",
+            Tier::Jacobian => "jacobian",
+            Tier::Curvature => "second order",
+        })
+    }
+}
+
+/// Something that is wrong.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Finding {
+    /// Which evidence shows it.
+    pub tier: Tier,
+    /// The position of the input it is about, if it is about one.
+    pub input: Option<usize>,
+    /// What is wrong, with numbers.
+    pub what: String,
+    /// Whether it is only that nothing could have been seen.
+    pub powerless: bool,
+}
+
+/// What one kind of evidence says.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TierOutcome {
+    /// Which evidence.
+    pub tier: Tier,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// What could not be decided, and why.
+    pub doubts: Vec<String>,
+    /// What a reader should know besides.
+    pub notes: BTreeSet<String>,
+    /// Numbers by name: `slope`, `adjoint to`, `entries`, …
+    pub measured: Vec<(&'static str, f64)>,
+}
+
+impl TierOutcome {
+    pub(super) fn new(tier: Tier) -> TierOutcome {
+        let (findings, doubts) = (Vec::new(), Vec::new());
+        TierOutcome { tier, findings, doubts, notes: BTreeSet::new(), measured: Vec::new() }
+    }
+
+    pub(super) fn fault(&mut self, input: Option<usize>, what: String) {
+        self.findings.push(Finding { tier: self.tier, input, what, powerless: false });
+    }
+
+    pub(super) fn powerless(&mut self, input: Option<usize>, what: &str) {
+        self.findings.push(Finding { tier: self.tier, input, what: what.into(), powerless: true });
+    }
+
+    /// A number it measured.
+    pub fn measured(&self, name: &str) -> Option<f64> {
+        self.measured.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
+    }
+}
+
+/// The answer. A check that could not have failed is a failure.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Verdict {
+    /// Every kind of evidence says that the derivative is right.
+    Pass,
+    /// It is wrong, or nothing could have shown that it is.
+    Fail(Vec<Finding>),
+    /// It could not be decided, for this reason.
+    Inconclusive(String),
+}
+
+/// What [`check`](super::check()) found. Displayed, it is the message a person needs.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The answer.
+    pub verdict: Verdict,
+    /// The evidence, tier by tier.
+    pub tiers: Vec<TierOutcome>,
+    pub(super) inputs: Vec<String>,
+    pub(super) explanation: Option<Explanation>,
+}
+
+impl Report {
+    /// Whether the derivative is right.
+    pub fn passed(&self) -> bool {
+        self.verdict == Verdict::Pass
+    }
+
+    /// For tests.
+    ///
+    /// # Panics
+    /// Unless the verdict is [`Verdict::Pass`], with the whole report.
+    #[track_caller]
+    pub fn expect_pass(&self) {
+        assert!(self.passed(), "{self}");
+    }
+
+    /// The evidence of one kind; `None` if it was not gathered.
+    pub fn tier(&self, tier: Tier) -> Option<&TierOutcome> {
+        self.tiers.iter().find(|outcome| outcome.tier == tier)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let guilty = self.explanation.as_ref().filter(|e| !e.culprits.is_empty());
+        let of = guilty.map_or(String::new(), |e| format!(" {}", e.culprits.join("; ")));
+        match &self.verdict {
+            Verdict::Pass => writeln!(f, "PASS")?,
+            Verdict::Fail(_) => writeln!(f, "FAIL{of}")?,
+            Verdict::Inconclusive(reason) => writeln!(f, "INCONCLUSIVE {reason}")?,
+        }
+        for input in &self.inputs {
+            writeln!(f, "  {input}")?;
+        }
+        if let Verdict::Fail(findings) = &self.verdict {
+            for finding in findings {
+                let input = finding.input.map_or(String::new(), |i| format!(" x{i}:"));
+                writeln!(f, "  {}:{input} {}", finding.tier, finding.what)?;
+            }
+        }
+        for outcome in &self.tiers {
+            let numbers: Vec<String> = outcome
+                .measured
+                .iter()
+                .map(|(name, value)| match *name {
+                    "slope" => format!("slope {value:.2}"),
+                    "entries" => format!("{value} entries"),
+                    name => format!("{name} {value:.1e}"),
+                })
+                .collect();
+            if !numbers.is_empty() {
+                writeln!(f, "  {:12}  {}", outcome.tier, numbers.join(", "))?;
+            }
+            for note in &outcome.notes {
+                writeln!(f, "  {:12}  {note}", outcome.tier)?;
+            }
+        }
+        match &self.explanation {
+            Some(explanation) => write!(f, "{explanation}"),
+            None => Ok(()),
+        }
+    }
+}
