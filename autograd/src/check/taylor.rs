@@ -138,7 +138,9 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
     if let Some(&slope) = slopes.get(slopes.len() / 2) {
         tier.outcome.measured.push(("slope", slope));
     }
-    tier.outcome.measured.push(("error below", resolution));
+    if resolution > 0.0 {
+        tier.outcome.measured.push(("error below", resolution));
+    }
     Ok(tier)
 }
 
