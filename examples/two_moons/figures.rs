@@ -153,10 +153,10 @@ fn report(settings: &Settings, runs: &[Trained], gradient_norms: &str, loss: &st
         "connection",
         "accuracy",
         "loss",
-        "layer 1",
-        "middle",
-        "last",
-        "last ÷ layer 1",
+        "∇ second layer",
+        "∇ middle",
+        "∇ last",
+        "last ÷ second",
     ]);
     let mut norms_table = Table::new(["variant and layer", "first step", "first epoch", "last epoch"]);
     let mut metrics_table = Table::new(["variant and epoch", "training loss", "validation loss", "accuracy"]);
