@@ -1,19 +1,11 @@
 //! Running a property: the cases that once failed, then random ones.
 
+use limpid_autograd::check::case::Case;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
-use serde::Deserialize;
 
-use crate::case::Case;
-
-/// Cases that once failed, one to a line.
-const REGRESSIONS: &str = include_str!("../regressions.jsonl");
-
-#[derive(Deserialize)]
-struct Regression {
-    property: String,
-    case: Case,
-}
+/// Cases that once failed, one to a line, behind the name of their property.
+pub const REGRESSIONS: &str = include_str!("../regressions.txt");
 
 /// The regressions in the table, by the property they belong to.
 ///
@@ -21,9 +13,9 @@ struct Regression {
 /// If a line cannot be read.
 pub fn regressions() -> Vec<(String, Case)> {
     let parse = |(i, line): (usize, &str)| {
-        let Regression { property, case } =
-            serde_json::from_str(line).unwrap_or_else(|e| panic!("regressions.jsonl, line {}: {e}", i + 1));
-        (property, case)
+        let (property, case) = line.split_once(": ").unwrap_or((line, ""));
+        let case = case.parse().unwrap_or_else(|e| panic!("regressions.txt, line {}: {e}", i + 1));
+        (property.into(), case)
     };
     REGRESSIONS.lines().enumerate().map(parse).collect()
 }
@@ -49,7 +41,7 @@ pub fn check(
 ) {
     for (_, case) in regressions().iter().filter(|(of, _)| of == name) {
         if let Err(message) = property(case) {
-            panic!("{name}, a regression: {message}\n{}", line(name, case));
+            panic!("{name}, a regression: {message}\n{name}: {case}");
         }
     }
     let mut config =
@@ -61,12 +53,8 @@ pub fn check(
     match result {
         Ok(()) => {}
         Err(TestError::Fail(reason, case)) => {
-            panic!("{name}: {reason}\nadd to tests/regressions.jsonl:\n{}", line(name, &case))
+            panic!("{name}: {reason}\nadd to tests/regressions.txt:\n{name}: {case}")
         }
         Err(TestError::Abort(reason)) => panic!("{name}: gave up: {reason}"),
     }
-}
-
-fn line(name: &str, case: &Case) -> String {
-    serde_json::json!({ "property": name, "case": case }).to_string()
 }

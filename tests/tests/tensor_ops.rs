@@ -3,13 +3,12 @@
 use limpid_tensor::{Activation, DType, Fused, Layout, Map, Reduce, Tensor};
 use limpid_tests::array::{Array, with};
 use limpid_tests::case::{
-    Case, Layouts, Numbers, Operand, Values, broadcastable, cases, factors, full_shapes, one, permutation,
-    shapes,
+    Case, Drawn, Layouts, Numbers, Values, broadcastable, cases, factors, full_shapes, make, one,
+    permutation, shapes,
 };
 use limpid_tests::judge::{self, Near, round};
 use limpid_tests::naive;
 use limpid_tests::property::{check, regressions};
-use proptest::prelude::*;
 
 const CASES: u32 = 256;
 const FLOATS: [DType; 3] = [DType::F32, DType::F64, DType::BF16];
@@ -19,7 +18,7 @@ const EVERY: [Values; 6] =
     [Values::Interior, Values::Positive, Values::Ties, Values::Huge, Values::Tiny, Values::Special];
 
 fn made(case: &Case) -> (Vec<Tensor>, Vec<Numbers>) {
-    case.operands.iter().map(Operand::make).unzip()
+    case.operands.iter().map(make).unzip()
 }
 
 fn run(f: impl FnOnce() -> limpid_tensor::Result<Tensor>) -> Result<Tensor, String> {
@@ -50,7 +49,7 @@ fn a_case_is_what_it_says_before_anything_is_computed() {
     let operands = broadcastable(3, shapes(0..=5), &ALL, &EVERY, Layouts::Any);
     check("view", 512, cases(operands), |case| {
         for operand in &case.operands {
-            let (x, numbers) = operand.make();
+            let (x, numbers) = make(operand);
             same_numbers(&x, operand.dtype, &numbers)?;
         }
         Ok(())
@@ -198,11 +197,11 @@ fn comparisons() {
 
 #[test]
 fn a_choice_between_two() {
-    let operands = broadcastable(3, shapes(0..=5), &ALL, &EVERY, Layouts::Any).prop_map(|mut operands| {
+    let operands = broadcastable(3, shapes(0..=5), &ALL, &EVERY, Layouts::Any).map(|mut operands| {
         operands[0].dtype = DType::Bool;
         operands
     });
-    check("map where", 4 * CASES, cases(operands.boxed()), |case| {
+    check("map where", 4 * CASES, cases(operands), |case| {
         let (x, numbers) = made(case);
         let y = run(|| Tensor::map(Map::Where, &[&x[0], &x[1], &x[2]]))?;
         let c = numbers[0].bool();
@@ -432,19 +431,18 @@ fn parts_put_together() {
 }
 
 /// A tensor, an index into one of its axes (choice 0), and as many values of the tensor's dtype.
-fn indexed(dtypes: &[DType]) -> BoxedStrategy<Case> {
+fn indexed(dtypes: &[DType]) -> Drawn<Case> {
     let three = broadcastable(3, shapes(1..=4), dtypes, &EVERY, Layouts::Any);
-    (cases(three), 0..9usize)
-        .prop_map(|(mut case, size)| {
-            case.operands.iter_mut().skip(1).for_each(|o| o.shape.clear());
-            let axis = case.axis(0, 0);
-            let Some(axis) = axis else {
-                case.operands[0].shape = vec![1];
-                return point(case, 0, size);
-            };
-            point(case, axis, size)
-        })
-        .boxed()
+    cases(three).map(|mut case| {
+        let size = case.choose(5, 9);
+        case.operands.iter_mut().skip(1).for_each(|o| o.shape.clear());
+        let axis = case.axis(0, 0);
+        let Some(axis) = axis else {
+            case.operands[0].shape = vec![1];
+            return point(case, 0, size);
+        };
+        point(case, axis, size)
+    })
 }
 
 fn point(mut case: Case, axis: usize, size: usize) -> Case {
@@ -550,16 +548,15 @@ fn fused_softmax_and_its_logarithm() {
 
 #[test]
 fn fused_cross_entropy() {
-    let operands =
-        broadcastable(2, full_shapes(2..=2), &FLOATS, &EVERY, Layouts::Any).prop_map(|mut operands| {
-            let classes = *operands[0].shape.last().unwrap_or(&1);
-            let rows = operands[0].shape.iter().rev().nth(1).copied().unwrap_or(1);
-            operands[0].shape = vec![rows, classes];
-            operands[1].shape = vec![rows];
-            (operands[1].dtype, operands[1].values) = (DType::I64, Values::Below(classes));
-            operands
-        });
-    check("fused cross_entropy", 4 * CASES, cases(operands.boxed()), |case| {
+    let operands = broadcastable(2, full_shapes(2..=2), &FLOATS, &EVERY, Layouts::Any).map(|mut operands| {
+        let classes = *operands[0].shape.last().unwrap_or(&1);
+        let rows = operands[0].shape.iter().rev().nth(1).copied().unwrap_or(1);
+        operands[0].shape = vec![rows, classes];
+        operands[1].shape = vec![rows];
+        (operands[1].dtype, operands[1].values) = (DType::I64, Values::Below(classes));
+        operands
+    });
+    check("fused cross_entropy", 4 * CASES, cases(operands), |case| {
         let (x, numbers) = made(case);
         let dtype = x[0].dtype();
         let y = fused(Fused::CrossEntropy, &[&x[0], &x[1]])?;
@@ -574,17 +571,16 @@ fn fused_cross_entropy() {
 }
 
 /// Rows x, and per-column operands.
-fn with_columns(values: &[Values]) -> BoxedStrategy<Case> {
-    let operands =
-        broadcastable(3, full_shapes(1..=4), &FLOATS, values, Layouts::Any).prop_map(|mut operands| {
-            if operands[0].shape.is_empty() {
-                operands[0].shape = vec![1];
-            }
-            let columns = operands[0].shape[operands[0].shape.len() - 1];
-            operands.iter_mut().skip(1).for_each(|o| o.shape = vec![columns]);
-            operands
-        });
-    cases(operands.boxed())
+fn with_columns(values: &[Values]) -> Drawn<Case> {
+    let operands = broadcastable(3, full_shapes(1..=4), &FLOATS, values, Layouts::Any).map(|mut operands| {
+        if operands[0].shape.is_empty() {
+            operands[0].shape = vec![1];
+        }
+        let columns = operands[0].shape[operands[0].shape.len() - 1];
+        operands.iter_mut().skip(1).for_each(|o| o.shape = vec![columns]);
+        operands
+    });
+    cases(operands)
 }
 
 #[test]
@@ -610,14 +606,15 @@ fn fused_norms() {
 
 #[test]
 fn fused_linear() {
-    let cases = (with_columns(&EVERY), 0..9usize).prop_map(|(mut case, out)| {
+    let cases = with_columns(&EVERY).map(|mut case| {
+        let out = case.choose(5, 9);
         let inner = case.operands[1].shape[0];
         case.operands[1].shape = vec![out, inner];
         case.operands[2].shape = vec![out];
         case
     });
     let activations = [Activation::Identity, Activation::Relu, Activation::Tanh, Activation::Sigmoid];
-    check("fused linear", 8 * CASES, cases.boxed(), |case| {
+    check("fused linear", 8 * CASES, cases, |case| {
         let (x, numbers) = made(case);
         let (dtype, activation) = (x[0].dtype(), activations[case.choose(0, 4)]);
         let operands = if case.choose(1, 4) == 0 { &x[..2] } else { &x[..] };
@@ -633,7 +630,7 @@ fn the_table_of_regressions_names_cases_that_can_be_made() {
     for (property, case) in regressions() {
         assert!(!property.is_empty() && case.choices.len() == 6, "{property}");
         for operand in &case.operands {
-            let (x, _) = operand.make();
+            let (x, _) = make(operand);
             assert_eq!(x.shape()[..], operand.shape[..]);
         }
     }

@@ -23,6 +23,7 @@
 //! happens after a failure.
 
 mod adjoint;
+pub mod case;
 mod contract;
 mod curvature;
 mod diagnosis;
@@ -31,6 +32,7 @@ mod entries;
 mod explain;
 mod ladder;
 mod point;
+mod property;
 mod report;
 mod reproduce;
 mod steps;
@@ -43,6 +45,7 @@ use crate::var::Var;
 use entries::Comparison;
 use point::Problem;
 
+pub use property::{Failure, Property, Survey};
 pub use report::{Finding, Report, Tier, TierOutcome, Verdict};
 
 /// A function that can be checked.

@@ -1,9 +1,10 @@
 //! A function at a point: its value, its branches, and what its rules say there.
 
+use limpid_tensor::Tensor;
 use limpid_tensor::rng::Key;
-use limpid_tensor::{DType, Tensor};
 
 use super::Function;
+use super::case::behind;
 use crate::error::Result;
 use crate::tape::Tape;
 use crate::var::Var;
@@ -120,28 +121,7 @@ impl Problem<'_> {
     /// An input with other values behind the same layout, unless that repeats elements.
     fn like(&self, i: usize, values: &[f64]) -> Tensor {
         let x = &self.inputs[i];
-        let contiguous = || Tensor::from_slice(values, x.shape()).to(x.device());
-        let layout = x.layout();
-        let Some(span) = layout.span().filter(|_| !layout.is_contiguous()) else {
-            return contiguous().unwrap_or_else(|_| x.clone());
-        };
-        let repeats = layout.shape().iter().zip(layout.strides()).any(|(&n, &stride)| n > 1 && stride == 0);
-        if repeats {
-            return contiguous().unwrap_or_else(|_| x.clone());
-        }
-        let mut memory = vec![f64::NAN; span.end];
-        for (flat, &value) in values.iter().enumerate() {
-            let (mut rest, mut at) = (flat, layout.offset() as isize);
-            for (&n, &stride) in layout.shape().iter().zip(layout.strides()).rev() {
-                at += (rest % n) as isize * stride;
-                rest /= n;
-            }
-            memory[at as usize] = value;
-        }
-        match Tensor::from_vec(memory, [span.end]).to(x.device()) {
-            Ok(memory) => Tensor::from_storage(memory.storage().clone(), layout.clone(), DType::F64),
-            Err(_) => x.clone(),
-        }
+        behind(x.layout(), values).to(x.device()).unwrap_or_else(|_| x.clone())
     }
 
     /// Places the inputs with float values from `point`; those in `variables` are tracked.
