@@ -295,6 +295,21 @@ impl Tape {
         var
     }
 
+    /// Lets a value that is on the tape stand for a parameter: further uses of the same `id` are this value. How a
+    /// module becomes a function of its weights.
+    ///
+    /// # Panics
+    /// If the parameter is on the tape already.
+    #[track_caller]
+    pub fn bind_parameter<'t>(&'t self, id: ParamId, var: Var<'t>) {
+        drop(self.meta(var));
+        let mut parameters = self.parameters.borrow_mut();
+        let earlier = parameters.node.insert(id, var.id);
+        assert!(earlier.is_none(), "bind_parameter: {id:?} is on the tape already");
+        let at = parameters.order.partition_point(|&(node, _)| node <= var.id);
+        parameters.order.insert(at, (var.id, id));
+    }
+
     /// Places a constant on the tape's device.
     #[track_caller]
     pub fn constant_here(&self, value: &Tensor) -> Var<'_> {

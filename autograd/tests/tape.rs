@@ -461,3 +461,23 @@ fn a_rule_that_forgets_an_operand_is_caught() {
     let x = tape.variable(&scalar(1.0));
     let _ = tape.backward(tape.record(Careless, &[x, x]));
 }
+
+#[test]
+fn a_value_can_stand_for_a_parameter() {
+    let tape = Tape::new();
+    let id = ParamId(7);
+    let w = tape.variable(&Tensor::scalar(3.0f64));
+    tape.bind_parameter(id, w);
+    let used = tape.parameter(id, "w", &Tensor::scalar(100.0f64), false);
+    let gradients = tape.backward(used * used).unwrap();
+    assert_eq!(gradients.of(w).unwrap().item().unwrap(), 6.0);
+    assert_eq!(gradients.of_parameter(id).unwrap().item().unwrap(), 6.0);
+}
+
+#[test]
+#[should_panic(expected = "is on the tape already")]
+fn a_parameter_is_bound_once() {
+    let tape = Tape::new();
+    tape.parameter(ParamId(7), "w", &Tensor::scalar(1.0f64), false);
+    tape.bind_parameter(ParamId(7), tape.variable(&Tensor::scalar(3.0f64)));
+}

@@ -119,6 +119,36 @@ pub trait Module: Parameters {
     fn forward<'t>(&self, x: Var<'t>) -> Var<'t>;
 }
 
+/// The module as a function of its weights too: its forward pass with `weights` in place of its own trainable
+/// parameters, in order of visit. Buffers and frozen weights stay as they are.
+///
+/// With it the gradient checker sees a module as it sees any function:
+///
+/// ```
+/// use limpid_autograd::check;
+/// use limpid_nn::{Activation, Init, Linear, Parameters, forward_with};
+/// use limpid_tensor::{DType, Tensor};
+/// let layer = Linear::new(&Init::new(0).with_dtype(DType::F64), 3, 2, Activation::Tanh);
+/// let mut at = vec![Tensor::from_vec(vec![0.5f64, -1.0, 2.0], [1, 3])];
+/// at.extend(layer.parameters().into_iter().map(|p| p.value().clone()));
+/// check(|x| forward_with(&layer, x[0], &x[1..]), &at).expect_pass();
+/// ```
+///
+/// # Panics
+/// If there are not as many, if one has not its parameter's shape and dtype, or if a parameter is on the tape already.
+#[track_caller]
+pub fn forward_with<'t, M: Module + ?Sized>(module: &M, x: Var<'t>, weights: &[Var<'t>]) -> Var<'t> {
+    let own: Vec<&Parameter> = module.parameters().into_iter().filter(|p| p.is_trainable()).collect();
+    let (expected, given) = (own.len(), weights.len());
+    assert!(expected == given, "forward_with: the module has {expected} weights, found {given}");
+    for (parameter, &weight) in own.iter().zip(weights) {
+        let (expected, given) = (parameter.meta(), weight.meta());
+        assert!(expected == given, "forward_with: {} is {expected}, found {given}", parameter.path());
+        x.tape().bind_parameter(parameter.id(), weight);
+    }
+    module.forward(x)
+}
+
 impl<P: Parameters + ?Sized> Parameters for Box<P> {
     fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Parameter)) {
         (**self).visit(f)

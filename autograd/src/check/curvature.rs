@@ -60,8 +60,6 @@ fn flat(problem: &Problem<'_>, v: &[Option<Vec<f64>>]) -> Vec<f64> {
 
 pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> Result<TierOutcome> {
     let mut outcome = TierOutcome::new(Tier::Curvature);
-    let largest = base.y.iter().fold(0.0f64, |m, y| m.max(y.abs()));
-    let c = if largest == 0.0 { 1.0 } else { largest };
     let (mut symmetric, mut slopes, mut blind): (f64, Vec<f64>, usize) = (0.0, Vec::new(), 0);
     // A direction in units of each input's scale.
     let direction = |probe: usize| -> Vec<Option<Vec<f64>>> {
@@ -71,6 +69,10 @@ pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> R
         };
         (0..problem.inputs.len()).map(|i| problem.variables.contains(&i).then(|| signs(i))).collect()
     };
+    // Curved on the scale of what the function takes and how it changes, which is more where terms cancel.
+    let change = problem.push(&direction(0))?;
+    let largest = base.y.iter().chain(&change).fold(0.0f64, |m, y| m.max(y.abs()));
+    let c = if largest == 0.0 { 1.0 } else { largest };
     for probe in 0..probes {
         let curved = Curved { problem: *problem, u: problem.cotangent(probe, base.y.len()), c };
         let (v, w) = (direction(2 * probe), direction(2 * probe + 1));

@@ -87,6 +87,19 @@ impl Property {
         Property { check, ..self }
     }
 
+    /// The same function at other cases; `where_` is added to the name.
+    pub fn with_cases(self, where_: &str, cases: Drawn<Case>) -> Property {
+        Property { name: format!("{} {where_}", self.name), cases, ..self }
+    }
+
+    /// Another function at the same cases.
+    pub fn with_function(
+        self,
+        function: impl for<'t> Fn(&[Var<'t>], &Case) -> Var<'t> + 'static,
+    ) -> Property {
+        Property { function: Rc::new(function), ..self }
+    }
+
     /// Checks these cases first: those of the lines `name: case` in a table that are of this name.
     ///
     /// # Panics
@@ -138,21 +151,34 @@ impl Property {
 
     /// The regressions and `cases` random cases of a seed: the same every time.
     pub fn run(&self, cases: usize, seed: u64) -> Survey {
+        self.run_each(cases, seed, &mut |_, _| ())
+    }
+
+    /// As [`run`](Property::run), showing every case and its report to `each`.
+    pub fn run_each(&self, cases: usize, seed: u64, each: &mut dyn FnMut(&Case, &Report)) -> Survey {
         let mut survey = Survey { name: self.name.clone(), ..Survey::default() };
         for case in &self.regressions {
-            self.survey(&mut survey, case.clone(), None);
+            self.survey(&mut survey, case.clone(), None, each);
         }
         for i in 0..cases as u64 {
             let mut draw = self.source(seed, i);
             let case = self.cases.draw(&mut draw);
-            self.survey(&mut survey, case, Some(draw));
+            self.survey(&mut survey, case, Some(draw), each);
         }
         survey
     }
 
-    fn survey(&self, survey: &mut Survey, case: Case, draw: Option<Draw>) {
+    fn survey(
+        &self,
+        survey: &mut Survey,
+        case: Case,
+        draw: Option<Draw>,
+        each: &mut dyn FnMut(&Case, &Report),
+    ) {
         survey.cases += 1;
-        match self.report(&case, self.check.explain(false)).verdict {
+        let report = self.report(&case, self.check.explain(false));
+        each(&case, &report);
+        match report.verdict {
             Verdict::Pass => survey.passed += 1,
             Verdict::Inconclusive(reason) => survey.inconclusive.push((case, reason)),
             Verdict::Fail(_) => {

@@ -1,0 +1,153 @@
+//! One subject through everything: smooth cases, kinks, conventions, extremes, narrow dtypes, mutants.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use limpid::autograd::check::case::{Case, Values, View};
+use limpid::autograd::check::{Report, Tier, Verdict};
+use limpid::{DType, Tape};
+
+use crate::beyond::{self, Tally};
+use crate::subject::{Group, Subject};
+use crate::ulps::{Ulps, ulps};
+
+/// How much is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Random cases of an operation; a module gets a tenth.
+    pub cases: usize,
+    pub seed: u64,
+    /// Cases at which mutants are looked at before they count as survivors; 0 leaves them out.
+    pub mutant_cases: usize,
+}
+
+/// What is known about one subject.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub name: &'static str,
+    pub group: Group,
+    pub smooth: Tally,
+    pub kinks: Option<Tally>,
+    pub convention: Option<Tally>,
+    pub extremes: Option<Tally>,
+    /// Cases, and those that passed, by layout and tier.
+    pub tiers: BTreeMap<(&'static str, Tier), [usize; 2]>,
+    /// Why smooth cases were inconclusive.
+    pub doubts: Vec<String>,
+    /// The median slope of the Taylor remainders and of those of the gradient, and the worst adjoint error.
+    pub slopes: [Option<f64>; 2],
+    pub adjoint: f64,
+    pub f32: Ulps,
+    pub bf16: Ulps,
+    pub seconds: f64,
+}
+
+/// What kind of layout a case's operands have.
+pub fn layout(case: &Case) -> &'static str {
+    let views = case.operands.iter().map(|o| &o.views[..]).max_by_key(|views| views.len()).unwrap_or(&[]);
+    match views {
+        [] => "contiguous",
+        [View::Permute(_)] => "permuted",
+        [View::Slice { .. }] => "sliced",
+        [View::Flip(_)] => "flipped",
+        [View::Expand(_)] => "expanded",
+        [View::Offset(_)] => "offset",
+        _ => "two views",
+    }
+}
+
+fn median(mut x: Vec<f64>) -> Option<f64> {
+    x.sort_by(f64::total_cmp);
+    x.get(x.len() / 2).copied()
+}
+
+/// Runs a subject; `progress` is told of every case.
+pub fn measure(subject: &Subject, effort: &Effort, progress: &dyn Fn(usize)) -> Row {
+    let start = Instant::now();
+    let cases = match subject.group {
+        Group::Op => effort.cases,
+        Group::Module => effort.cases.div_ceil(10),
+    };
+    let mut row = Row {
+        name: subject.name,
+        group: subject.group,
+        smooth: Tally::default(),
+        kinks: None,
+        convention: None,
+        extremes: None,
+        tiers: BTreeMap::new(),
+        doubts: Vec::new(),
+        slopes: [None; 2],
+        adjoint: 0.0,
+        f32: Ulps::default(),
+        bf16: Ulps::default(),
+        seconds: 0.0,
+    };
+    let mut slopes = [Vec::new(), Vec::new()];
+    let survey = subject.smooth.run_each(cases, effort.seed, &mut |case, report| {
+        progress(1);
+        for outcome in &report.tiers {
+            let cell = row.tiers.entry((layout(case), outcome.tier)).or_default();
+            cell[0] += 1;
+            cell[1] += usize::from(outcome.findings.is_empty() && outcome.doubts.is_empty());
+        }
+        for (slopes, tier) in slopes.iter_mut().zip([Tier::Taylor, Tier::Curvature]) {
+            slopes.extend(report.tier(tier).and_then(|outcome| outcome.measured("slope")));
+        }
+        let adjoint = report.tier(Tier::Adjoint).and_then(|outcome| outcome.measured("adjoint to"));
+        row.adjoint = row.adjoint.max(adjoint.unwrap_or(0.0));
+    });
+    row.slopes = slopes.map(median);
+    row.smooth = Tally {
+        cases: survey.cases,
+        passed: survey.passed,
+        inconclusive: survey.inconclusive.len(),
+        failure: (!survey.failed.is_empty()).then(|| survey.to_string()),
+    };
+    row.doubts = survey.inconclusive.iter().map(|(case, reason)| format!("{reason}, at {case}")).collect();
+
+    let fewer = cases.div_ceil(5);
+    if let Some(kinks) = &subject.kinks {
+        let mut tally = Tally::default();
+        let survey = kinks.run_each(fewer, effort.seed, &mut |_, report: &Report| {
+            tally.cases += 1;
+            tally.passed += usize::from(report.passed());
+            tally.inconclusive += usize::from(matches!(report.verdict, Verdict::Inconclusive(_)));
+        });
+        tally.failure = (!survey.failed.is_empty()).then(|| survey.to_string());
+        row.kinks = Some(tally);
+    }
+    if let Some(convention) = &subject.convention {
+        let mut tally = Tally::default();
+        for i in 0..fewer as u64 {
+            let case = convention.property.case(effort.seed, i);
+            let result = beyond::convention(convention, &case, &Tape::new());
+            tally.count(&case, result);
+        }
+        row.convention = Some(tally);
+    }
+    if subject.extremes {
+        let mut tally = Tally::default();
+        for i in 0..fewer as u64 {
+            let case = subject.smooth.case(effort.seed, i);
+            for values in [Values::Saturated, Values::Tiny, Values::Huge] {
+                let case = beyond::with_values(&case, values);
+                if let Some(result) = beyond::extreme(&subject.smooth, &case) {
+                    tally.count(&case, result);
+                }
+            }
+        }
+        row.extremes = Some(tally);
+    }
+    for i in 0..fewer as u64 {
+        let case = subject.smooth.case(effort.seed, i);
+        if let Ok(found) = ulps(&subject.smooth, &case, DType::F32) {
+            row.f32 = row.f32.max(found);
+        }
+        if let Ok(found) = ulps(&subject.smooth, &case, DType::BF16) {
+            row.bf16 = row.bf16.max(found);
+        }
+    }
+    row.seconds = start.elapsed().as_secs_f64();
+    row
+}
