@@ -78,6 +78,30 @@ impl<'a> Curved<'a> {
         let product = |(j, entry): (usize, f64)| entry - gradient[j] * slopes[j];
         Ok([forward, reverse, over_tangent.into_iter().enumerate().map(product).collect()])
     }
+
+    fn rounding(&self, base: &Value) -> f64 {
+        64.0 * f64::EPSILON * (size(&self.u, &base.y) + self.c)
+    }
+
+    /// Where the products with v differ by more than rounding.
+    fn disagreement(&self, base: &Value, v: &[Option<Vec<f64>>], products: &[Vec<f64>; 3]) -> Option<String> {
+        let (v, [hv, by_reverse, over_tangent]) = (flat(&self.problem, v), products);
+        let largest = hv.iter().zip(&v).fold(0.0f64, |m, (h, v)| m.max((h * v).abs()));
+        let others =
+            [("reverse mode over the gradient", by_reverse), ("reverse mode over the tangent", over_tangent)];
+        others.into_iter().find_map(|(way, other)| {
+            let differs = |j: &usize| {
+                let off = (hv[*j] - other[*j]).abs() * v[*j].abs();
+                off.is_nan() || off > ROUNDING * largest + self.rounding(base)
+            };
+            let j = (0..hv.len()).find(differs)?;
+            Some(format!(
+                "the Hessian times a vector is another by forward mode over the gradient and by {way}: {:e} and {:e} at \
+                 element {j}",
+                hv[j], other[j]
+            ))
+        })
+    }
 }
 
 fn join(parts: Vec<Var<'_>>) -> Result<Vec<f64>> {
@@ -91,43 +115,39 @@ fn flat(problem: &Problem<'_>, v: &[Option<Vec<f64>>]) -> Vec<f64> {
 pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> Result<TierOutcome> {
     let mut outcome = TierOutcome::new(Tier::Curvature);
     let (mut symmetric, mut slopes, mut blind): (f64, Vec<f64>, usize) = (0.0, Vec::new(), 0);
+    // A rule may be another program where only one input wants something.
+    for &i in problem.variables.iter().filter(|_| problem.variables.len() > 1) {
+        let alone = Problem { variables: std::slice::from_ref(&i), ..*problem };
+        let curved = Curved::new(&alone, base, 0);
+        let v = curved.direction(0);
+        if let Some(what) = curved.disagreement(base, &v, &curved.products(&v)?) {
+            outcome.fault(Some(i), what);
+            return Ok(outcome);
+        }
+    }
     for probe in 0..probes {
         let curved = Curved::new(problem, base, probe);
         let (v, w) = (curved.direction(2 * probe), curved.direction(2 * probe + 1));
         let (fv, fw) = (flat(problem, &v), flat(problem, &w));
-        let [hv, by_reverse, over_tangent] = curved.products(&v)?;
-        let [_, hw, _] = curved.products(&w)?;
+        let products = curved.products(&v)?;
+        let ([hv, ..], [_, hw, _]) = (&products, curved.products(&w)?);
 
-        let rounding = 64.0 * f64::EPSILON * (size(&curved.u, &base.y) + curved.c);
-        let scale = size(&fw, &hv) + size(&fv, &hw);
-        let off = (dot(&fw, &hv) - dot(&fv, &hw)).abs();
+        let rounding = curved.rounding(base);
+        let scale = size(&fw, hv) + size(&fv, &hw);
+        let off = (dot(&fw, hv) - dot(&fv, &hw)).abs();
         symmetric = symmetric.max(if off == 0.0 { 0.0 } else { off / scale });
         if off.is_nan() || off > ROUNDING * scale + rounding {
             let what = format!(
                 "the Hessian is not symmetric: ⟨w, Hv⟩ = {:e} and ⟨v, Hw⟩ = {:e}",
-                dot(&fw, &hv),
+                dot(&fw, hv),
                 dot(&fv, &hw)
             );
             outcome.fault(None, what);
             return Ok(outcome);
         }
-        let largest = hv.iter().zip(&fv).fold(0.0f64, |m, (h, v)| m.max((h * v).abs()));
-        let others =
-            [("reverse mode over the gradient", by_reverse), ("reverse mode over the tangent", over_tangent)];
-        for (way, other) in others {
-            let differs = |j: &usize| {
-                let off = (hv[*j] - other[*j]).abs() * fv[*j].abs();
-                off.is_nan() || off > ROUNDING * largest + rounding
-            };
-            if let Some(j) = (0..hv.len()).find(differs) {
-                let what = format!(
-                    "the Hessian times a vector is another by forward mode over the gradient and by {way}: {:e} and \
-                     {:e} at element {j}",
-                    hv[j], other[j]
-                );
-                outcome.fault(None, what);
-                return Ok(outcome);
-            }
+        if let Some(what) = curved.disagreement(base, &v, &products) {
+            outcome.fault(None, what);
+            return Ok(outcome);
         }
 
         // ⟨w, ∇⟩ changes along v as ⟨Hw, v⟩ says.

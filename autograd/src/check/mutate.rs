@@ -485,10 +485,10 @@ impl<'t> Recorded<'t> {
         uses
     }
 
-    /// Each node as an expression of what the rule was given, at most about 60 characters long. One that is too long has
+    /// Each node as an expression of what the rule was given, at most about 50 characters long. One that is too long has
     /// its inner parts left out and four digits behind it that tell it from others.
     fn texts(&self) -> Vec<String> {
-        const LONGEST_OPERAND: usize = 24;
+        const LONGEST_OPERAND: usize = 18;
         let mut parts: Vec<(String, Key, bool)> = Vec::new();
         for node in &self.nodes {
             let Some(op) = &node.op else {
