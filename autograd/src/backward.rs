@@ -289,7 +289,7 @@ impl Tape {
             wanted: &wanted,
             start: self.len(),
         };
-        let cotangents = op.vjp(&at);
+        let cotangents = self.mutate_vjp(&*op, &at, op.vjp(&at));
         let (name, expected, given) = (op.name(), inputs.len(), cotangents.len());
         assert_eq!(expected, given, "{name}: the vjp must return a cotangent, or None, for each operand");
         let mut result = SmallVec::new();

@@ -121,7 +121,7 @@ impl Tape {
                 tangents: &tangents,
                 start: self.len(),
             };
-            let carried = op.jvp(&at);
+            let carried = self.mutate_jvp(&*op, &at, op.jvp(&at));
             let slot = &mut computed[(id - start) as usize];
             *slot = slot.take().into_iter().chain(carried).reduce(|a, b| a + b);
         }

@@ -29,7 +29,7 @@ struct Scope {
 }
 
 /// Which derivative rule is recording.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Rule {
     Vjp,
     Jvp,

@@ -11,6 +11,7 @@ use limpid_tensor::rng::Key;
 use limpid_tensor::{DType, Device, Inferred, Meta, Tensor};
 use smallvec::SmallVec;
 
+use crate::check::mutate::Mutation;
 use crate::error::{Error, Result, Site};
 use crate::op::{Derivative, Op};
 use crate::scope::{ScopeId, Scopes};
@@ -54,6 +55,8 @@ pub struct Tape {
     pub(crate) recording: Cell<bool>,
     /// What is recorded is constant: no gradient passes it, even if asked for by `grad`.
     constant: Cell<bool>,
+    /// What is done to the derivative rules that run, when it is asked whether a check would notice.
+    pub(crate) mutation: Option<Rc<Mutation>>,
     settings: Settings,
 }
 
@@ -124,6 +127,7 @@ impl Tape {
             identity: new_identity(),
             recording: Cell::new(kind != Kind::Inference),
             constant: Cell::new(kind == Kind::Inference),
+            mutation: None,
             settings: Settings {
                 kind,
                 device: Device::cpu(),

@@ -1,7 +1,7 @@
 //! Where differences cannot tell: at kinks, what is agreed; at extreme values, that nothing becomes NaN.
 
-use limpid::autograd::check::case::{Case, Operand, Values};
 use limpid::autograd::check::Property;
+use limpid::autograd::check::case::{Case, Operand, Values};
 use limpid::tensor::rng::{Distribution, Key};
 use limpid::{DType, Shape, Tape, Tensor, Var};
 
@@ -122,7 +122,8 @@ pub fn convention(convention: &Convention, case: &Case, tape: &Tape) -> Result<(
 
 /// The same case with other values, where it has interior or positive ones.
 pub fn with_values(case: &Case, values: Values) -> Case {
-    let ordinary = |o: &Operand| o.dtype.is_float() && matches!(o.values, Values::Interior | Values::Normal(_));
+    let ordinary =
+        |o: &Operand| o.dtype.is_float() && matches!(o.values, Values::Interior | Values::Normal(_));
     let operands = case.operands.iter().map(|o| match ordinary(o) {
         true => Operand { values, ..o.clone() },
         false => o.clone(),
@@ -143,9 +144,8 @@ pub fn extreme(property: &Property, case: &Case) -> Option<Result<(), String>> {
         Some(at) => Err(format!("{what} is NaN at element {at}, where the value is finite")),
         None => Ok(()),
     };
-    let backward = || {
-        found.gradient.iter().enumerate().try_for_each(|(i, g)| nan(format!("the gradient by x{i}"), g))
-    };
+    let backward =
+        || found.gradient.iter().enumerate().try_for_each(|(i, g)| nan(format!("the gradient by x{i}"), g));
     let finite = found.gradient.iter().flatten().all(|g| g.is_finite());
     let forward = || if finite { nan("the tangent".into(), &found.tangent) } else { Ok(()) };
     Some(backward().and_then(|()| forward()))

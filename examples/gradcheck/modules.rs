@@ -4,7 +4,8 @@ use limpid::autograd::check::case::draw::Drawn;
 use limpid::autograd::check::case::{Case, Draw, Looks, Values};
 use limpid::nn::residual::{Connection, Gated, Identity, Interpolated, Plain, Residual, Scaled};
 use limpid::nn::{
-    Activation, BatchNorm1d, Dropout, Init, LayerNorm, Linear, Mlp, MlpConfig, Module, Parameter, RmsNorm, Sequential, forward_with,
+    Activation, BatchNorm1d, Dropout, Init, LayerNorm, Linear, Mlp, MlpConfig, Module, Parameter, RmsNorm,
+    Sequential, forward_with,
 };
 use limpid::{DType, Var};
 
@@ -68,7 +69,8 @@ fn residual(
 
 fn mlp(init: &Init, channels: usize, connect: fn(&Init) -> Box<dyn Connection>) -> Box<dyn Module> {
     let activation = Activation::Gelu;
-    let config = MlpConfig { inputs: channels, width: 3, outputs: 2, depth: 4, activation, ..MlpConfig::default() };
+    let config =
+        MlpConfig { inputs: channels, width: 3, outputs: 2, depth: 4, activation, ..MlpConfig::default() };
     Box::new(Mlp::new(init, config, connect))
 }
 

@@ -181,7 +181,9 @@ fn signed(axes: &[usize]) -> Vec<isize> {
 }
 
 fn axis(x: Var<'_>, case: &Case) -> Option<isize> {
-    case.axis(0, 0).map(|axis| if case.choose(1, 2) == 0 { axis as isize } else { axis as isize - x.shape().len() as isize })
+    case.axis(0, 0).map(|axis| {
+        if case.choose(1, 2) == 0 { axis as isize } else { axis as isize - x.shape().len() as isize }
+    })
 }
 
 /// `f` along an axis; a scalar has none and is squared.
@@ -203,7 +205,11 @@ fn shares(row: &[f64], extreme: fn(f64, f64) -> f64) -> Vec<f64> {
     row.iter().map(|&x| if x == best { 1.0 / ties } else { 0.0 }).collect()
 }
 
-fn extreme(name: &'static str, f: for<'t> fn(Var<'t>, &[isize]) -> Var<'t>, pick: fn(f64, f64) -> f64) -> Subject {
+fn extreme(
+    name: &'static str,
+    f: for<'t> fn(Var<'t>, &[isize]) -> Var<'t>,
+    pick: fn(f64, f64) -> f64,
+) -> Subject {
     op(name, one(shapes(0..=4), dense(Interior)), move |x, case| f(x[0], &signed(&case.axes(0, 0))))
         .with_kinks(one(shapes(1..=2), dense(Values::NearKink)))
         .with_convention(one(shapes(1..=3), dense(Values::Ties)), move |x, shapes, u| {
@@ -230,11 +236,16 @@ fn reductions() -> Vec<Subject> {
                 [] => x[0].shape().elements(),
                 _ => axes.iter().map(|&a| x[0].shape()[a]).product(),
             };
-            x[0].var(&signed(&axes), usize::from(reduced > 1 && case.choose(1, 2) == 1)) + x[0].sum(&signed(&axes))
+            x[0].var(&signed(&axes), usize::from(reduced > 1 && case.choose(1, 2) == 1))
+                + x[0].sum(&signed(&axes))
         }),
         along("cumsum", Interior, |x, axis, _| x.cumsum(axis)),
-        along("tril", Interior, |x, _, case| if x.shape().len() < 2 { x } else { x.tril(case.choose(2, 5) as isize - 2) + x * LINE }),
-        along("triu", Interior, |x, _, case| if x.shape().len() < 2 { x } else { x.triu(case.choose(2, 5) as isize - 2) + x * LINE }),
+        along("tril", Interior, |x, _, case| {
+            if x.shape().len() < 2 { x } else { x.tril(case.choose(2, 5) as isize - 2) + x * LINE }
+        }),
+        along("triu", Interior, |x, _, case| {
+            if x.shape().len() < 2 { x } else { x.triu(case.choose(2, 5) as isize - 2) + x * LINE }
+        }),
     ]
 }
 
@@ -390,7 +401,12 @@ fn movements() -> Vec<Subject> {
             x.expand(wide)
         }),
         moved("sum_to", |x, case| {
-            let kept: Shape = x.shape().iter().enumerate().map(|(i, &n)| if case.choices[0] >> i & 1 == 1 { 1 } else { n }).collect();
+            let kept: Shape = x
+                .shape()
+                .iter()
+                .enumerate()
+                .map(|(i, &n)| if case.choices[0] >> i & 1 == 1 { 1 } else { n })
+                .collect();
             x.sum_to(&kept)
         }),
         moved("slice", |x, case| {
@@ -408,7 +424,9 @@ fn movements() -> Vec<Subject> {
             x.pad(axis, case.choose(1, 3), case.choose(2, 3), 0.5)
         }),
         moved("flip", |x, case| x.flip(case.choose(0, x.shape().len()) as isize)),
-        op("concat", joined(false), |x, case| concat(&[x[0], x[1], x[0]], case.choose(0, x[0].shape().len()) as isize)),
+        op("concat", joined(false), |x, case| {
+            concat(&[x[0], x[1], x[0]], case.choose(0, x[0].shape().len()) as isize)
+        }),
         op("stack", joined(true), |x, case| stack(&[x[0], x[1]], case.choose(1, x[0].shape().len() + 1))),
     ]
 }
@@ -452,7 +470,8 @@ fn orders() -> Vec<Subject> {
     /// Where the elements of a row go: stable, so that of equal elements the first stays first.
     fn order(row: &[f64], descending: bool) -> Vec<usize> {
         let mut order: Vec<usize> = (0..row.len()).collect();
-        order.sort_by(|&a, &b| if descending { row[b].total_cmp(&row[a]) } else { row[a].total_cmp(&row[b]) });
+        order
+            .sort_by(|&a, &b| if descending { row[b].total_cmp(&row[a]) } else { row[a].total_cmp(&row[b]) });
         order
     }
     fn scattered(x: &[f64], row: usize, taken: usize, descending: bool, u: &[f64]) -> Vec<f64> {

@@ -68,10 +68,7 @@ impl Subject {
     }
 
     /// The function that the formula is for, where it is not the one that is checked.
-    pub fn convention_of(
-        mut self,
-        f: impl for<'t> Fn(&[Var<'t>], &Case) -> Var<'t> + 'static,
-    ) -> Subject {
+    pub fn convention_of(mut self, f: impl for<'t> Fn(&[Var<'t>], &Case) -> Var<'t> + 'static) -> Subject {
         if let Some(convention) = &mut self.convention {
             convention.property = convention.property.clone().with_function(f);
         }

@@ -15,13 +15,21 @@ use crate::var::Var;
 
 const ROUNDING: f64 = 1e-11;
 
-struct Curved<'a> {
+pub(super) struct Curved<'a> {
     problem: Problem<'a>,
     u: Vec<f64>,
     c: f64,
 }
 
-impl Curved<'_> {
+impl<'a> Curved<'a> {
+    pub fn new(problem: &Problem<'a>, base: &Value, probe: usize) -> Result<Curved<'a>> {
+        // On the scale of what the function is and of how it changes, which is more where terms cancel.
+        let change = problem.push(&direction(problem, 0))?;
+        let largest = base.y.iter().chain(&change).fold(0.0f64, |m, y| m.max(y.abs()));
+        let c = if largest == 0.0 { 1.0 } else { largest };
+        Ok(Curved { problem: *problem, u: problem.cotangent(probe, base.y.len()), c })
+    }
+
     fn gradient(&self, point: &Point) -> Result<Vec<f64>> {
         let tape = self.problem.tape();
         let x = self.problem.place(&tape, Some(point), self.problem.variables);
@@ -30,8 +38,8 @@ impl Curved<'_> {
         join(tape.grad(loss, &xs)?)
     }
 
-    /// H·v, forward over reverse and reverse over reverse.
-    fn products(&self, v: &[Option<Vec<f64>>]) -> Result<[Vec<f64>; 2]> {
+    /// H·v: forward over reverse, reverse over reverse, reverse over forward.
+    pub fn products(&self, v: &[Option<Vec<f64>>]) -> Result<[Vec<f64>; 3]> {
         let tape = self.problem.tape();
         let x = self.problem.place(&tape, None, self.problem.variables);
         let loss = self.problem.curved(&x, &self.u, self.c);
@@ -43,11 +51,58 @@ impl Curved<'_> {
         let pairs: Vec<(Var, Var)> = self.problem.variables.iter().map(|&i| (x[i], vector(i))).collect();
         let forward = join(tape.hvp(loss, &pairs)?)?;
         let gradients = tape.grad(loss, &xs)?;
+        let gradient = join(gradients.clone())?;
         let along =
             gradients.into_iter().zip(&pairs).map(|(g, (_, v))| (g * *v).sum(&[])).reduce(|a, b| a + b);
-        let Some(along) = along else { return Ok([Vec::new(), Vec::new()]) };
-        Ok([forward, join(tape.grad(along, &xs)?)?])
+        let Some(along) = along else { return Ok([Vec::new(), Vec::new(), Vec::new()]) };
+        let reverse = join(tape.grad(along, &xs)?)?;
+
+        // Tangents that are v here and change with x, so that a rule that takes its tangent as a constant shows: the
+        // gradient of ⟨∇, v + (x − x₀)∘v/s⟩ at x₀ is Hv + ∇∘v/s.
+        let (mut moving, mut slopes) = (Vec::new(), Vec::new());
+        for (&(x, vector), &i) in pairs.iter().zip(self.problem.variables) {
+            let slope = 1.0 / self.problem.scale(i);
+            moving.push((x, vector + (x - tape.constant(&x.value()?)) * vector * slope));
+            slopes.extend(v[i].iter().flatten().map(|v| v * slope));
+        }
+        let tangent = tape.jvp(loss, &moving)?;
+        let over_tangent = join(tape.grad(tangent, &xs)?)?;
+        let product = |(j, entry): (usize, f64)| entry - gradient[j] * slopes[j];
+        Ok([forward, reverse, over_tangent.into_iter().enumerate().map(product).collect()])
     }
+
+    fn rounding(&self, base: &Value) -> f64 {
+        64.0 * f64::EPSILON * (size(&self.u, &base.y) + self.c)
+    }
+
+    /// Where the products with v differ by more than rounding.
+    fn disagreement(&self, base: &Value, v: &[Option<Vec<f64>>], products: &[Vec<f64>; 3]) -> Option<String> {
+        let (v, [hv, by_reverse, over_tangent]) = (flat(&self.problem, v), products);
+        let largest = hv.iter().zip(&v).fold(0.0f64, |m, (h, v)| m.max((h * v).abs()));
+        let others =
+            [("reverse mode over the gradient", by_reverse), ("reverse mode over the tangent", over_tangent)];
+        others.into_iter().find_map(|(way, other)| {
+            let differs = |j: &usize| {
+                let off = (hv[*j] - other[*j]).abs() * v[*j].abs();
+                off.is_nan() || off > ROUNDING * largest + self.rounding(base)
+            };
+            let j = (0..hv.len()).find(differs)?;
+            Some(format!(
+                "the Hessian times a vector is another by forward mode over the gradient and by {way}: {:e} and {:e} at \
+                 element {j}",
+                hv[j], other[j]
+            ))
+        })
+    }
+}
+
+/// A direction in units of each input's scale.
+pub(super) fn direction(problem: &Problem<'_>, probe: usize) -> Vec<Option<Vec<f64>>> {
+    let signs = |i: usize| {
+        let scale = problem.scale(i);
+        problem.direction(i, probe).into_iter().map(|s| s * scale).collect()
+    };
+    (0..problem.inputs.len()).map(|i| problem.variables.contains(&i).then(|| signs(i))).collect()
 }
 
 fn join(parts: Vec<Var<'_>>) -> Result<Vec<f64>> {
@@ -61,47 +116,38 @@ fn flat(problem: &Problem<'_>, v: &[Option<Vec<f64>>]) -> Vec<f64> {
 pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> Result<TierOutcome> {
     let mut outcome = TierOutcome::new(Tier::Curvature);
     let (mut symmetric, mut slopes, mut blind): (f64, Vec<f64>, usize) = (0.0, Vec::new(), 0);
-    // A direction in units of each input's scale.
-    let direction = |probe: usize| -> Vec<Option<Vec<f64>>> {
-        let signs = |i: usize| {
-            let scale = problem.scale(i);
-            problem.direction(i, probe).into_iter().map(|s| s * scale).collect()
-        };
-        (0..problem.inputs.len()).map(|i| problem.variables.contains(&i).then(|| signs(i))).collect()
-    };
-    // Curved on the scale of what the function takes and how it changes, which is more where terms cancel.
-    let change = problem.push(&direction(0))?;
-    let largest = base.y.iter().chain(&change).fold(0.0f64, |m, y| m.max(y.abs()));
-    let c = if largest == 0.0 { 1.0 } else { largest };
+    // A rule may be another program where only one input wants something.
+    for &i in problem.variables.iter().filter(|_| problem.variables.len() > 1) {
+        let alone = Problem { variables: std::slice::from_ref(&i), ..*problem };
+        let curved = Curved::new(&alone, base, 0)?;
+        let v = direction(&alone, 0);
+        if let Some(what) = curved.disagreement(base, &v, &curved.products(&v)?) {
+            outcome.fault(Some(i), what);
+            return Ok(outcome);
+        }
+    }
     for probe in 0..probes {
-        let curved = Curved { problem: *problem, u: problem.cotangent(probe, base.y.len()), c };
-        let (v, w) = (direction(2 * probe), direction(2 * probe + 1));
+        let curved = Curved::new(problem, base, probe)?;
+        let (v, w) = (direction(problem, 2 * probe), direction(problem, 2 * probe + 1));
         let (fv, fw) = (flat(problem, &v), flat(problem, &w));
-        let [hv, hv_again] = curved.products(&v)?;
-        let [_, hw] = curved.products(&w)?;
+        let products = curved.products(&v)?;
+        let ([hv, ..], [_, hw, _]) = (&products, curved.products(&w)?);
 
-        let rounding = 64.0 * f64::EPSILON * (size(&curved.u, &base.y) + c);
-        let scale = size(&fw, &hv) + size(&fv, &hw);
-        let off = (dot(&fw, &hv) - dot(&fv, &hw)).abs();
+        let rounding = curved.rounding(base);
+        let scale = size(&fw, hv) + size(&fv, &hw);
+        let off = (dot(&fw, hv) - dot(&fv, &hw)).abs();
         symmetric = symmetric.max(if off == 0.0 { 0.0 } else { off / scale });
         if off.is_nan() || off > ROUNDING * scale + rounding {
             let what = format!(
                 "the Hessian is not symmetric: ⟨w, Hv⟩ = {:e} and ⟨v, Hw⟩ = {:e}",
-                dot(&fw, &hv),
+                dot(&fw, hv),
                 dot(&fv, &hw)
             );
             outcome.fault(None, what);
             return Ok(outcome);
         }
-        let largest = hv.iter().zip(&fv).fold(0.0f64, |m, (h, v)| m.max((h * v).abs()));
-        let differs = |j: &usize| {
-            let off = (hv[*j] - hv_again[*j]).abs() * fv[*j].abs();
-            off.is_nan() || off > ROUNDING * largest + rounding
-        };
-        if let Some(j) = (0..hv.len()).find(differs) {
-            let what =
-                "the Hessian times a vector is another by forward and by reverse mode over the gradient";
-            outcome.fault(None, format!("{what}: {:e} and {:e} at element {j}", hv[j], hv_again[j]));
+        if let Some(what) = curved.disagreement(base, &v, &products) {
+            outcome.fault(None, what);
             return Ok(outcome);
         }
 

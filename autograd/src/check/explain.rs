@@ -80,6 +80,7 @@ pub(super) fn explain(check: &Check, problem: &Problem<'_>, evidence: &Evidence)
             inputs: &candidate.operands,
             variables: &candidate.tracked,
             seed: problem.seed,
+            mutation: problem.mutation,
         };
         let found = local.evidence(&alone)?;
         if found.findings().any(|finding| !finding.powerless) {

@@ -19,8 +19,11 @@
 //! elements. There are three [verdicts](Verdict): a check that could not have failed is a failure, and one that cannot
 //! decide says why, naming the operation and the element whose kink is in the way.
 //!
+//! A check is worth what it would have caught: [`Check::score`] makes [mutants](Mutant) of every derivative rule that a
+//! function uses, and counts those it kills.
+//!
 //! A reader's order: `ladder.rs` is the idea, `taylor.rs` its use, `point.rs` what is evaluated; `explain.rs` is what
-//! happens after a failure.
+//! happens after a failure, `mutate.rs` and `score.rs` are the check of the check.
 
 mod adjoint;
 pub mod case;
@@ -31,22 +34,29 @@ mod differences;
 mod entries;
 mod explain;
 mod ladder;
+pub(crate) mod mutate;
 mod point;
 mod property;
 mod report;
 mod reproduce;
+mod score;
 mod steps;
 mod taylor;
+
+use std::rc::Rc;
 
 use limpid_tensor::{DType, Shape, Tensor};
 
 use crate::error::Result;
 use crate::var::Var;
 use entries::Comparison;
+use mutate::Mutation;
 use point::Problem;
 
+pub use mutate::{Edit, Mutant};
 pub use property::{Failure, Property, Survey};
 pub use report::{Finding, Report, Tier, TierOutcome, Verdict};
+pub use score::{Fate, Score};
 
 /// A function that can be checked.
 type Function<'a> = &'a dyn for<'t> Fn(&[Var<'t>]) -> Var<'t>;
@@ -157,13 +167,13 @@ impl Check {
     /// If a float input is not f64, or there is none.
     #[track_caller]
     pub fn run(&self, f: impl for<'t> Fn(&[Var<'t>]) -> Var<'t>, inputs: &[Tensor]) -> Report {
-        let variables: Vec<usize> = (0..inputs.len()).filter(|&i| inputs[i].dtype().is_float()).collect();
-        assert!(!variables.is_empty(), "check: there is no float input to differentiate by");
-        for &i in &variables {
-            let dtype = inputs[i].dtype();
-            assert!(dtype == DType::F64, "check: input {i} is {dtype}; derivatives are checked in f64");
-        }
-        let problem = Problem { f: &f, inputs, variables: &variables, seed: self.seed };
+        self.examine(&f, inputs, None)
+    }
+
+    #[track_caller]
+    fn examine(&self, f: Function<'_>, inputs: &[Tensor], mutation: Option<&Rc<Mutation>>) -> Report {
+        let variables = variables(inputs);
+        let problem = Problem { f, inputs, variables: &variables, seed: self.seed, mutation };
         let described =
             inputs.iter().enumerate().map(|(i, x)| explain::describe(&format!("x{i}"), x)).collect();
         let evidence = match self.evidence(&problem) {
@@ -220,4 +230,16 @@ impl Check {
         }
         Ok(evidence)
     }
+}
+
+/// The inputs that derivatives are taken by.
+#[track_caller]
+fn variables(inputs: &[Tensor]) -> Vec<usize> {
+    let variables: Vec<usize> = (0..inputs.len()).filter(|&i| inputs[i].dtype().is_float()).collect();
+    assert!(!variables.is_empty(), "check: there is no float input to differentiate by");
+    for &i in &variables {
+        let dtype = inputs[i].dtype();
+        assert!(dtype == DType::F64, "check: input {i} is {dtype}; derivatives are checked in f64");
+    }
+    variables
 }

@@ -1,10 +1,13 @@
 //! A function at a point: its value, its branches, and what its rules say there.
 
+use std::rc::Rc;
+
 use limpid_tensor::Tensor;
 use limpid_tensor::rng::Key;
 
 use super::Function;
 use super::case::behind;
+use super::mutate::Mutation;
 use crate::error::Result;
 use crate::tape::Tape;
 use crate::var::Var;
@@ -20,6 +23,8 @@ pub(super) struct Problem<'a> {
     /// The inputs that derivatives are taken by.
     pub variables: &'a [usize],
     pub seed: u64,
+    /// What is done to the derivative rules, if it is a check that is checked.
+    pub mutation: Option<&'a Rc<Mutation>>,
 }
 
 /// Which branch each element of a node's result is on.
@@ -85,7 +90,7 @@ pub(super) fn numbers(x: Var<'_>) -> Result<Vec<f64>> {
 impl Problem<'_> {
     pub fn tape(&self) -> Tape {
         let device = self.inputs.first().map_or_else(limpid_tensor::Device::cpu, |x| x.device().clone());
-        Tape::new().with_device(device).with_seed(self.seed)
+        Tape::new().with_device(device).with_seed(self.seed).with_mutation(self.mutation.cloned())
     }
 
     /// The point that is checked; an empty entry for each input that is not a float.
