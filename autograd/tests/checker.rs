@@ -7,9 +7,11 @@ use limpid_autograd::{Var, check};
 use limpid_tensor::rng::{Distribution, Key};
 use limpid_tensor::{Activation, DType, Tensor};
 
+#[path = "checker/page.rs"]
+mod page;
 #[path = "checker/probabilities.rs"]
 mod probabilities;
-#[path = "checker/specimens.rs"]
+#[path = "checker/specimens/mod.rs"]
 mod specimens;
 
 fn uniform(shape: &[usize], low: f64, high: f64, seed: u64) -> Tensor {

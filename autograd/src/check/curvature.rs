@@ -8,7 +8,7 @@ use limpid_tensor::Tensor;
 
 use super::ladder::{Ladder, Outcome, Step};
 use super::point::{Point, Problem, Value, crossing, dot, numbers, size};
-use super::report::{Tier, TierOutcome};
+use super::report::{Tier, TierOutcome, number};
 use super::steps::{self, FIRST};
 use crate::error::Result;
 use crate::var::Var;
@@ -84,9 +84,9 @@ pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> R
         symmetric = symmetric.max(if off == 0.0 { 0.0 } else { off / scale });
         if off.is_nan() || off > ROUNDING * scale + rounding {
             let what = format!(
-                "the Hessian is not symmetric: ⟨w, Hv⟩ = {:e} and ⟨v, Hw⟩ = {:e}",
-                dot(&fw, &hv),
-                dot(&fv, &hw)
+                "the Hessian is not symmetric: ⟨w, Hv⟩ = {} and ⟨v, Hw⟩ = {}",
+                number(dot(&fw, &hv), 12),
+                number(dot(&fv, &hw), 12)
             );
             outcome.fault(None, what);
             return Ok(outcome);
@@ -99,7 +99,8 @@ pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> R
         if let Some(j) = (0..hv.len()).find(differs) {
             let what =
                 "the Hessian times a vector is another by forward and by reverse mode over the gradient";
-            outcome.fault(None, format!("{what}: {:e} and {:e} at element {j}", hv[j], hv_again[j]));
+            let (forward, reverse) = (number(hv[j], 12), number(hv_again[j], 12));
+            outcome.fault(None, format!("{what}: {forward} and {reverse} at element {j}"));
             return Ok(outcome);
         }
 

@@ -5,10 +5,11 @@ use limpid_tensor::{DType, Tensor};
 /// More elements than this are not written out.
 const WRITTEN: usize = 96;
 
-/// The source of a test that checks `call` at these inputs.
+/// The source of a test, complete but for the path of the operation, that checks `call` at these inputs.
 pub(super) fn snippet(name: &str, call: &str, inputs: &[Tensor], seed: u64) -> String {
     let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-    let mut text = format!("#[test]\nfn gradient_of_{name}() {{\n");
+    let mut text =
+        format!("#[test]\nfn gradient_of_{name}() {{\n    use limpid::{{Tensor, check::Check}};\n");
     for (i, x) in inputs.iter().enumerate() {
         text += &format!("    let x{i} = {};\n", tensor(x));
     }
