@@ -52,7 +52,8 @@ pub(super) fn adjoint(problem: &Problem<'_>, base: &Value, probes: usize) -> Res
                 let apart = off / forward.abs().max(backward.abs());
                 let (forward, backward) = (number(forward, 12), number(backward, 12));
                 let what = format!(
-                    "jvp and vjp differ: ⟨J·v, u⟩ = {forward} and ⟨v, Jᵀ·u⟩ = {backward}, {apart:.1e} apart (right: 1e-12)"
+                    "jvp and vjp differ: ⟨J·v, u⟩ = {forward} and ⟨v, Jᵀ·u⟩ = {backward}, {} apart (right: 1e-12)",
+                    number(apart, 2)
                 );
                 outcome.fault(input, what);
                 return Ok(outcome);

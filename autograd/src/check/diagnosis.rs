@@ -105,7 +105,12 @@ pub(super) fn diagnose(comparison: &Comparison, inputs: &[Tensor], output: &Shap
         numeric.sort_by(|a, b| a.numeric.value.total_cmp(&b.numeric.value));
         if wrong.len() > 1 && analytic.iter().zip(&numeric).all(|(a, e)| agree(*a, e, 1.0)) {
             found.push("the right numbers in the wrong places: a transposed or permuted operand".into());
+            return found;
         }
+    }
+    let superfluous = wrong.iter().filter(|e| e.numeric.value.abs() <= 10.0 * e.numeric.bar).count();
+    if superfluous > 0 && superfluous + dropped == wrong.len() {
+        found.push("some entries are 0 and should not be, and the others should be 0: another mask".into());
     }
     found
 }

@@ -36,7 +36,15 @@ impl fmt::Display for Explanation {
         }
         if let Some(rule) = &self.rule {
             writeln!(f, "  the rule, as recorded (ȳ is the cotangent of the result y):")?;
-            rule.lines().try_for_each(|line| writeln!(f, "    {line}"))?;
+            let lines: Vec<&str> = rule.lines().collect();
+            let left_out = if lines.len() > RULE + 1 { RULE / 2..lines.len() - RULE / 2 } else { 0..0 };
+            for (i, line) in lines.iter().enumerate() {
+                match left_out.contains(&i) {
+                    false => writeln!(f, "    {line}")?,
+                    true if i == left_out.start => writeln!(f, "    ⋮ {} lines more", left_out.len())?,
+                    true => {}
+                }
+            }
         }
         writeln!(f, "  to see it again:")?;
         self.snippet.lines().try_for_each(|line| writeln!(f, "    {line}"))
@@ -62,6 +70,9 @@ pub(super) fn describe(name: &str, x: &Tensor) -> String {
     };
     format!("{name}: {}, {place}", x.meta())
 }
+
+/// A rule of more lines is shown by its first and last.
+const RULE: usize = 32;
 
 /// How many operations of a tape are looked at.
 const CANDIDATES: usize = 400;
@@ -113,12 +124,16 @@ pub(super) fn explain(check: &Check, problem: &Problem<'_>, evidence: &Evidence)
     let (blamed, found, output) = match &first {
         Some((culprit, found)) => {
             if !is_whole {
-                explanation.details.extend(by_itself(culprit, found));
+                explanation.details.extend(by_itself(culprit, found, evidence));
             }
             explanation.rule = rule(problem, culprit)?;
             (&operands, found, &found.output)
         }
-        None => (&operands, evidence, &evidence.output),
+        None => {
+            let what = "no operation fails by itself: look at what joins them, such as a detach";
+            explanation.details.push(what.into());
+            (&operands, evidence, &evidence.output)
+        }
     };
     if let Some(comparison) = &found.comparison {
         let looks = diagnosis::diagnose(comparison, blamed, output);
@@ -176,8 +191,8 @@ fn recorded(problem: &Problem<'_>) -> Result<Vec<Recorded>> {
 }
 
 /// What is wrong with an operation where it stands: its operands, under the names that all that follows uses, and what
-/// its own check found first.
-fn by_itself(culprit: &Recorded, found: &Evidence) -> Vec<String> {
+/// its own check found first, if the program's did not find its like.
+fn by_itself(culprit: &Recorded, found: &Evidence, whole: &Evidence) -> Vec<String> {
     let name = culprit.op.name();
     let operands: Vec<String> = (0..culprit.operands.len()).map(|i| format!("x{i}")).collect();
     let mut lines = vec![format!("{name} by itself, y = {name}({}), where", operands.join(", "))];
@@ -185,7 +200,8 @@ fn by_itself(culprit: &Recorded, found: &Evidence) -> Vec<String> {
         lines.push(describe(&format!("  x{i} = {} of the program", culprit.labels[i]), x));
     }
     let input = |i: Option<usize>| i.map_or(String::new(), |i| format!("x{i}: "));
-    lines.extend(found.findings().next().map(|f| format!("  {}: {}{}", f.tier, input(f.input), f.what)));
+    let first = found.findings().next().filter(|f| whole.findings().all(|known| known.tier != f.tier));
+    lines.extend(first.map(|f| format!("  {}: {}{}", f.tier, input(f.input), f.what)));
     lines
 }
 
@@ -206,11 +222,11 @@ fn entries(comparison: &Comparison, inputs: &[Tensor], output: &Shape) -> Option
     };
     let weights = if comparison.outputs.is_none() { " (u: random weights)" } else { "" };
     Some(format!(
-        "worst: ∂{of}/∂x{i}{:?}{weights}: by rule {}, by differences {} ± {:.0e}{part}; {} of {} entries are wrong",
+        "worst: ∂{of}/∂x{i}{:?}{weights}: by rule {}, by differences {} ± {}{part}; {} of {} entries are wrong",
         index(worst.element, inputs[i].shape()),
         number(worst.analytic, 11),
         number(worst.numeric.value, 11),
-        worst.numeric.bar,
+        number(worst.numeric.bar, 1),
         comparison.wrong.len(),
         comparison.entries.len(),
     ))

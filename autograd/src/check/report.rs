@@ -142,10 +142,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let guilty = self.explanation.as_ref().filter(|e| !e.culprits.is_empty());
         let of = guilty.map_or(String::new(), |e| format!(" {}", e.culprits.join("; ")));
+        let reason = match &self.verdict {
+            Verdict::Inconclusive(reason) => reason.as_str(),
+            _ => "",
+        };
         match &self.verdict {
             Verdict::Pass => writeln!(f, "PASS")?,
             Verdict::Fail(_) => writeln!(f, "FAIL{of}")?,
-            Verdict::Inconclusive(reason) => writeln!(f, "INCONCLUSIVE {reason}")?,
+            Verdict::Inconclusive(_) => writeln!(f, "INCONCLUSIVE {reason}")?,
         }
         for input in &self.inputs {
             writeln!(f, "  {input}")?;
@@ -163,12 +167,18 @@ impl fmt::Display for Report {
                 .map(|(name, value)| match *name {
                     "slope" => format!("slope {value:.2}"),
                     "entries" => format!("{value} entries"),
+                    "adjoint to" | "linear to" | "symmetric to" if *value == 0.0 => format!("{name} 0"),
                     name => format!("{name} {value:.1e}"),
                 })
                 .collect();
             // What is wrong has been said, with its numbers.
             if !numbers.is_empty() && outcome.findings.is_empty() {
                 writeln!(f, "  {:12}  {}", outcome.tier, numbers.join(", "))?;
+            }
+            // The verdict's reason has been said.
+            let others = outcome.doubts.iter().filter(|doubt| format!("{}: {doubt}", outcome.tier) != reason);
+            for doubt in others {
+                writeln!(f, "  {:12}  {doubt}", outcome.tier)?;
             }
             for note in &outcome.notes {
                 writeln!(f, "  {:12}  {note}", outcome.tier)?;

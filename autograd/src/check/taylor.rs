@@ -84,7 +84,8 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
                         Some(i),
                         format!(
                             "symmetric Taylor remainders fall with slope {slope:.2} (right: 3): along random signs the \
-                             gradient is off by {rest:.1e}"
+                             gradient is off by {}",
+                            number(rest, 2)
                         ),
                     );
                     tier.wrong.get_or_insert((i, u));
@@ -126,8 +127,10 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
                     tier.outcome.notes.insert(format!("{}: between the one-sided derivatives", kink(at)));
                 }
                 (Outcome::Noisy { resolution }, None) => {
-                    let what =
-                        format!("rounding hides errors of input {i}'s gradient up to {resolution:.0e} of it");
+                    let what = format!(
+                        "rounding hides errors of input {i}'s gradient up to {resolution:.0e} of it (right: below 1e-7): \
+                             the function loses digits at this point"
+                    );
                     tier.outcome.doubts.push(what);
                     break;
                 }

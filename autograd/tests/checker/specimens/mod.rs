@@ -85,12 +85,20 @@ fn short(shape: &[usize], seed: u64) -> Tensor {
     Tensor::from_vec(numbers.iter().map(|x| (x * 100.0).round() / 100.0).collect::<Vec<f64>>(), shape)
 }
 
+fn exhibits() -> impl Iterator<Item = Exhibit> {
+    [everyday::exhibits(), sinkhorn::exhibits(), shipped::exhibits()].into_iter().flatten()
+}
+
+/// What is said of one of them.
+pub fn message(name: &str) -> String {
+    let exhibit = exhibits().find(|exhibit| exhibit.name == name);
+    exhibit.unwrap_or_else(|| panic!("there is no specimen {name:?}")).message()
+}
+
 #[test]
 fn each_is_caught_and_the_page_shows_how() {
-    let exhibits: Vec<Exhibit> =
-        [everyday::exhibits(), sinkhorn::exhibits(), shipped::exhibits()].into_iter().flatten().collect();
     let (mut printed, mut wrong) = (Vec::new(), Vec::new());
-    for exhibit in &exhibits {
+    for exhibit in exhibits() {
         let message = exhibit.message();
         let mut missing: Vec<&str> =
             exhibit.says.iter().copied().filter(|expected| !message.contains(expected)).collect();
