@@ -30,7 +30,7 @@ pub use limpid_autograd as autograd;
 pub use limpid_nn as nn;
 pub use limpid_tensor as tensor;
 
-pub use autograd::{Gradients, Op, Tape, Var, concat, einsum, stack, where_};
+pub use autograd::{Gradients, Op, Tape, Var, check, concat, einsum, stack, where_};
 pub use nn::{Module, Parameters};
 pub use tensor::{DType, Device, Shape, Tensor};
 

@@ -58,6 +58,12 @@ pub enum Error {
         /// The operation whose value was asked for.
         site: Site,
     },
+    /// Forward mode reached an operation without a rule for it.
+    #[error("{site}: it has neither jvp nor expand, so that forward mode cannot pass it")]
+    NoJvp {
+        /// Which operation.
+        site: Site,
+    },
     /// The value was asked of an effect, or of a leaf, that the tape no longer holds.
     #[error("{site}: its value was dropped and cannot be computed again")]
     Dropped {

@@ -25,7 +25,8 @@ impl Tape {
     /// ```
     ///
     /// # Errors
-    /// If something failed, now or before. (On a dry tape the result is as dry as the rest.)
+    /// If something failed, now or before: an operation on the way without a forward rule fails as
+    /// [`Error::NoJvp`](crate::Error::NoJvp). (On a dry tape the result is as dry as the rest.)
     ///
     /// # Panics
     /// If a tangent does not have its value's shape and dtype, or this is an inference tape.

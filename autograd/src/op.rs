@@ -5,6 +5,7 @@ use std::fmt;
 use limpid_tensor::{Inferred, Meta, Tensor};
 use smallvec::SmallVec;
 
+use crate::error::Error;
 use crate::tape::Tape;
 use crate::var::Var;
 
@@ -83,10 +84,13 @@ pub trait Op: fmt::Debug + 'static {
 
     /// The Jacobian–vector product: from tangents of the operands to that of the result. `None` is zero.
     ///
-    /// An operation that has an [`expand`](Op::expand), or that no gradient passes, may leave this out.
+    /// An operation that has an [`expand`](Op::expand), or that no gradient passes, may leave this out. Another that
+    /// does has no forward mode: whoever asks for it gets [`Error::NoJvp`](crate::Error::NoJvp).
     fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
-        let y = self.expand(&at.x).unwrap_or_else(|| panic!("{} has neither jvp nor expand", self.name()));
-        at.through(y)
+        match self.expand(&at.x) {
+            Some(y) => at.through(y),
+            None => at.missing(),
+        }
     }
 
     /// The same function as a program of simpler operations, for fused ones.
@@ -275,6 +279,13 @@ impl<'t> Pushforward<'_, 't> {
     /// Adds up what each operand's tangent contributes to the result's.
     pub fn sum(&self, mut rule: impl FnMut(usize, Var<'t>) -> Var<'t>) -> Option<Var<'t>> {
         (0..self.x.len()).filter_map(|i| self.tangents[i].map(|dx| rule(i, dx))).reduce(|a, b| a + b)
+    }
+
+    /// Notes on the tape that there is no rule.
+    fn missing(&self) -> Option<Var<'t>> {
+        let tape = self.y.tape();
+        tape.fail(Error::NoJvp { site: tape.site(self.y.id) });
+        None
     }
 
     /// The tangent by way of `y`, an expansion of the operation recorded just now by the rule.

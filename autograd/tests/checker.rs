@@ -3,14 +3,18 @@
 use limpid_autograd::check::{Check, Report, Tier, Verdict};
 use limpid_autograd::ops::elementwise::where_;
 use limpid_autograd::ops::movement::concat;
-use limpid_autograd::{Var, check};
+use limpid_autograd::{Cotangents, Needs, Op, Pullback, Pushforward, Tape, Var, check};
 use limpid_tensor::rng::{Distribution, Key};
-use limpid_tensor::{Activation, DType, Tensor};
+use limpid_tensor::{Activation, DType, Inferred, Map, Meta, Tensor};
 
+#[path = "checker/page.rs"]
+mod page;
 #[path = "checker/probabilities.rs"]
 mod probabilities;
-#[path = "checker/specimens.rs"]
+#[path = "checker/specimens/mod.rs"]
 mod specimens;
+#[path = "checker/usual_ways.rs"]
+mod usual_ways;
 
 fn uniform(shape: &[usize], low: f64, high: f64, seed: u64) -> Tensor {
     Tensor::random(Distribution::Uniform { low, high }, shape, DType::F64, Key::new(seed)).unwrap()
@@ -186,6 +190,68 @@ fn a_kink_too_near_to_step_beside_is_named() {
     }
     // A kink that leaves room is passed on the way down.
     check(|x| x[0].relu().exp(), &[Tensor::from_vec(vec![1.0f64, 1e-5], [2])]).expect_pass();
+}
+
+/// max(x, 0) by someone who did not say that it has pieces; `slope` is its derivative at 0.
+#[derive(Debug)]
+struct Ramp {
+    slope: f64,
+}
+
+impl Ramp {
+    fn derivative<'t>(&self, x: Var<'t>) -> Var<'t> {
+        let at_zero = x.equal(x.fill(0.0));
+        where_(at_zero, x.fill(self.slope), x.gt(x.fill(0.0)).cast(DType::F64))
+    }
+}
+
+impl Op for Ramp {
+    fn name(&self) -> &'static str {
+        "ramp"
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        Ok(x[0].clone())
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> limpid_tensor::Result<Tensor> {
+        Tensor::map(Map::Relu, x)
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        Needs::inputs(&[0])
+    }
+
+    fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
+        at.each(|i| at.g() * self.derivative(at.x(i)))
+    }
+
+    fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
+        at.sum(|i, dx| dx * self.derivative(at.x(i)))
+    }
+}
+
+#[test]
+fn at_a_kink_that_nobody_declared_there_is_no_verdict() {
+    let at = Tensor::from_vec(vec![-1.0f64, 0.0, 2.0], [3]);
+    let ramp =
+        |slope: f64| check(|x| x[0].tape().record(Ramp { slope }, x) * x[0].exp(), std::slice::from_ref(&at));
+    for slope in [0.0, 0.3, 1.0] {
+        let report = ramp(slope);
+        match &report.verdict {
+            Verdict::Inconclusive(why) => {
+                assert!(why.contains("Op::branches"), "{why}");
+                assert!(report.to_string().contains("element 1 of input 0 is at a kink"), "{report}");
+            }
+            other => panic!("{slope}: {other:?}"),
+        }
+    }
+    // A derivative outside the one-sided ones is wrong, kink or not.
+    for slope in [-0.1, 1.1] {
+        let message = findings(&ramp(slope));
+        assert!(message.starts_with("FAIL ramp at "), "{message}");
+    }
+    check(|x| x[0].tape().record(Ramp { slope: 0.0 }, x), &[normal(&[4], 1)]).expect_pass();
 }
 
 #[test]

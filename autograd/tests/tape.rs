@@ -1,6 +1,6 @@
 //! The tape's promises: any order of derivative, any depth, nothing silent.
 
-use limpid_autograd::{Error, Op, Tape};
+use limpid_autograd::{Error, Op, ParamId, Tape};
 use limpid_tensor::{DType, Tensor};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;

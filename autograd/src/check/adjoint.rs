@@ -3,14 +3,27 @@
 //! To rounding, without differences. It complements them: it does not see an error that both rules share.
 
 use super::point::{Problem, Value, dot, size};
-use super::report::{Tier, TierOutcome};
-use crate::error::Result;
+use super::report::{Tier, TierOutcome, number};
+use crate::error::{Error, Result};
 
 const ROUNDING: f64 = 1e-12;
 
 pub(super) fn adjoint(problem: &Problem<'_>, base: &Value, probes: usize) -> Result<TierOutcome> {
     let mut outcome = TierOutcome::new(Tier::Adjoint);
     let mut worst: f64 = 0.0;
+    // An operation without a forward rule leaves this undone, and the rest of the evidence can still be had.
+    let everything: Vec<Option<Vec<f64>>> = (0..problem.inputs.len())
+        .map(|i| problem.variables.contains(&i).then(|| problem.direction(i, 0)))
+        .collect();
+    match problem.push(&everything) {
+        Err(Error::NoJvp { site }) => {
+            let what =
+                "has neither jvp nor expand: forward mode and second order cannot be checked, nor used";
+            outcome.fault(None, format!("{site} {what}"));
+            return Ok(outcome);
+        }
+        other => drop(other?),
+    }
     for probe in 0..probes {
         let u = problem.cotangent(probe, base.y.len());
         let gradients = problem.pull(None, &u, problem.variables)?;
@@ -36,8 +49,11 @@ pub(super) fn adjoint(problem: &Problem<'_>, base: &Value, probes: usize) -> Res
             let rounding = 64.0 * f64::EPSILON * size(&u, &base.y) / shortest;
             if off.is_nan() || off > ROUNDING * scale + rounding {
                 let input = (moved.len() == 1).then_some(moved[0]);
+                let apart = off / forward.abs().max(backward.abs());
+                let (forward, backward) = (number(forward, 12), number(backward, 12));
                 let what = format!(
-                    "jvp and vjp differ: ⟨J·v, u⟩ = {forward:e} and ⟨v, Jᵀ·u⟩ = {backward:e} (right: equal to 1e-12)"
+                    "jvp and vjp differ: ⟨J·v, u⟩ = {forward} and ⟨v, Jᵀ·u⟩ = {backward}, {} apart (right: 1e-12)",
+                    number(apart, 2)
                 );
                 outcome.fault(input, what);
                 return Ok(outcome);

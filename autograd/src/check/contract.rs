@@ -30,7 +30,11 @@ pub(super) fn contract(problem: &Problem<'_>, base: &Value) -> Result<TierOutcom
         return Ok(outcome);
     }
     if problem.pull(None, &u, all)?.iter().zip(&together).any(|(a, b)| !same_bits(a, b)) {
-        outcome.fault(None, "computed twice, the gradient differs: a rule is not deterministic".into());
+        outcome.fault(
+            None,
+            "computed twice, the gradient differs: a rule is not deterministic, as one that draws anew"
+                .into(),
+        );
         return Ok(outcome);
     }
     for (&i, gradient) in all.iter().zip(&together) {

@@ -8,7 +8,7 @@ use limpid_tensor::Tensor;
 
 use super::ladder::{Ladder, Outcome, Step};
 use super::point::{Point, Problem, Value, crossing, dot, numbers, size};
-use super::report::{Tier, TierOutcome};
+use super::report::{Tier, TierOutcome, number};
 use super::steps::{self, FIRST};
 use crate::error::Result;
 use crate::var::Var;
@@ -88,9 +88,10 @@ impl<'a> Curved<'a> {
             };
             let j = (0..hv.len()).find(differs)?;
             Some(format!(
-                "the Hessian times a vector is another by forward mode over the gradient and by {way}: {:e} and {:e} at \
+                "the Hessian times a vector is another by forward mode over the gradient and by {way}: {} and {} at \
                  element {j}",
-                hv[j], other[j]
+                number(hv[j], 12),
+                number(other[j], 12)
             ))
         })
     }
@@ -139,9 +140,9 @@ pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> R
         symmetric = symmetric.max(if off == 0.0 { 0.0 } else { off / scale });
         if off.is_nan() || off > ROUNDING * scale + rounding {
             let what = format!(
-                "the Hessian is not symmetric: ⟨w, Hv⟩ = {:e} and ⟨v, Hw⟩ = {:e}",
-                dot(&fw, hv),
-                dot(&fv, &hw)
+                "the Hessian is not symmetric: ⟨w, Hv⟩ = {} and ⟨v, Hw⟩ = {}",
+                number(dot(&fw, hv), 12),
+                number(dot(&fv, &hw), 12)
             );
             outcome.fault(None, what);
             return Ok(outcome);

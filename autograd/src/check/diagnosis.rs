@@ -39,6 +39,11 @@ pub(super) fn diagnose(comparison: &Comparison, inputs: &[Tensor], output: &Shap
         });
         return found;
     }
+    if wrong.iter().all(|e| e.numeric.value.abs() <= 10.0 * e.numeric.bar) {
+        let what = "every wrong entry should be 0: a gradient passes where the function does not depend on the input";
+        found.push(format!("{what}, as without a mask"));
+        return found;
+    }
     // Entries that should not be 0 and are wrong by one factor.
     let ratios: Vec<f64> =
         wrong.iter().filter(|e| e.numeric.value != 0.0).map(|e| e.analytic / e.numeric.value).collect();
@@ -54,6 +59,20 @@ pub(super) fn diagnose(comparison: &Comparison, inputs: &[Tensor], output: &Shap
             ),
             r => format!("every wrong entry is {r:.9} times the right one: a constant factor"),
         });
+        return found;
+    }
+    // y = x + F(x) gives every diagonal entry a 1 that F does not know of.
+    let off = wrong[0].analytic - wrong[0].numeric.value;
+    let lacks = |e: &&Entry| agree(e.analytic - off, e, 1.0) && e.output == e.element;
+    if shape == output && comparison.outputs.is_some() && wrong.len() > 1 && wrong.iter().all(lacks) {
+        let what = match (off.round() - off).abs() < 1e-9 {
+            true => format!("{:+}", off.round()),
+            false => format!("{off:+.9}"),
+        };
+        found.push(format!(
+            "every diagonal entry is off by the same number, {what}: of a value that is used twice, the contribution \
+             that passes it on unchanged (a skip connection) is lost or counted too often"
+        ));
         return found;
     }
     let n = shape.elements();
@@ -74,7 +93,9 @@ pub(super) fn diagnose(comparison: &Comparison, inputs: &[Tensor], output: &Shap
             let transposed =
                 |e: &Entry| at(swap(e.output), e.element).is_some_and(|t| agree(e.analytic, t, 1.0));
             if comparison.entries.iter().all(transposed) {
-                found.push("the cotangent of the result is taken transposed".into());
+                found.push(
+                    "the cotangent of the result is taken transposed, or the result is computed so".into(),
+                );
                 return found;
             }
         }
@@ -84,7 +105,12 @@ pub(super) fn diagnose(comparison: &Comparison, inputs: &[Tensor], output: &Shap
         numeric.sort_by(|a, b| a.numeric.value.total_cmp(&b.numeric.value));
         if wrong.len() > 1 && analytic.iter().zip(&numeric).all(|(a, e)| agree(*a, e, 1.0)) {
             found.push("the right numbers in the wrong places: a transposed or permuted operand".into());
+            return found;
         }
+    }
+    let superfluous = wrong.iter().filter(|e| e.numeric.value.abs() <= 10.0 * e.numeric.bar).count();
+    if superfluous > 0 && superfluous + dropped == wrong.len() {
+        found.push("some entries are 0 and should not be, and the others should be 0: another mask".into());
     }
     found
 }

@@ -11,6 +11,7 @@ use limpid_tensor::{DType, Shape, Tensor};
 
 use super::entries::Comparison;
 use super::point::Problem;
+use super::report::{Tier, number};
 use super::{Check, Evidence, diagnosis, reproduce};
 use crate::error::Result;
 use crate::op::{Derivative, Op};
@@ -35,7 +36,15 @@ impl fmt::Display for Explanation {
         }
         if let Some(rule) = &self.rule {
             writeln!(f, "  the rule, as recorded (ȳ is the cotangent of the result y):")?;
-            rule.lines().try_for_each(|line| writeln!(f, "    {line}"))?;
+            let lines: Vec<&str> = rule.lines().collect();
+            let left_out = if lines.len() > RULE + 1 { RULE / 2..lines.len() - RULE / 2 } else { 0..0 };
+            for (i, line) in lines.iter().enumerate() {
+                match left_out.contains(&i) {
+                    false => writeln!(f, "    {line}")?,
+                    true if i == left_out.start => writeln!(f, "    ⋮ {} lines more", left_out.len())?,
+                    true => {}
+                }
+            }
         }
         writeln!(f, "  to see it again:")?;
         self.snippet.lines().try_for_each(|line| writeln!(f, "    {line}"))
@@ -62,13 +71,16 @@ pub(super) fn describe(name: &str, x: &Tensor) -> String {
     format!("{name}: {}, {place}", x.meta())
 }
 
+/// A rule of more lines is shown by its first and last.
+const RULE: usize = 32;
+
 /// How many operations of a tape are looked at.
 const CANDIDATES: usize = 400;
 
 pub(super) fn explain(check: &Check, problem: &Problem<'_>, evidence: &Evidence) -> Result<Explanation> {
     let mut explanation = Explanation::default();
     let candidates = recorded(problem)?;
-    let single = candidates.len() == 1;
+    let operations = candidates.len();
     // What costs seconds and could not change the answer is left out of the search.
     let local = Check { kinks: true, ..*check };
     let mut first: Option<(Recorded, Evidence)> = None;
@@ -105,34 +117,39 @@ pub(super) fn explain(check: &Check, problem: &Problem<'_>, evidence: &Evidence)
     };
     explanation.snippet = reproduce::snippet(name, &call, &operands, problem.seed);
 
+    // What is said of the program is then said of the operation.
+    let is_whole = first.as_ref().is_none_or(|(culprit, _)| {
+        operations == 1 && culprit.labels.iter().enumerate().all(|(i, label)| *label == format!("x{i}"))
+    });
+    let indent = if is_whole { "" } else { "  " };
     let (blamed, found, output) = match &first {
         Some((culprit, found)) => {
-            if !single {
-                for (i, x) in culprit.operands.iter().enumerate() {
-                    let name = format!("operand {i} of {} = {}", culprit.op.name(), culprit.labels[i]);
-                    explanation.details.push(describe(&name, x));
-                }
-                let what = found.findings().next().map(|f| format!("{}: {}", f.tier, f.what));
-                explanation
-                    .details
-                    .extend(what.map(|what| format!("by itself, {}: {what}", culprit.op.name())));
+            if !is_whole {
+                explanation.details.extend(by_itself(culprit, found, evidence));
             }
             explanation.rule = rule(problem, culprit)?;
             (&operands, found, &found.output)
         }
-        None => (&operands, evidence, &evidence.output),
+        None => {
+            let what = "no operation fails by itself: look at what joins them, such as a detach";
+            explanation.details.push(what.into());
+            (&operands, evidence, &evidence.output)
+        }
     };
     if let Some(comparison) = &found.comparison {
-        explanation.details.extend(entries(comparison, blamed, output));
-        explanation.details.extend(
-            diagnosis::diagnose(comparison, blamed, output).into_iter().map(|d| format!("looks like: {d}")),
-        );
-        explanation.details.extend(swapped(comparison, found, blamed));
+        let looks = diagnosis::diagnose(comparison, blamed, output);
+        let looks = looks.into_iter().chain(swapped(comparison, found, blamed));
+        let lines = entries(comparison, blamed, output).into_iter();
+        let lines = lines.chain(looks.map(|what| format!("looks like: {what}")));
+        explanation.details.extend(lines.map(|line| format!("{indent}{line}")));
     }
     if problem.inputs.iter().any(|x| !x.layout().is_contiguous()) {
         let twins = problem.inputs.iter().map(Tensor::contiguous).collect::<limpid_tensor::Result<Vec<_>>>();
         if let Ok(twins) = twins {
             let twin = Problem { inputs: &twins, ..*problem };
+            // A rule that is wrong at first order is not asked about the second, here neither.
+            let second_order = evidence.findings().any(|finding| finding.tier == Tier::Curvature);
+            let local = Check { second_order, ..local };
             if local.evidence(&twin)?.findings().next().is_none() {
                 let what = "only with this layout: contiguous copies of the inputs pass";
                 explanation.details.push(what.into());
@@ -174,6 +191,21 @@ fn recorded(problem: &Problem<'_>) -> Result<Vec<Recorded>> {
     Ok(found)
 }
 
+/// What is wrong with an operation where it stands: its operands, under the names that all that follows uses, and what
+/// its own check found first, if the program's did not find its like.
+fn by_itself(culprit: &Recorded, found: &Evidence, whole: &Evidence) -> Vec<String> {
+    let name = culprit.op.name();
+    let operands: Vec<String> = (0..culprit.operands.len()).map(|i| format!("x{i}")).collect();
+    let mut lines = vec![format!("{name} by itself, y = {name}({}), where", operands.join(", "))];
+    for (i, x) in culprit.operands.iter().enumerate() {
+        lines.push(describe(&format!("  x{i} = {} of the program", culprit.labels[i]), x));
+    }
+    let input = |i: Option<usize>| i.map_or(String::new(), |i| format!("x{i}: "));
+    let first = found.findings().next().filter(|f| whole.findings().all(|known| known.tier != f.tier));
+    lines.extend(first.map(|f| format!("  {}: {}{}", f.tier, input(f.input), f.what)));
+    lines
+}
+
 /// The worst entry, and how many are wrong.
 fn entries(comparison: &Comparison, inputs: &[Tensor], output: &Shape) -> Option<String> {
     let worst = comparison.worst()?;
@@ -182,12 +214,20 @@ fn entries(comparison: &Comparison, inputs: &[Tensor], output: &Shape) -> Option
         Some(_) => format!("y{:?}", index(worst.output, output)),
         None => "⟨u, y⟩".into(),
     };
+    let off = (worst.analytic - worst.numeric.value).abs();
+    let is_zero = worst.numeric.value.abs() <= 10.0 * worst.numeric.bar;
+    let part = if is_zero {
+        String::new()
+    } else {
+        format!(", off by {} %", number(100.0 * off / worst.numeric.value.abs(), 2))
+    };
+    let weights = if comparison.outputs.is_none() { " (u: random weights)" } else { "" };
     Some(format!(
-        "worst: ∂{of}/∂x{i}{:?}: by rule {:.10e}, by differences {:.10e} ± {:.0e}; {} of {} entries are wrong",
+        "worst: ∂{of}/∂x{i}{:?}{weights}: by rule {}, by differences {} ± {}{part}; {} of {} entries are wrong",
         index(worst.element, inputs[i].shape()),
-        worst.analytic,
-        worst.numeric.value,
-        worst.numeric.bar,
+        number(worst.analytic, 11),
+        number(worst.numeric.value, 11),
+        number(worst.numeric.bar, 1),
         comparison.wrong.len(),
         comparison.entries.len(),
     ))
@@ -212,7 +252,7 @@ fn swapped(comparison: &Comparison, found: &Evidence, inputs: &[Tensor]) -> Opti
                 (value - e.numeric.value).abs() <= 10.0 * e.numeric.bar + 1e-9 * value.abs()
             })
     })?;
-    Some(format!("looks like: operands are swapped: what x{} gets is the gradient of x{i}", other.0))
+    Some(format!("operands are swapped: what x{} gets is the gradient of x{i}", other.0))
 }
 
 /// The vjp as the program it records.

@@ -45,6 +45,21 @@ pub struct Finding {
     pub powerless: bool,
 }
 
+/// A number to some significant digits, with an exponent only where it would have many zeros.
+pub(super) fn number(x: f64, digits: usize) -> String {
+    // As it will be rounded: 0.0999999 to two digits is 0.10.
+    let rounded: f64 = format!("{x:.*e}", digits - 1).parse().unwrap_or(x);
+    let exponent = rounded.abs().log10().floor();
+    match x {
+        0.0 => "0".into(),
+        _ if (-4.0..6.0).contains(&exponent) => {
+            let decimals = (digits as f64 - 1.0 - exponent).max(0.0) as usize;
+            format!("{x:.decimals$}")
+        }
+        _ => format!("{x:.*e}", digits - 1),
+    }
+}
+
 /// What one kind of evidence says.
 #[derive(Clone, PartialEq, Debug)]
 pub struct TierOutcome {
@@ -127,10 +142,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let guilty = self.explanation.as_ref().filter(|e| !e.culprits.is_empty());
         let of = guilty.map_or(String::new(), |e| format!(" {}", e.culprits.join("; ")));
+        let reason = match &self.verdict {
+            Verdict::Inconclusive(reason) => reason.as_str(),
+            _ => "",
+        };
         match &self.verdict {
             Verdict::Pass => writeln!(f, "PASS")?,
             Verdict::Fail(_) => writeln!(f, "FAIL{of}")?,
-            Verdict::Inconclusive(reason) => writeln!(f, "INCONCLUSIVE {reason}")?,
+            Verdict::Inconclusive(_) => writeln!(f, "INCONCLUSIVE {reason}")?,
         }
         for input in &self.inputs {
             writeln!(f, "  {input}")?;
@@ -148,11 +167,18 @@ impl fmt::Display for Report {
                 .map(|(name, value)| match *name {
                     "slope" => format!("slope {value:.2}"),
                     "entries" => format!("{value} entries"),
+                    "adjoint to" | "linear to" | "symmetric to" if *value == 0.0 => format!("{name} 0"),
                     name => format!("{name} {value:.1e}"),
                 })
                 .collect();
-            if !numbers.is_empty() {
+            // What is wrong has been said, with its numbers.
+            if !numbers.is_empty() && outcome.findings.is_empty() {
                 writeln!(f, "  {:12}  {}", outcome.tier, numbers.join(", "))?;
+            }
+            // The verdict's reason has been said.
+            let others = outcome.doubts.iter().filter(|doubt| format!("{}: {doubt}", outcome.tier) != reason);
+            for doubt in others {
+                writeln!(f, "  {:12}  {doubt}", outcome.tier)?;
             }
             for note in &outcome.notes {
                 writeln!(f, "  {:12}  {note}", outcome.tier)?;
@@ -161,6 +187,28 @@ impl fmt::Display for Report {
         match &self.explanation {
             Some(explanation) => write!(f, "{explanation}"),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn numbers_have_as_many_digits_as_asked_for() {
+        let cases = [
+            (0.0, "0"),
+            (0.0999999, "0.10"),
+            (-1234.5, "-1234"),
+            (12.0, "12"),
+            (1.5e-7, "1.5e-7"),
+            (2.5e6, "2.5e6"),
+            (f64::NAN, "NaN"),
+            (f64::NEG_INFINITY, "-inf"),
+        ];
+        for (x, expected) in cases {
+            assert_eq!(number(x, 2), expected);
         }
     }
 }

@@ -5,10 +5,11 @@ use limpid_tensor::{DType, Tensor};
 /// More elements than this are not written out.
 const WRITTEN: usize = 96;
 
-/// The source of a test that checks `call` at these inputs.
+/// The source of a test, complete but for the path of the operation, that checks `call` at these inputs.
 pub(super) fn snippet(name: &str, call: &str, inputs: &[Tensor], seed: u64) -> String {
     let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-    let mut text = format!("#[test]\nfn gradient_of_{name}() {{\n");
+    let mut text =
+        format!("#[test]\nfn gradient_of_{name}() {{\n    use limpid::{{Tensor, check::Check}};\n");
     for (i, x) in inputs.iter().enumerate() {
         text += &format!("    let x{i} = {};\n", tensor(x));
     }
@@ -30,9 +31,14 @@ fn tensor(x: &Tensor) -> String {
     let plain = order.iter().copied().eq(0..order.len()) || !dense.layout().is_contiguous();
     let (values, shape) = if plain { (x, shape) } else { (&dense, format!("{:?}", &dense.shape()[..])) };
     let list = match x.dtype() {
-        DType::I64 => {
-            values.to_vec::<i64>().map(|v| format!("{v:?}").replacen(']', "i64]", usize::from(v.len() == 1)))
-        }
+        // The first says what the others are.
+        DType::I64 => values.to_vec::<i64>().map(|v| match v.split_first() {
+            Some((first, rest)) => {
+                let rest: String = rest.iter().map(|i| format!(", {i}")).collect();
+                format!("[{first}i64{rest}]")
+            }
+            None => "[0i64; 0]".into(),
+        }),
         DType::Bool => values.to_vec::<bool>().map(|v| format!("{v:?}")),
         _ => values
             .to_f64_vec()

@@ -9,6 +9,8 @@ use crate::error::Result;
 pub(super) const FIRST: f64 = 1.0 / 32.0;
 /// Steps this many halvings down are the shortest.
 const SHORTEST: i32 = 40;
+/// One-sided derivatives that differ by a smaller part are not taken for a kink.
+const KINK: f64 = 1e-4;
 /// Difference quotients that are extrapolated.
 const LEVELS: usize = 7;
 
@@ -93,6 +95,14 @@ pub(super) fn noise(
         }
     }
     Ok(rounding(&samples, &base.y))
+}
+
+/// Whether one-sided derivatives belong to a kink and not to one smooth piece: farther apart than rounding and
+/// truncation account for.
+pub(super) fn is_kink(below: Estimate, above: Estimate) -> bool {
+    let gap = (below.value - above.value).abs();
+    let size = below.value.abs().max(above.value.abs());
+    gap > (10.0 * below.bar.max(above.bar)).max(KINK * size)
 }
 
 /// The derivative of every output along v by central differences on one branch; `None` if too few steps stay on it.

@@ -3,10 +3,13 @@
 
 use super::ladder::{Ladder, Outcome, Step};
 use super::point::{Problem, Value, dot, size, sum};
-use super::report::{Tier, TierOutcome};
+use super::report::{Tier, TierOutcome, number};
 use super::steps::{self, FIRST, Pair};
 use super::{Check, differences::Estimate};
 use crate::error::Result;
+
+/// A function whose rounding is a larger part of its value is not known well enough to be called constant.
+const NOISE: f64 = 1e-6;
 
 /// What the ladders say, and whether the point is at a kink, so that nothing of second order can be asked there.
 pub(super) struct Taylor {
@@ -58,6 +61,21 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
                 }
                 (Outcome::Blind, _) => blind += 1,
                 (Outcome::Disagrees, _) => {
+                    if let Some(sides) = steps::one_sided(problem, base, &v, scale, &noise)? {
+                        let [below, above] = sides.map(|side| contract(&side, &u));
+                        let analytic = dot(&gradient, v[i].as_deref().unwrap_or_default());
+                        if steps::is_kink(below, above) && within(analytic, below, above) {
+                            tier.at_kink = true;
+                            let (below, above) = (number(below.value, 6), number(above.value, 6));
+                            tier.outcome.doubts.push(format!(
+                                "input {i} is at a kink that no operation declares: along random signs the derivative is \
+                                 {below} from below and {above} from above, and the gradient's {} is between; declare \
+                                 the pieces in Op::branches, or check at another point",
+                                number(analytic, 6)
+                            ));
+                            break;
+                        }
+                    }
                     let slope = ladder.slope().unwrap_or(1.0);
                     slopes.push(slope);
                     let last = ladder.rungs.iter().rev().find(|r| r.remainder > 0.0);
@@ -66,7 +84,8 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
                         Some(i),
                         format!(
                             "symmetric Taylor remainders fall with slope {slope:.2} (right: 3): along random signs the \
-                             gradient is off by {rest:.1e}"
+                             gradient is off by {}",
+                            number(rest, 2)
                         ),
                     );
                     tier.wrong.get_or_insert((i, u));
@@ -85,12 +104,15 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
                     let [below, above] = sides.map(|side| contract(&side, &u));
                     let analytic = dot(&gradient, v[i].as_deref().unwrap_or_default());
                     if !within(analytic, below, above) {
-                        let (low, high) = (below.value.min(above.value), below.value.max(above.value));
+                        let sides = [below.value, above.value].map(|side| number(side, 6));
                         tier.outcome.fault(
                             Some(i),
                             format!(
-                                "{}, and the derivative {analytic:e} is outside the one-sided ones, {low:e} and {high:e}",
-                                kink(at)
+                                "{}, and the derivative {} is outside the one-sided ones, {} and {}",
+                                kink(at),
+                                number(analytic, 6),
+                                sides[0],
+                                sides[1]
                             ),
                         );
                         break;
@@ -105,8 +127,10 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
                     tier.outcome.notes.insert(format!("{}: between the one-sided derivatives", kink(at)));
                 }
                 (Outcome::Noisy { resolution }, None) => {
-                    let what =
-                        format!("rounding hides errors of input {i}'s gradient up to {resolution:.0e} of it");
+                    let what = format!(
+                        "rounding hides errors of input {i}'s gradient up to {resolution:.0e} of it (right: below 1e-7): \
+                             the function loses digits at this point"
+                    );
                     tier.outcome.doubts.push(what);
                     break;
                 }
@@ -127,7 +151,13 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
                 }
             }
         }
-        if blind == check.probes {
+        // Of a function that is mostly rounding it cannot be said that it does not move.
+        let u = problem.cotangent(0, base.y.len());
+        let noisy = size(&u, &noise) > NOISE * size(&u, &base.y);
+        if blind == check.probes && noisy {
+            let what = "rounding is more than a millionth of the function's value, and hides all that input";
+            tier.outcome.doubts.push(format!("{what} {i} does"));
+        } else if blind == check.probes {
             tier.outcome.powerless(
                 Some(i),
                 "no power: neither the function nor its gradient moves along any probe, so that no error could show",
