@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use limpid::autograd::check::case::{Case, Values, View};
-use limpid::autograd::check::{Report, Tier, Verdict};
+use limpid::autograd::check::{Report, Score, Tier, Verdict};
 use limpid::{DType, Tape};
 
 use crate::beyond::{self, Tally};
+use crate::mutants;
 use crate::subject::{Group, Subject};
 use crate::ulps::{Ulps, ulps};
 
@@ -39,6 +40,7 @@ pub struct Row {
     pub adjoint: f64,
     pub f32: Ulps,
     pub bf16: Ulps,
+    pub score: Score,
     pub seconds: f64,
 }
 
@@ -81,6 +83,7 @@ pub fn measure(subject: &Subject, effort: &Effort, progress: &dyn Fn(usize)) -> 
         adjoint: 0.0,
         f32: Ulps::default(),
         bf16: Ulps::default(),
+        score: Score::default(),
         seconds: 0.0,
     };
     let mut slopes = [Vec::new(), Vec::new()];
@@ -148,6 +151,7 @@ pub fn measure(subject: &Subject, effort: &Effort, progress: &dyn Fn(usize)) -> 
             row.bf16 = row.bf16.max(found);
         }
     }
+    row.score = mutants::score(subject, effort.seed, effort.mutant_cases);
     row.seconds = start.elapsed().as_secs_f64();
     row
 }

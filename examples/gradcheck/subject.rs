@@ -13,6 +13,15 @@ pub enum Group {
     Module,
 }
 
+/// Of which operations the derivative rules are mutated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rules {
+    /// Of all that the function uses.
+    All,
+    /// Of these; the others have rows of their own.
+    Of(&'static [&'static str]),
+}
+
 /// The gradient by formula: from the elements of each operand, their shapes and the cotangent of the result.
 pub type Formula = dyn Fn(&[Vec<f64>], &[Vec<usize>], &[f64]) -> Vec<Vec<f64>>;
 
@@ -38,6 +47,8 @@ pub struct Subject {
     pub convention: Option<Convention>,
     /// Whether its derivative must not be NaN at saturated, tiny and huge values where its value is finite.
     pub extremes: bool,
+    /// Whose mutants are made.
+    pub rules: Rules,
 }
 
 impl Subject {
@@ -49,7 +60,12 @@ impl Subject {
         f: impl for<'t> Fn(&[Var<'t>], &Case) -> Var<'t> + 'static,
     ) -> Subject {
         let smooth = Property::new(name, cases, f);
-        Subject { name, group, smooth, kinks: None, convention: None, extremes: false }
+        let rules = match group {
+            Group::Op => Rules::All,
+            // The one operation that modules bring along.
+            Group::Module => Rules::Of(&["write"]),
+        };
+        Subject { name, group, smooth, kinks: None, convention: None, extremes: false, rules }
     }
 
     /// Also checked at these cases, where a derivative between the one-sided ones passes.
