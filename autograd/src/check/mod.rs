@@ -23,7 +23,7 @@
 //! function uses, and counts those it kills.
 //!
 //! A reader's order: `ladder.rs` is the idea, `taylor.rs` its use, `point.rs` what is evaluated; `explain.rs` is what
-//! happens after a failure, `mutate.rs` and `score.rs` are the check of the check.
+//! happens after a failure, `mutate.rs`, `fate.rs` and `score.rs` are the check of the check.
 
 mod adjoint;
 pub mod case;
@@ -31,8 +31,10 @@ mod contract;
 mod curvature;
 mod diagnosis;
 mod differences;
+mod edits;
 mod entries;
 mod explain;
+mod fate;
 mod ladder;
 pub(crate) mod mutate;
 mod point;
@@ -53,10 +55,11 @@ use entries::Comparison;
 use mutate::Mutation;
 use point::Problem;
 
+pub use fate::Fate;
 pub use mutate::{Edit, Mutant};
 pub use property::{Failure, Property, Survey};
 pub use report::{Finding, Report, Tier, TierOutcome, Verdict};
-pub use score::{Fate, Score};
+pub use score::Score;
 
 /// A function that can be checked.
 type Function<'a> = &'a dyn for<'t> Fn(&[Var<'t>]) -> Var<'t>;

@@ -85,7 +85,7 @@ impl fmt::Display for Edit {
 
 /// Where a rule is edited. Nodes are known by their [mark](Recorded::marks).
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum Site {
+pub(super) enum Site {
     Everywhere,
     Result(usize),
     Node(u64),
@@ -139,6 +139,15 @@ pub(crate) enum Mutation {
     Apply { mutant: Mutant, met: Cell<bool> },
 }
 
+impl Mutation {
+    fn concerns(&self, op: &dyn Op, rule: Rule) -> bool {
+        match self {
+            Mutation::List(_) => true,
+            Mutation::Apply { mutant, .. } => mutant.op == op.name() && mutant.rule == rule,
+        }
+    }
+}
+
 impl Tape {
     pub(super) fn with_mutation(mut self, mutation: Option<Rc<Mutation>>) -> Tape {
         self.mutation = mutation;
@@ -152,7 +161,9 @@ impl Tape {
         at: &Pullback<'_, 't>,
         found: Cotangents<'t>,
     ) -> Cotangents<'t> {
-        let Some(mutation) = &self.mutation else { return found };
+        let Some(mutation) = self.mutation.as_ref().filter(|m| m.concerns(op, Rule::Vjp)) else {
+            return found;
+        };
         let operands = at.x.iter().enumerate().map(|(i, x)| (x.id, format!("x{i}")));
         let reads = operands.chain([(at.y.id, "y".into()), (at.g.id, "ȳ".into())]).collect();
         Recorded::new(self, at.start, reads, found).mutated(mutation, op.name(), Rule::Vjp)
@@ -165,7 +176,9 @@ impl Tape {
         at: &Pushforward<'_, 't>,
         found: Option<Var<'t>>,
     ) -> Option<Var<'t>> {
-        let Some(mutation) = &self.mutation else { return found };
+        let Some(mutation) = self.mutation.as_ref().filter(|m| m.concerns(op, Rule::Jvp)) else {
+            return found;
+        };
         let operands = at.x.iter().enumerate().map(|(i, x)| (x.id, format!("x{i}")));
         let tangents =
             at.tangents.iter().enumerate().filter_map(|(i, dx)| Some(((*dx)?.id, format!("dx{i}"))));
@@ -176,15 +189,15 @@ impl Tape {
 }
 
 /// The program that a rule wrote.
-struct Recorded<'t> {
-    tape: &'t Tape,
-    start: usize,
-    nodes: Vec<Node>,
+pub(super) struct Recorded<'t> {
+    pub tape: &'t Tape,
+    pub start: usize,
+    pub nodes: Vec<Node>,
     /// The values that the rule was given, and how they are called.
     reads: Vec<(u32, String)>,
-    results: Cotangents<'t>,
+    pub results: Cotangents<'t>,
     /// What each node computes, as a number: equal for equal expressions.
-    marks: Vec<u64>,
+    pub marks: Vec<u64>,
 }
 
 impl<'t> Recorded<'t> {
@@ -205,12 +218,12 @@ impl<'t> Recorded<'t> {
     }
 
     /// The position in the program of a node of the tape, if it is in it.
-    fn position(&self, id: u32) -> Option<usize> {
+    pub fn position(&self, id: u32) -> Option<usize> {
         (id as usize).checked_sub(self.start)
     }
 
     /// How a value from outside the program is called.
-    fn label(&self, id: u32) -> &str {
+    pub fn label(&self, id: u32) -> &str {
         self.reads.iter().find(|(read, _)| *read == id).map_or("outside", |(_, label)| label)
     }
 
@@ -222,7 +235,7 @@ impl<'t> Recorded<'t> {
     }
 
     /// A constant that the rule made.
-    fn leaf(&self, node: &Node) -> String {
+    pub fn leaf(&self, node: &Node) -> String {
         match node.value.as_ref().filter(|value| value.elements() == 1).and_then(|value| value.item().ok()) {
             Some(value) => format!("{value}"),
             None => "constant".into(),
@@ -233,36 +246,25 @@ impl<'t> Recorded<'t> {
         match mutation {
             Mutation::List(list) => {
                 for (site, edit, place) in self.edits(rule) {
-                    let mut mutant = Mutant { op, rule, site, edit, place };
                     let mut list = list.borrow_mut();
-                    let same = |other: &&Mutant| {
-                        (other.op, other.rule, other.site, other.edit) == (op, rule, site, edit)
-                    };
-                    if list.iter().any(|other| same(&other)) {
+                    let of_rule = |other: &&Mutant| (other.op, other.rule, other.edit) == (op, rule, edit);
+                    if list.iter().filter(of_rule).any(|other| other.site == site) {
                         continue;
                     }
-                    let name = mutant.place.clone();
-                    let taken = |mutant: &Mutant| list.iter().any(|o| o.to_string() == mutant.to_string());
-                    for again in 2.. {
-                        if !taken(&mutant) {
-                            break;
-                        }
-                        mutant.place = format!("{name} ({again})");
-                    }
-                    list.push(mutant);
+                    let taken = |place: &str| list.iter().filter(of_rule).any(|other| other.place == place);
+                    let again = (2..).map(|n| format!("{place} ({n})"));
+                    let place = [place.clone()].into_iter().chain(again).find(|place| !taken(place));
+                    list.extend(place.map(|place| Mutant { op, rule, site, edit, place }));
                 }
                 self.results
             }
-            Mutation::Apply { mutant, met } if mutant.op == op && mutant.rule == rule => {
-                match self.replay(mutant.site, mutant.edit) {
-                    Some(results) => {
-                        met.set(true);
-                        results
-                    }
-                    None => self.results,
+            Mutation::Apply { mutant, met } => match self.replay(mutant.site, mutant.edit) {
+                Some(results) => {
+                    met.set(true);
+                    results
                 }
-            }
-            Mutation::Apply { .. } => self.results,
+                None => self.results,
+            },
         }
     }
 
@@ -327,7 +329,7 @@ impl<'t> Recorded<'t> {
     }
 
     /// An edit that needs only the value it is done to.
-    fn value_edited(&self, edit: Edit, v: Var<'t>) -> Var<'t> {
+    pub fn value_edited(&self, edit: Edit, v: Var<'t>) -> Var<'t> {
         match edit {
             Edit::Scale => v * 1.01,
             Edit::Negate if v.dtype() == DType::Bool => v.not(),
@@ -346,7 +348,7 @@ impl<'t> Recorded<'t> {
     }
 
     /// An edit of a node, whose value is `v`.
-    fn node_edited(&self, edit: Edit, node: &Node, x: &[Var<'t>], v: Var<'t>) -> Var<'t> {
+    pub fn node_edited(&self, edit: Edit, node: &Node, x: &[Var<'t>], v: Var<'t>) -> Var<'t> {
         let name = node.op.as_ref().map(|op| op.name());
         match (edit, name) {
             (Edit::DropTerm(dropped), Some("add")) => x[1 - dropped].expand(v.shape()),
@@ -365,169 +367,19 @@ impl<'t> Recorded<'t> {
     }
 
     /// What an affine function makes of zeros.
-    fn constant_term(&self, node: &Node, x: &[Var<'t>]) -> Var<'t> {
+    pub fn constant_term(&self, node: &Node, x: &[Var<'t>]) -> Var<'t> {
         let zeros = x[0].fill(0.0).expand(x[0].shape());
         node.op.as_ref().map_or(zeros, |op| self.tape.record_shared(op.clone(), &[zeros]))
     }
 }
 
-/// Which mutants there are.
-impl<'t> Recorded<'t> {
-    /// Every edit that could change something, with the name of its place.
-    fn edits(&self, rule: Rule) -> Vec<(Site, Edit, String)> {
-        let mut found = Vec::new();
-        for (i, result) in self.results.iter().enumerate() {
-            let Some(result) = result else { continue };
-            let name = if rule == Rule::Vjp { format!("x̄{i}") } else { "dy".into() };
-            let mut edits = vec![Edit::Scale, Edit::Negate, Edit::Missing];
-            edits.extend(is_square(&result.meta()).then_some(Edit::Transpose));
-            for (k, other) in self.results.iter().enumerate().skip(i + 1) {
-                let fits = other.is_some_and(|o| o.id != result.id && o.meta() == result.meta());
-                edits.extend(fits.then_some(Edit::Swap(i, k)));
-            }
-            found.extend(edits.into_iter().map(|edit| (Site::Result(i), edit, name.clone())));
-        }
-        let (texts, uses, depends) = (self.texts(), self.uses(), self.depends());
-        for (i, node) in self.nodes.iter().enumerate() {
-            let v = self.tape.var((self.start + i) as u32);
-            let is_result = self.results.iter().flatten().any(|result| result.id == v.id);
-            if uses[i] == 0 && !is_result {
-                continue;
-            }
-            let x: Vec<Var<'t>> = node.inputs.iter().map(|operand| self.tape.var(operand.id)).collect();
-            let mut edits = self.node_edits(node, &x, v);
-            if uses[i] == 0 {
-                // Done to the result.
-                edits.retain(|edit| !matches!(edit, Edit::Scale | Edit::Negate));
-            }
-            // What a constant becomes is all there is to see of it.
-            edits.retain(|&edit| depends[i] || differ(v, self.node_edited(edit, node, &x, v)));
-            edits.extend(Self::swaps(node, &x).into_iter().map(|(j, k)| Edit::Swap(j, k)));
-            found.extend(edits.into_iter().map(|e| (Site::Node(self.marks[i]), e, texts[i].clone())));
-            for (j, &x) in x.iter().enumerate() {
-                let (site, place) = (Site::Operand(self.marks[i], j), format!("operand {j} of {}", texts[i]));
-                let mut push = |edit| found.push((site, edit, place.clone()));
-                let label = self.position(x.id).is_none().then(|| self.label(x.id));
-                if label.is_some() && x.is_tracked() && v.is_tracked() {
-                    push(Edit::Detach);
-                }
-                let changes = |edit| differ(x, self.value_edited(edit, x));
-                if label.is_some_and(|l| l.starts_with('x') || l == "y") && changes(Edit::Stale) {
-                    push(Edit::Stale);
-                }
-                let depends = self.position(x.id).is_none_or(|i| depends[i]);
-                if is_square(&x.meta()) && (depends || changes(Edit::Transpose)) {
-                    push(Edit::Transpose);
-                }
-            }
-        }
-        found
-    }
-
-    /// Edits of one node other than swaps.
-    fn node_edits(&self, node: &Node, x: &[Var<'t>], v: Var<'t>) -> Vec<Edit> {
-        let meta = v.meta();
-        let mut edits = match meta.dtype {
-            dtype if dtype.is_float() => vec![Edit::Scale, Edit::Negate],
-            DType::Bool => vec![Edit::Negate],
-            _ => Vec::new(),
-        };
-        let Some(op) = &node.op else { return edits };
-        let affine = |x: &[Var<'t>]| {
-            let constant = self.constant_term(node, x);
-            differ(constant, constant * 0.0)
-        };
-        match op.name() {
-            "add" | "sub" => edits.extend([Edit::DropTerm(0), Edit::DropTerm(1)]),
-            "affine" if affine(x) => edits.extend([Edit::DropTerm(0), Edit::DropTerm(1)]),
-            "sum" if !summed(&x[0].meta(), &meta).is_empty() => {
-                edits.extend([Edit::FirstOfSum, Edit::MeanOfSum]);
-            }
-            _ => {}
-        }
-        if let [x] = x
-            && x.meta() == meta
-        {
-            edits.push(Edit::Omit);
-        }
-        edits
-    }
-
-    /// Pairs of operands that could be exchanged, and where it would matter.
-    fn swaps(node: &Node, x: &[Var<'t>]) -> Vec<(usize, usize)> {
-        let pairs = (0..x.len()).flat_map(|k| (0..k).map(move |j| (j, k)));
-        pairs.filter(|&(j, k)| x[j].id != x[k].id && may_swap(node, x, j, k)).collect()
-    }
-
-    /// Whether each node depends on a value that the rule was given.
-    fn depends(&self) -> Vec<bool> {
-        let mut depends: Vec<bool> = Vec::with_capacity(self.nodes.len());
-        for node in &self.nodes {
-            let of = |id: u32| self.position(id).is_none_or(|i| depends[i]);
-            depends.push(node.inputs.iter().any(|operand| of(operand.id)));
-        }
-        depends
-    }
-
-    /// How many nodes that lead to a result use each node.
-    fn uses(&self) -> Vec<usize> {
-        let mut uses = vec![0; self.nodes.len()];
-        for i in (0..self.nodes.len()).rev() {
-            let is_result = self.results.iter().flatten().any(|r| self.position(r.id) == Some(i));
-            if uses[i] > 0 || is_result {
-                for operand in &self.nodes[i].inputs {
-                    if let Some(k) = self.position(operand.id) {
-                        uses[k] += 1;
-                    }
-                }
-            }
-        }
-        uses
-    }
-
-    /// Each node as an expression of what the rule was given, at most about 50 characters long. One that is too long has
-    /// its inner parts left out and four digits behind it that tell it from others.
-    fn texts(&self) -> Vec<String> {
-        const LONGEST_OPERAND: usize = 18;
-        let mut parts: Vec<(String, Key, bool)> = Vec::new();
-        for node in &self.nodes {
-            let Some(op) = &node.op else {
-                let text = self.leaf(node);
-                parts.push((text.clone(), Key::new(0).fold_str(&text), false));
-                continue;
-            };
-            let (mut key, mut elided) = (Key::new(0).fold_str(op.name()), false);
-            let mut operands = Vec::new();
-            for operand in &node.inputs {
-                let Some(i) = self.position(operand.id) else {
-                    let label = self.label(operand.id);
-                    key = key.fold_str(label);
-                    operands.push(label.to_string());
-                    continue;
-                };
-                let (text, inner, shortened) = &parts[i];
-                key = key.fold(inner.stream);
-                let long = text.chars().count() > LONGEST_OPERAND;
-                operands.push(if long { "…".into() } else { text.clone() });
-                elided |= *shortened || long;
-            }
-            parts.push((format!("{}({})", op.name(), operands.join(", ")), key, elided));
-        }
-        let text = |(text, key, elided): (String, Key, bool)| match elided {
-            true => format!("{text} #{:04x}", key.stream >> 48),
-            false => text,
-        };
-        parts.into_iter().map(text).collect()
-    }
-}
-
 /// The axes that a sum took together.
-fn summed(x: &Meta, sum: &Meta) -> Vec<usize> {
+pub(super) fn summed(x: &Meta, sum: &Meta) -> Vec<usize> {
     (0..x.shape.len().min(sum.shape.len())).filter(|&axis| x.shape[axis] != sum.shape[axis]).collect()
 }
 
 /// Whether an operation takes its operands in another order too, and means something else by it.
-fn may_swap(node: &Node, x: &[Var<'_>], j: usize, k: usize) -> bool {
+pub(super) fn may_swap(node: &Node, x: &[Var<'_>], j: usize, k: usize) -> bool {
     let Some(op) = node.op.as_ref().filter(|op| k < x.len() && !is_commutative(op.name())) else {
         return false;
     };
@@ -536,19 +388,10 @@ fn may_swap(node: &Node, x: &[Var<'_>], j: usize, k: usize) -> bool {
     op.infer(&metas.iter().collect::<Vec<_>>()).is_ok_and(|meta| meta == node.meta)
 }
 
-fn is_square(meta: &Meta) -> bool {
+pub(super) fn is_square(meta: &Meta) -> bool {
     matches!(meta.shape[..], [.., rows, columns] if rows == columns && rows > 1)
 }
 
 fn is_commutative(op: &str) -> bool {
     matches!(op, "add" | "mul" | "maximum" | "minimum" | "eq" | "ne" | "and" | "or")
-}
-
-/// Whether two values have different elements. One that cannot be computed differs.
-fn differ(a: Var<'_>, b: Var<'_>) -> bool {
-    let elements = |v: Var<'_>| v.value().ok().and_then(|value| value.to_f64_vec().ok());
-    match (elements(a), elements(b)) {
-        (Some(a), Some(b)) => a != b,
-        _ => true,
-    }
 }
