@@ -17,6 +17,15 @@
 //! # Ok::<(), limpid::autograd::Error>(())
 //! ```
 //!
+//! Is a derivative right? [`check`](check()) says so, or what is wrong with it, where, and how to see it again:
+//!
+//! ```
+//! use limpid::{Tensor, check};
+//!
+//! let x = Tensor::from_vec(vec![0.5f64, -1.0, 2.0], [3]);
+//! check(|x| x[0].tanh() * x[0], &[x]).expect_pass();
+//! ```
+//!
 //! | crate | question it answers |
 //! |---|---|
 //! | [`tensor`] | what is a value, where does it lie, who computes it? |

@@ -11,19 +11,6 @@ const ROUNDING: f64 = 1e-12;
 pub(super) fn adjoint(problem: &Problem<'_>, base: &Value, probes: usize) -> Result<TierOutcome> {
     let mut outcome = TierOutcome::new(Tier::Adjoint);
     let mut worst: f64 = 0.0;
-    // An operation without a forward rule leaves this undone, and the rest of the evidence can still be had.
-    let everything: Vec<Option<Vec<f64>>> = (0..problem.inputs.len())
-        .map(|i| problem.variables.contains(&i).then(|| problem.direction(i, 0)))
-        .collect();
-    match problem.push(&everything) {
-        Err(Error::NoJvp { site }) => {
-            let what =
-                "has neither jvp nor expand: forward mode and second order cannot be checked, nor used";
-            outcome.fault(None, format!("{site} {what}"));
-            return Ok(outcome);
-        }
-        other => drop(other?),
-    }
     for probe in 0..probes {
         let u = problem.cotangent(probe, base.y.len());
         let gradients = problem.pull(None, &u, problem.variables)?;
@@ -33,7 +20,15 @@ pub(super) fn adjoint(problem: &Problem<'_>, base: &Value, probes: usize) -> Res
             let v: Vec<Option<Vec<f64>>> = (0..problem.inputs.len())
                 .map(|i| moved.contains(&i).then(|| problem.direction(i, probe)))
                 .collect();
-            let tangent = problem.push(&v)?;
+            let tangent = match problem.push(&v) {
+                // The rest of the evidence can still be had.
+                Err(Error::NoJvp { site }) => {
+                    let what = "has neither jvp nor expand: forward mode and second order cannot be checked, nor used";
+                    outcome.fault(None, format!("{site} {what}"));
+                    return Ok(outcome);
+                }
+                tangent => tangent?,
+            };
             let forward = dot(&tangent, &u);
             let (mut backward, mut scale) = (0.0, size(&tangent, &u));
             let mut shortest = 1.0f64;

@@ -175,9 +175,9 @@ impl fmt::Display for Report {
             if !numbers.is_empty() && outcome.findings.is_empty() {
                 writeln!(f, "  {:12}  {}", outcome.tier, numbers.join(", "))?;
             }
-            // The verdict's reason has been said.
-            let others = outcome.doubts.iter().filter(|doubt| format!("{}: {doubt}", outcome.tier) != reason);
-            for doubt in others {
+            // One doubt of a kind is enough, and the verdict's reason has been said.
+            let other = outcome.doubts.first().filter(|doubt| format!("{}: {doubt}", outcome.tier) != reason);
+            if let Some(doubt) = other {
                 writeln!(f, "  {:12}  {doubt}", outcome.tier)?;
             }
             for note in &outcome.notes {

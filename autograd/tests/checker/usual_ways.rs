@@ -34,7 +34,7 @@ fn smooth<'t>(x: &[Var<'t>]) -> Var<'t> {
     x[0].sin() * x[0].exp()
 }
 
-/// 1. A step: the largest relative error of a central difference, over 16 points.
+/// A step: the largest relative error of a central difference, over 16 points.
 fn steps() -> String {
     let mut text = "  h       error in f64   error in f32\n".to_string();
     let x = uniform(&[16], 0.2, 1.2, 1);
@@ -85,7 +85,7 @@ fn with_slope<'t>(x: Var<'t>, y: Var<'t>, slope: Var<'t>) -> Var<'t> {
     y.detach() + slope.detach() * (x - x.detach())
 }
 
-/// 2. A tolerance: `allclose` with a common step and common tolerances, and `check`.
+/// A tolerance: `allclose` with a common step and common tolerances, and `check`.
 fn tolerances() -> String {
     let mut text = "                              largest relative error   allclose   check\n".to_string();
     let x = uniform(&[16], 0.2, 1.2, 1);
@@ -111,7 +111,7 @@ fn passes(passes: bool) -> &'static str {
     if passes { "passes" } else { "fails" }
 }
 
-/// 3. A tolerance times the number of elements: a derivative twice as large as it should be.
+/// A tolerance times the number of elements: a derivative twice as large as it should be.
 fn scaled_tolerances() -> String {
     let mut text = "  outputs   allclose, rtol = 2e-3·n   check\n".to_string();
     let accepts = |n: usize| {
@@ -129,7 +129,7 @@ fn scaled_tolerances() -> String {
     text
 }
 
-/// 4. `loss = sum`: a softmax whose derivative is three times too large.
+/// `loss = sum`: a softmax whose derivative is three times too large.
 fn sums() -> String {
     let x = normal(&[3, 5], 1);
     let mut text = "                                 allclose   check\n".to_string();
@@ -149,13 +149,14 @@ fn sums() -> String {
     text
 }
 
-/// 5. Probes: one entry of a positive 100×100 Jacobian is twice as large as it should be, and `u·J·v` is compared to a
+/// Probes: one entry of a positive 100×100 Jacobian is twice as large as it should be, and `u·J·v` is compared to a
 /// thousandth.
 fn probes() -> String {
     const N: usize = 100;
     let mut text = "  probe                 missed, of 1000\n".to_string();
     let mut missed = Vec::new();
-    let kinds: [(&str, fn(u64) -> Tensor); 3] = [
+    type Draw = fn(u64) -> Tensor;
+    let kinds: [(&str, Draw); 3] = [
         ("uniform in [0, 1)", |seed| uniform(&[N], 0.0, 1.0, seed)),
         ("normal", |seed| normal(&[N], seed)),
         ("random signs", |seed| {
@@ -179,7 +180,7 @@ fn probes() -> String {
     text
 }
 
-/// 6. One side: Taylor remainders of Σ e⁶ˣ with a gradient that is 0.1 % too large.
+/// One side: Taylor remainders of Σ e⁶ˣ with a gradient that is 0.1 % too large.
 fn one_sided() -> String {
     let mut text = "  h        one side   slope   both sides   slope\n".to_string();
     let x = uniform(&[4], -0.1, 0.1, 1).to_f64_vec().unwrap();

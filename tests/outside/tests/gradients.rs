@@ -138,10 +138,8 @@ fn a_user_who_got_mish_wrong_reads_why() {
 
 #[test]
 fn a_user_who_forgot_a_sum_reads_so() {
-    let message = message(&check(
-        |x| x[0].tape().record(wrong::PseudoHuber, x).tanh(),
-        &[prediction().permute(&[0, 1]), target()],
-    ));
+    let message =
+        message(&check(|x| x[0].tape().record(wrong::PseudoHuber, x).tanh(), &[prediction(), target()]));
     assert_says(
         &message,
         &[
@@ -155,9 +153,17 @@ fn a_user_who_forgot_a_sum_reads_so() {
     assert!(!message.contains("taylor: x0"), "{message}");
 }
 
-/// What the message of the wrong rule offers to paste, pasted where the right one is.
+/// What the messages of the wrong rules offer to paste, pasted where the right ones are.
 mod pasted {
-    use limpid_outside::Mish;
+    use limpid_outside::{Mish, PseudoHuber};
+
+    #[test]
+    fn gradient_of_pseudo_huber() {
+        use limpid::{Tensor, check::Check};
+        let x0 = Tensor::from_vec(vec![0.5, -1.0, 2.0, 0.25, -0.75, 1.5], [3, 2]).permute(&[1, 0]);
+        let x1 = Tensor::from_vec(vec![0.1, 0.2, -0.3], [3]);
+        Check::new().seed(7).run(|x| x[0].tape().record(PseudoHuber, x), &[x0, x1]).expect_pass();
+    }
 
     #[test]
     fn gradient_of_mish() {
@@ -167,12 +173,26 @@ mod pasted {
     }
 }
 
-#[test]
-fn the_test_to_paste_is_the_one_that_is_compiled_here() {
-    let x = Tensor::from_vec(vec![0.5f64, -1.0, 2.0], [3]);
-    let message = message(&Check::new().run(|x| x[0].tape().record(wrong::Mish, x), &[x]));
+/// That the test which a message offers stands in `pasted`, where it is compiled and passes.
+#[track_caller]
+fn assert_pasted(message: &str) {
     let (_, offered) = message.split_once("to see it again:\n").expect("the message ends with a test");
     let lines: Vec<&str> = offered.lines().map(str::trim).collect();
     let here: Vec<&str> = include_str!("gradients.rs").lines().map(str::trim).collect();
     assert!(here.windows(lines.len()).any(|window| window == lines), "not in this file:\n{offered}");
+}
+
+#[test]
+fn the_test_to_paste_is_one_that_is_compiled_here() {
+    let x = Tensor::from_vec(vec![0.5f64, -1.0, 2.0], [3]);
+    assert_pasted(&message(&Check::new().run(|x| x[0].tape().record(wrong::Mish, x), &[x])));
+}
+
+#[test]
+fn the_test_to_paste_has_the_layout_too() {
+    let x = Tensor::from_vec(vec![0.5f64, -1.0, 2.0, 0.25, -0.75, 1.5], [3, 2]).permute(&[1, 0]);
+    let program = Check::new().seed(7).run(|x| x[0].tape().record(wrong::PseudoHuber, x), &[x, target()]);
+    let message = message(&program);
+    assert_says(&message, &["x0: f64[2, 3], strides [1, 2], offset 0"]);
+    assert_pasted(&message);
 }

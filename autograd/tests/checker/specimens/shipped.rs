@@ -21,7 +21,7 @@ pub fn exhibits() -> Vec<Exhibit> {
                 alone(x, add_at)
             },
             verdict: "FAIL add_at at ",
-            says: &["x0:", "the wrong entries are all 0", "4 of 36 entries"],
+            says: &["x0:", "the wrong entries are all 0", "4 of 36 entries", "vec![2i64, 0, 1, 2]"],
         },
         Exhibit {
             name: "scatter-mask",

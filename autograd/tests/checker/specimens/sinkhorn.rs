@@ -99,7 +99,10 @@ pub fn exhibits() -> Vec<Exhibit> {
                 alone(x, sinkhorn)
             },
             verdict: "FAIL sinkhorn at ",
-            says: &["the cotangent of the result is taken transposed, or the result is computed so"],
+            says: &[
+                "the cotangent of the result is taken transposed, or the result is computed so",
+                "⋮ 61 lines more",
+            ],
         },
         Exhibit {
             name: "sinkhorn-implicit",
