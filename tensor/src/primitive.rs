@@ -391,7 +391,7 @@ impl Stop {
             Stop::Tolerance { error, .. } => Some(error),
             Stop::Converged => {
                 let rounding = if dtype == DType::F64 { f64::EPSILON } else { f64::from(f32::EPSILON) };
-                Some((8.0 + n as f64) * rounding)
+                Some((4.0 + n as f64) * rounding)
             }
         }
     }

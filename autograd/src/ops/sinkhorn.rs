@@ -248,8 +248,10 @@ impl<'t> Step<'t> {
 /// With a tolerance there are as many steps as the slowest matrix takes. A tape that computes nothing cannot know, and
 /// records the most there can be.
 fn unrolled<'t>(logits: Var<'t>, stop: Stop) -> (Var<'t>, Vec<Step<'t>>) {
-    let taken = (!matches!(stop, Stop::Steps(_))).then(|| logits.tape().record(SinkhornSteps { stop }, &[logits]));
-    let longest = |taken: Var<'t>| Some(taken.value().ok()?.to_vec::<i64>().ok()?.into_iter().max()? as usize);
+    let taken =
+        (!matches!(stop, Stop::Steps(_))).then(|| logits.tape().record(SinkhornSteps { stop }, &[logits]));
+    let longest =
+        |taken: Var<'t>| Some(taken.value().ok()?.to_vec::<i64>().ok()?.into_iter().max()? as usize);
     let count = taken.map_or(Some(stop.at_most()), longest).unwrap_or(stop.at_most());
     let mut log = logits;
     let step = |t: usize| {
@@ -366,7 +368,8 @@ impl Op for SinkhornSteps {
             message: e.to_string(),
         };
         let mut log = tape.constant(x[0]);
-        let mut going = column_sum(row_sum(log)).fill(1.0).expand(x[0].shape().with_ones(&[rank - 2, rank - 1]));
+        let mut going =
+            column_sum(row_sum(log)).fill(1.0).expand(x[0].shape().with_ones(&[rank - 2, rank - 1]));
         let mut taken = going * 0.0;
         for _ in 0..self.stop.at_most() {
             if going.max(&[]).item().map_err(failed)? == 0.0 {

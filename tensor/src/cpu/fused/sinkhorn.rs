@@ -119,7 +119,8 @@ fn expect_support<T: Real>(logits: &[T], n: usize) -> Result<()> {
             let row = (0..n).all(|j| masked(h[i * n + j]));
             if row || (0..n).all(|j| masked(h[j * n + i])) {
                 let line = if row { "row" } else { "column" };
-                let message = format!("sinkhorn: {line} {i} of matrix {m} is −∞ throughout; it cannot sum to 1");
+                let message =
+                    format!("sinkhorn: {line} {i} of matrix {m} is −∞ throughout; it cannot sum to 1");
                 return Err(Error::Device { device: "cpu".into(), message });
             }
         }
@@ -440,7 +441,8 @@ impl Logarithms {
         }
         for step in 0..end.at_most {
             let (h, f) = (&self.h, &self.f);
-            let g: Vec<f64> = (0..n).map(|j| minus_log_sum_exp((0..n).map(|i| h[i * n + j] + f[i]))).collect();
+            let g: Vec<f64> =
+                (0..n).map(|j| minus_log_sum_exp((0..n).map(|i| h[i * n + j] + f[i]))).collect();
             if let Some(error) = end.error
                 && step > 0
             {
@@ -487,5 +489,182 @@ impl Logarithms {
             }
         }
         d
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{assert_one_answer, numbers};
+    use super::*;
+    use crate::Fused;
+    use crate::cpu::fixture::{naive, views};
+
+    const STOPS: [Stop; 4] =
+        [Stop::Steps(1), Stop::Steps(20), Stop::Tolerance { error: 1e-3, at_most: 40 }, Stop::Converged];
+
+    fn run(f: Fused, x: &[&Tensor]) -> Vec<f64> {
+        naive(&Tensor::fused(f, x).unwrap().unwrap())
+    }
+
+    /// What the logarithms make of every matrix.
+    fn reference(x: &Tensor, stop: Stop, wanted: Wanted<'_, f64>) -> Vec<f64> {
+        let n = x.shape()[x.shape().len() - 1];
+        let end = End { at_most: stop.at_most(), error: stop.error(n, x.dtype()) };
+        let (values, mut logarithms) = (naive(x), Logarithms::new(n));
+        let width = if matches!(wanted, Wanted::Steps) { 1 } else { n * n };
+        let mut all = Vec::new();
+        for (m, h) in values.chunks_exact(n * n).enumerate() {
+            let mut out = vec![0.0; width];
+            logarithms.run(h, wanted.of(m * n * n..(m + 1) * n * n), end, &mut out);
+            all.extend(out);
+        }
+        all
+    }
+
+    #[track_caller]
+    fn assert_near(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
+        assert_eq!(found.len(), expected.len(), "{what}");
+        for (i, (a, b)) in found.iter().zip(expected).enumerate() {
+            assert!(
+                (a - b).abs() <= tolerance * b.abs().max(1.0),
+                "{what}: element {i} is {a}, expected {b}"
+            );
+        }
+    }
+
+    #[test]
+    fn logarithms_give_the_definition() {
+        let h = numbers([3, 3], DType::F64, 5);
+        let mut m: Vec<f64> = naive(&h).iter().map(|h| h.exp()).collect();
+        for _ in 0..20 {
+            for j in 0..3 {
+                let sum: f64 = (0..3).map(|i| m[i * 3 + j]).sum();
+                (0..3).for_each(|i| m[i * 3 + j] /= sum);
+            }
+            for row in m.chunks_exact_mut(3) {
+                let sum: f64 = row.iter().sum();
+                row.iter_mut().for_each(|v| *v /= sum);
+            }
+        }
+        assert_near(&reference(&h, Stop::Steps(20), Wanted::Matrix), &m, 1e-14, "20 steps");
+    }
+
+    #[test]
+    fn scalings_are_logarithms() {
+        // In f32 the two may stop a step apart, so that a tolerance is kept but the results differ by as much.
+        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 5e-6)] {
+            for shape in [&[1, 1][..], &[2, 2], &[1, 3, 3], &[35, 4, 4], &[17, 9, 9], &[2, 40, 40]] {
+                let (x, g) = (numbers(shape, dtype, 1), numbers(shape, dtype, 2));
+                for stop in STOPS {
+                    if dtype == DType::F32 && !matches!(stop, Stop::Steps(_)) {
+                        continue;
+                    }
+                    let what = format!("{dtype} {shape:?} {stop:?}");
+                    let found = run(Fused::Sinkhorn(stop), &[&x]);
+                    assert_near(&found, &reference(&x, stop, Wanted::Matrix), tolerance, &what);
+                    let found = run(Fused::SinkhornBackward(stop), &[&x, &g]);
+                    let expected = reference(&x, stop, Wanted::Gradient(&naive(&g)));
+                    assert_near(&found, &expected, tolerance, &what);
+                    if stop != Stop::Converged {
+                        let found = run(Fused::SinkhornSteps(stop), &[&x]);
+                        assert_eq!(found, reference(&x, stop, Wanted::Steps), "{what}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scalings_hand_over_where_they_end() {
+        // Logits of growing size, in f32: some matrices stay, others go to the logarithms, and none of them is wrong.
+        for size in [1.0, 10.0, 30.0, 60.0, 100.0, 1000.0, 10_000.0] {
+            let logits: Vec<f64> =
+                naive(&numbers([40, 3, 3], DType::F32, 3)).iter().map(|v| v * size).collect();
+            let x = Tensor::from_f64(&logits, [40, 3, 3], DType::F32);
+            let g = numbers([40, 3, 3], DType::F32, 4);
+            let stop = Stop::Steps(20);
+            let found = run(Fused::Sinkhorn(stop), &[&x]);
+            assert_near(&found, &reference(&x, stop, Wanted::Matrix), 3e-5, &format!("{size}"));
+            let found = run(Fused::SinkhornBackward(stop), &[&x, &g]);
+            let expected = reference(&x, stop, Wanted::Gradient(&naive(&g)));
+            assert_near(&found, &expected, 2e-4, &format!("gradient, {size}"));
+        }
+        // Both ways are taken.
+        let trusted = |size: f32| {
+            let logits: Vec<f32> =
+                naive(&numbers([3, 3], DType::F32, 3)).iter().map(|v| *v as f32 * size).collect();
+            let mut scalings = Scalings::<f32, 1>::new(3);
+            scalings.load(&logits);
+            scalings.iterate(End { at_most: 20, error: None }, false);
+            scalings.trusted[0]
+        };
+        assert!(trusted(1.0) && !trusted(10_000.0));
+    }
+
+    #[test]
+    fn every_layout_gives_the_same() {
+        for dtype in [DType::F32, DType::F64, DType::BF16] {
+            let all = views(&[5, 4, 4], dtype);
+            for x in &all {
+                let packed = x.contiguous().unwrap();
+                for f in [Fused::Sinkhorn(STOPS[1]), Fused::SinkhornSteps(STOPS[2])] {
+                    assert_eq!(run(f, &[x]), run(f, &[&packed]), "{dtype} {:?}", x.layout());
+                }
+                let backward = Fused::SinkhornBackward(STOPS[1]);
+                assert_eq!(run(backward, &[x, x]), run(backward, &[&packed, &packed]));
+            }
+        }
+        let counts = Tensor::fused(Fused::SinkhornSteps(STOPS[2]), &[&numbers([5, 4, 4], DType::BF16, 1)]);
+        assert_eq!(counts.unwrap().unwrap().dtype(), DType::I64);
+    }
+
+    #[test]
+    fn threads_and_vector_widths_do_not_change_a_bit() {
+        for dtype in [DType::F32, DType::F64] {
+            for shape in [&[37, 4, 4][..], &[3000, 4, 4], &[7, 40, 40]] {
+                let (x, g) = (numbers(shape, dtype, 1), numbers(shape, dtype, 2));
+                assert_one_answer(Fused::Sinkhorn(Stop::Steps(20)), &[&x]);
+                assert_one_answer(Fused::SinkhornBackward(Stop::Steps(20)), &[&x, &g]);
+                assert_one_answer(Fused::SinkhornSteps(STOPS[2]), &[&x]);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "sinkhorn: expected square matrices in the last two axes, found shape [2, 3]")]
+    fn a_matrix_that_is_not_square_panics() {
+        let _ = Tensor::fused(Fused::Sinkhorn(Stop::Steps(1)), &[&numbers([2, 3], DType::F32, 1)]);
+    }
+
+    /// `cargo test --release -p limpid-tensor --lib sinkhorn -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement: prints how long 32,768 4×4 matrices take"]
+    fn how_long_it_takes() {
+        let stop = Stop::Steps(20);
+        let best = |f: &dyn Fn()| {
+            let time = |_| {
+                let start = std::time::Instant::now();
+                f();
+                start.elapsed().as_secs_f64() * 1e3
+            };
+            (0..20).map(time).fold(f64::INFINITY, f64::min)
+        };
+        let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        for dtype in [DType::F32, DType::F64] {
+            let [x, g] = [1, 2].map(|seed| numbers([1 << 15, 4, 4], dtype, seed));
+            for (name, f, x) in [
+                ("forward", Fused::Sinkhorn(stop), &[&x][..]),
+                ("backward", Fused::SinkhornBackward(stop), &[&x, &g]),
+            ] {
+                let all = best(&|| drop(Tensor::fused(f, x).unwrap().unwrap()));
+                let one = best(&|| drop(one_thread.install(|| Tensor::fused(f, x)).unwrap().unwrap()));
+                println!("{dtype} {name}: {one:.2} ms on one thread, {all:.2} ms on all");
+            }
+        }
+        let x = numbers([1 << 12, 4, 4], DType::F64, 1);
+        let forward = 8.0 * best(&|| drop(reference(&x, stop, Wanted::Matrix)));
+        let g = naive(&x);
+        let backward = 8.0 * best(&|| drop(reference(&x, stop, Wanted::Gradient(&g))));
+        println!("logarithms, on one thread: forward {forward:.0} ms, backward {backward:.0} ms");
     }
 }
