@@ -355,6 +355,48 @@ impl Activation {
     }
 }
 
+/// When Sinkhorn's iteration ends. One step makes every column sum to 1, then every row, so that after it the rows are
+/// right and the columns are off by what is called its error: the largest `|column sum − 1|`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Stop {
+    /// After exactly so many steps.
+    Steps(usize),
+    /// After the first step whose error is no larger than `error`, for each matrix on its own, or after `at_most`.
+    Tolerance {
+        /// The error that is good enough.
+        error: f64,
+        /// Steps after which it ends anyway.
+        at_most: usize,
+    },
+    /// Once the error is a few roundings of the dtype, or after 100,000 steps: a matrix that no positive numbers on rows
+    /// and columns can make doubly stochastic (its zeros leave no room) approaches its limit with the error of step t
+    /// about 1/t.
+    Converged,
+}
+
+impl Stop {
+    /// The most steps there can be.
+    pub fn at_most(self) -> usize {
+        match self {
+            Stop::Steps(steps) => steps,
+            Stop::Tolerance { at_most, .. } => at_most,
+            Stop::Converged => 100_000,
+        }
+    }
+
+    /// The error at which n×n matrices of `dtype` are done, if that is what they wait for.
+    pub fn error(self, n: usize, dtype: DType) -> Option<f64> {
+        match self {
+            Stop::Steps(_) => None,
+            Stop::Tolerance { error, .. } => Some(error),
+            Stop::Converged => {
+                let rounding = if dtype == DType::F64 { f64::EPSILON } else { f64::from(f32::EPSILON) };
+                Some((4.0 + n as f64) * rounding)
+            }
+        }
+    }
+}
+
 /// A function of tensors that a backend may compute in one pass. Each has an expansion into primitives, beside
 /// its derivative in the autograd crate, that it is checked against.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -378,4 +420,10 @@ pub enum Fused {
         /// Added to the mean square.
         eps: f64,
     },
+    /// `exp(x)` with its columns, then its rows, divided by their sums, again and again: x `[.., n, n]` → `[.., n, n]`.
+    Sinkhorn(Stop),
+    /// The vjp of [`Sinkhorn`](Fused::Sinkhorn): x and the cotangent of its result, both `[.., n, n]`, → `[.., n, n]`.
+    SinkhornBackward(Stop),
+    /// How many steps [`Sinkhorn`](Fused::Sinkhorn) takes: x `[.., n, n]` → i64 `[.., 1, 1]`.
+    SinkhornSteps(Stop),
 }

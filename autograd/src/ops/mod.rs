@@ -12,6 +12,7 @@ pub mod movement;
 pub mod norm;
 pub mod random;
 pub mod reduce;
+pub mod sinkhorn;
 pub mod softmax;
 pub mod sort;
 pub mod triangle;

@@ -6,6 +6,7 @@ mod cross_entropy;
 mod linear;
 mod norm;
 mod primitives;
+mod sinkhorn;
 mod softmax;
 
 use check::normal;

@@ -5,6 +5,7 @@
 
 mod linear;
 mod norm;
+mod sinkhorn;
 mod softmax;
 
 use bytemuck::Pod;
@@ -46,6 +47,9 @@ fn kernel<T: Real>(f: Fused, x: &[&Tensor]) -> Result<Tensor> {
         (Fused::CrossEntropy, &[logits, labels]) => softmax::cross_entropy::<T>(logits, labels),
         (Fused::LayerNorm { eps }, &[x, gain, bias]) => norm::layer_norm::<T>(x, gain, bias, eps),
         (Fused::RmsNorm { eps }, &[x, gain]) => norm::rms_norm::<T>(x, gain, eps),
+        (Fused::Sinkhorn(stop), &[x]) => sinkhorn::sinkhorn::<T>(x, stop),
+        (Fused::SinkhornBackward(stop), &[x, g]) => sinkhorn::backward::<T>(x, g, stop),
+        (Fused::SinkhornSteps(stop), &[x]) => sinkhorn::steps::<T>(x, stop),
         (f, x) => panic!("{f:?} does not take {} operands", x.len()),
     }
 }
@@ -57,7 +61,9 @@ fn through_f32(f: Fused, x: &[&Tensor]) -> Result<Tensor> {
         other => panic!("a fused kernel found an operand of {other}, expected bf16"),
     };
     let wide = x.iter().map(widen).collect::<Result<Vec<Tensor>>>()?;
-    kernel::<f32>(f, &wide.iter().collect::<Vec<_>>())?.cast(DType::BF16)
+    let y = kernel::<f32>(f, &wide.iter().collect::<Vec<_>>())?;
+    // Counts stay counts.
+    if y.dtype().is_float() { y.cast(DType::BF16) } else { Ok(y) }
 }
 
 /// A float that kernels compute in, keeping statistics in f64.
