@@ -25,6 +25,8 @@ use crate::{DType, Error, HostBuffer, Result, Stop, Tensor};
 const LANES: usize = 64;
 /// The largest matrix of which so many still fit the second-level cache.
 const LARGEST_SIDE_BY_SIDE: usize = 16;
+/// The most steps whose scalings are kept for so many.
+const LONGEST_SIDE_BY_SIDE: usize = 1000;
 /// Products in one thread's task: some tens of microseconds.
 const TASK: usize = 1 << 17;
 
@@ -116,14 +118,13 @@ fn expect_support<T: Real>(logits: &[T], n: usize) -> Result<()> {
         return Ok(());
     }
     for (m, h) in logits.chunks_exact(n * n).enumerate() {
-        for i in 0..n {
-            let row = (0..n).all(|j| masked(h[i * n + j]));
-            if row || (0..n).all(|j| masked(h[j * n + i])) {
-                let line = if row { "row" } else { "column" };
-                let message =
-                    format!("sinkhorn: {line} {i} of matrix {m} is −∞ throughout; it cannot sum to 1");
-                return Err(Error::Device { device: "cpu".into(), message });
-            }
+        let row = |i: usize| (0..n).all(|j| masked(h[i * n + j]));
+        let column = |j: usize| (0..n).all(|i| masked(h[i * n + j]));
+        if (0..n).any(|i| row(i) || column(i)) {
+            let message = format!(
+                "sinkhorn: matrix {m} has a row or a column that is −∞ throughout and cannot sum to 1"
+            );
+            return Err(Error::Device { device: "cpu".into(), message });
         }
     }
     Ok(())
@@ -134,7 +135,10 @@ fn several<T: Real>(n: usize, logits: &[T], wanted: Wanted<'_, T>, end: End, wid
     widest(
         #[inline(always)]
         || {
-            let grouped = if n <= LARGEST_SIDE_BY_SIDE { out.len() / width / LANES * LANES } else { 0 };
+            // The scalings of a long iteration are kept for one matrix at a time: 100,000 steps of 64 would be gigabytes.
+            let kept = if matches!(wanted, Wanted::Gradient(_)) { end.at_most } else { 0 };
+            let side_by_side = n <= LARGEST_SIDE_BY_SIDE && kept <= LONGEST_SIDE_BY_SIDE;
+            let grouped = if side_by_side { out.len() / width / LANES * LANES } else { 0 };
             let (groups, alone) = out.split_at_mut(grouped * width);
             let (mut scalings, mut logarithms) = (Scalings::<T, LANES>::new(n), Logarithms::new(n));
             for (i, out) in groups.chunks_exact_mut(LANES * width).enumerate() {
@@ -473,7 +477,8 @@ impl Logarithms {
                 // The logarithm of a column sum is the difference of the old g and the new.
                 let worst = self.g.iter().zip(&g).map(|(old, new)| Float::expm1(old - new).abs());
                 // NaN stops.
-                if !(worst.fold(0.0, Float::maximum) > error) {
+                let goes_on = worst.fold(0.0, Float::maximum) > error;
+                if !goes_on {
                     break;
                 }
             }
