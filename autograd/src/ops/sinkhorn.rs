@@ -74,7 +74,7 @@ impl Sinkhorn {
     /// use limpid_tensor::{Stop, Tensor};
     /// let how = Sinkhorn { stop: Stop::Tolerance { error: 1e-6, at_most: 100 }, ..Sinkhorn::default() };
     /// let logits = Tensor::from_vec(vec![0.0f64, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0], [2, 2, 2]);
-    /// assert_eq!(how.steps(&logits)?.to_vec::<i64>()?, [1, 3]);
+    /// assert_eq!(how.steps(&logits)?.to_vec::<i64>()?, [1, 6]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
