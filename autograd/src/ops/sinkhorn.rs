@@ -50,7 +50,7 @@ pub enum Gradient {
     OnTape,
     /// That of the limit, given that the result is it: [`FixedPoint`]. Steps that are too few for that have another
     /// derivative, so this wants [`Stop::Converged`]. With 20 steps on 4×4 matrices of normal logits the median relative
-    /// difference is 4·10⁻¹² where their standard deviation is 1, 1.5·10⁻³ at 3, and 6·10⁻² at 5.
+    /// difference is 3·10⁻¹² where their standard deviation is 1, 1·10⁻³ at 3, and 2·10⁻² at 5.
     Implicit,
 }
 
