@@ -134,8 +134,8 @@ fn fused_is_what_it_is_on_the_tape() {
     {
         for (shape, std) in [
             (&[3, 3][..], 0.1),
-            (&[20, 4, 4], 1.0),
-            (&[20, 4, 4], 3.0),
+            (&[70, 4, 4], 1.0),
+            (&[70, 4, 4], 3.0),
             (&[2, 3, 8, 8], 3.0),
             (&[1, 40, 40], 1.0),
         ] {
@@ -278,12 +278,12 @@ fn permuted_logits_give_the_permuted_matrix_and_gradient() {
 fn a_matrix_does_not_see_its_neighbours() {
     // Enough for groups of every kind, and some that leave for the logarithms.
     for (count, n, dtype) in
-        [(37, 4, DType::F64), (37, 4, DType::F32), (20, 7, DType::F32), (3, 40, DType::F32)]
+        [(131, 4, DType::F64), (131, 4, DType::F32), (80, 7, DType::F32), (3, 40, DType::F32)]
     {
         let h = logits(&[count, n, n], 2.0, 29).cast(dtype).unwrap();
         let wild = logits(&[1, n, n], 1e4, 30).cast(dtype).unwrap();
         let tape = Tape::inference();
-        let h = limpid_autograd::concat(&[tape.constant(&h), tape.constant(&wild)], 0).value().unwrap();
+        let h = limpid_autograd::concat(&[tape.constant(&wild), tape.constant(&h)], 0).value().unwrap();
         let g = normal(&[count + 1, n, n], 31).cast(dtype).unwrap();
         for stop in [Stop::Steps(20), Stop::Tolerance { error: 1e-5, at_most: 60 }] {
             for gradient in GRADIENTS {
@@ -292,7 +292,7 @@ fn a_matrix_does_not_see_its_neighbours() {
                     |x: &Tensor| x.to_f64_vec().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
                 let (p, pulled_all) = (matrix(&h, &how), pulled(&h, &g, &how));
                 let steps = how.steps(&h).unwrap().to_vec::<i64>().unwrap();
-                for i in (0..=count).step_by(3).chain([count]) {
+                for i in (0..=count).step_by(7).chain([count - 1, count]) {
                     let alone = h.slice(0, i, i + 1, 1);
                     let what = format!("{dtype} {n}×{n} number {i}, {how:?}");
                     assert_eq!(bits(&matrix(&alone, &how)), bits(&p.slice(0, i, i + 1, 1)), "{what}");
@@ -427,13 +427,11 @@ fn a_row_or_column_without_a_logit_is_an_error() {
         let tape = Tape::new();
         tape.variable(h).sinkhorn(how).value().unwrap_err().to_string()
     };
-    let message = found(&row, &steps(20));
-    assert!(
-        message.contains("sinkhorn: row 0 of matrix 1 is −∞ throughout; it cannot sum to 1"),
-        "{message}"
-    );
-    let message = found(&row.transpose(1, 2), &steps(20));
-    assert!(message.contains("sinkhorn: column 0 of matrix 1 is −∞ throughout"), "{message}");
+    let expected = "sinkhorn: matrix 1 has a row or a column that is −∞ throughout and cannot sum to 1";
+    for h in [&row, &row.transpose(1, 2)] {
+        let message = found(h, &steps(20));
+        assert!(message.contains(expected), "{message}");
+    }
     let on_tape = Sinkhorn { gradient: Gradient::OnTape, ..Sinkhorn::default() };
     let p = matrix(&row, &on_tape).to_vec::<f64>().unwrap();
     assert!(p[..4].iter().all(|p| p.is_finite()) && p[4..].iter().any(|p| p.is_nan()), "{p:?}");

@@ -368,9 +368,8 @@ pub enum Stop {
         /// Steps after which it ends anyway.
         at_most: usize,
     },
-    /// Once the error is a few roundings of the dtype, or after 100,000 steps: a matrix that no positive numbers on rows
-    /// and columns can make doubly stochastic (its zeros leave no room) approaches its limit with the error of step t
-    /// about 1/t.
+    /// Once the error is a few roundings of the dtype, or after 100,000 steps. Sharp logits want thousands; a matrix whose
+    /// zeros leave no room for positive sums only approaches its limit, its error falling like one over the steps.
     Converged,
 }
 

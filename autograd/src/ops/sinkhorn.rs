@@ -50,7 +50,7 @@ pub enum Gradient {
     OnTape,
     /// That of the limit, given that the result is it: [`FixedPoint`]. Steps that are too few for that have another
     /// derivative, so this wants [`Stop::Converged`]. With 20 steps on 4×4 matrices of normal logits the median relative
-    /// difference is 4·10⁻¹² where their standard deviation is 1, 1.5·10⁻³ at 3, and 6·10⁻² at 5.
+    /// difference is 3·10⁻¹² where their standard deviation is 1, 1·10⁻³ at 3, and 2·10⁻² at 5.
     Implicit,
 }
 
@@ -74,8 +74,8 @@ impl Sinkhorn {
     /// use limpid_tensor::{Stop, Tensor};
     /// let how = Sinkhorn { stop: Stop::Tolerance { error: 1e-6, at_most: 100 }, ..Sinkhorn::default() };
     /// let logits = Tensor::from_vec(vec![0.0f64, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0], [2, 2, 2]);
-    /// assert_eq!(how.steps(&logits)?.to_vec::<i64>()?, [1, 3]);
-    /// # Ok::<(), limpid_autograd::Error>(())
+    /// assert_eq!(how.steps(&logits)?.to_vec::<i64>()?, [1, 6]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
@@ -368,8 +368,7 @@ impl Op for SinkhornSteps {
             message: e.to_string(),
         };
         let mut log = tape.constant(x[0]);
-        let mut going =
-            column_sum(row_sum(log)).fill(1.0).expand(x[0].shape().with_ones(&[rank - 2, rank - 1]));
+        let mut going = log.fill(1.0).expand(x[0].shape().with_ones(&[rank - 2, rank - 1]));
         let mut taken = going * 0.0;
         for _ in 0..self.stop.at_most() {
             if going.max(&[]).item().map_err(failed)? == 0.0 {
@@ -532,13 +531,14 @@ impl<'t> Var<'t> {
     /// // Twenty steps, the default, save the logits alone and differentiate what they did.
     /// let loss = logits.sinkhorn(&Sinkhorn::default()).slice(-1, 0, 1, 1).slice(-2, 0, 1, 1).sum(&[]);
     /// let gradient = tape.backward(loss)?.of(logits).unwrap().to_vec::<f64>()?;
-    /// assert!((gradient[0] - sigmoid * (1.0 - sigmoid) / 2.0).abs() < 1e-14);
+    /// assert!((gradient[0] - sigmoid * (1.0 - sigmoid) / 2.0).abs() < 1e-12);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     /// A row or column that is −∞ throughout is an error of the tape, which `backward` and `value` return; recorded
-    /// [`OnTape`](Gradient::OnTape), its matrix is NaN, as after [`log_softmax`](Var::log_softmax).
+    /// [`OnTape`](Gradient::OnTape), or on a device without this kernel, its matrix is NaN, as after
+    /// [`log_softmax`](Var::log_softmax).
     ///
     /// # Panics
     /// If the last two axes are not equal, or have no elements; if the dtype is not a float; if there is to be no step, a
