@@ -38,8 +38,7 @@ pub struct Row {
     /// The median slope of the Taylor remainders and of those of the gradient, and the worst adjoint error.
     pub slopes: [Option<f64>; 2],
     pub adjoint: f64,
-    pub f32: Ulps,
-    pub bf16: Ulps,
+    pub ulps: [Ulps; 2],
     pub score: Score,
     pub seconds: f64,
 }
@@ -81,8 +80,7 @@ pub fn measure(subject: &Subject, effort: &Effort, progress: &dyn Fn(usize)) -> 
         doubts: Vec::new(),
         slopes: [None; 2],
         adjoint: 0.0,
-        f32: Ulps::default(),
-        bf16: Ulps::default(),
+        ulps: Default::default(),
         score: Score::default(),
         seconds: 0.0,
     };
@@ -144,14 +142,16 @@ pub fn measure(subject: &Subject, effort: &Effort, progress: &dyn Fn(usize)) -> 
     }
     for i in 0..fewer as u64 {
         let case = subject.smooth.case(effort.seed, i);
-        if let Ok(found) = ulps(&subject.smooth, &case, DType::F32) {
-            row.f32 = row.f32.max(found);
-        }
-        if let Ok(found) = ulps(&subject.smooth, &case, DType::BF16) {
-            row.bf16 = row.bf16.max(found);
+        for (worst, dtype) in row.ulps.iter_mut().zip([DType::F32, DType::BF16]) {
+            match ulps(&subject.smooth, &case, dtype) {
+                Ok(found) => *worst = worst.max(found),
+                Err(error) => row.smooth.failure = Some(format!("{} in {dtype}: {error}", subject.name)),
+            }
         }
     }
-    row.score = mutants::score(subject, effort.seed, effort.mutant_cases);
+    if effort.mutant_cases > 0 {
+        row.score = mutants::score(subject, effort.seed, effort.mutant_cases);
+    }
     row.seconds = start.elapsed().as_secs_f64();
     row
 }

@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use limpid::autograd::check::case::Case;
-use limpid::autograd::check::{Check, Fate, Mutant, Property, Score};
+use limpid::autograd::check::{Check, Fate, Property, Score};
 
-use crate::subject::{Rules, Subject};
+use crate::subject::Subject;
 
 /// Mistakes that are none: part of a mutant's name, and why it changes nothing.
 const EXCLUSIONS: [(&str, &str); 0] = [];
@@ -35,40 +35,43 @@ const SMALL: usize = 40;
 
 /// Every mutant of the subject's rules at so many small cases; one that has been killed is not tried again.
 pub fn score(subject: &Subject, seed: u64, cases: usize) -> Score {
-    let mut score = Score::default();
-    let mut killed = BTreeSet::new();
+    let mut found = Found::default();
+    let Some(operation) = subject.operation() else { return found.score };
     let beside = subject.kinks.iter().chain(subject.convention.iter().map(|c| &c.property));
     for property in [&subject.smooth].into_iter().chain(beside) {
         let small = |case: &Case| case.tensors().iter().map(|x| x.elements()).sum::<usize>() <= SMALL;
         let drawn = (0..).map(|i| property.case(seed, i)).filter(small).take(cases);
-        for case in drawn {
-            if property.at(&case).passed() {
-                at(property, &case, subject.rules, &mut score, &mut killed);
-            }
-        }
+        drawn.for_each(|case| found.at(property, &case, operation));
     }
-    score
+    found.score
 }
 
-fn at(property: &Property, case: &Case, rules: Rules, score: &mut Score, killed: &mut BTreeSet<String>) {
-    let (check, inputs) = (Check::new().explain(false), case.tensors());
-    let wanted = |mutant: &Mutant| match rules {
-        Rules::All => true,
-        Rules::Of(ops) => ops.contains(&mutant.op()),
-    };
-    let mutants = check.mutants(|x| property.apply(x, case), &inputs).unwrap_or_default();
-    for mutant in mutants.iter().filter(|mutant| wanted(mutant)) {
-        if killed.contains(&mutant.to_string()) {
-            continue;
+/// What became of mutants so far.
+#[derive(Default)]
+struct Found {
+    score: Score,
+    killed: BTreeSet<String>,
+}
+
+impl Found {
+    fn at(&mut self, property: &Property, case: &Case, operation: &str) {
+        let (check, inputs) = (Check::new().explain(false), case.tensors());
+        let mut mutants = check.mutants(|x| property.apply(x, case), &inputs).unwrap_or_default();
+        mutants.retain(|m| m.op() == operation && !self.killed.contains(&m.to_string()));
+        // What fails or cannot be decided with the right rules says nothing of wrong ones.
+        if mutants.is_empty() || !property.at(case).passed() {
+            return;
         }
-        MUTATING.set(true);
-        let fate = check.fate(mutant, |x| property.apply(x, case), &inputs);
-        let survived = matches!(fate, Fate::Survived(_));
-        let equivalent = survived && check.is_equivalent(mutant, |x| property.apply(x, case), &inputs);
-        MUTATING.set(false);
-        score.count(mutant, &fate, equivalent);
-        if matches!(fate, Fate::Killed(_) | Fate::Panicked(_)) {
-            killed.insert(mutant.to_string());
+        for mutant in &mutants {
+            MUTATING.set(true);
+            let fate = check.fate(mutant, |x| property.apply(x, case), &inputs);
+            let survived = matches!(fate, Fate::Survived(_));
+            let equivalent = survived && check.is_equivalent(mutant, |x| property.apply(x, case), &inputs);
+            MUTATING.set(false);
+            self.score.count(mutant, &fate, equivalent);
+            if matches!(fate, Fate::Killed(_) | Fate::Panicked(_)) {
+                self.killed.insert(mutant.to_string());
+            }
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use limpid::autograd::check::case::draw::{Drawn, broadcastable, factors, one, shapes};
 use limpid::autograd::check::case::{Case, Draw, Looks, Values};
+use limpid::autograd::ops::sinkhorn::{Gradient, Order, Sinkhorn};
 use limpid::autograd::{concat, einsum, stack, where_};
 use limpid::nn::losses::{self, Reduction};
-use limpid::tensor::Activation;
-use limpid::{DType, Shape, Var};
+use limpid::tensor::{Activation, Stop};
+use limpid::{DType, Shape, Tensor, Var};
 
 use crate::subject::{Group, Subject};
 
@@ -19,6 +20,7 @@ pub fn ops() -> Vec<Subject> {
     all.extend(reductions());
     all.extend(products());
     all.extend(rows());
+    all.extend(sinkhorns());
     all.extend(movements());
     all.extend(indices());
     all.extend(orders());
@@ -322,6 +324,49 @@ fn products() -> Vec<Subject> {
     ]
 }
 
+/// The vector–Jacobian product of `y` by `x` with `cotangent`, as a function to be differentiated.
+fn backward<'t>(y: Var<'t>, cotangent: Var<'t>, x: Var<'t>) -> Var<'t> {
+    let found = y.tape().vjp(y, cotangent, &[x]).ok().and_then(|mut found| found.pop().flatten());
+    // What went wrong, if anything, is kept by the tape.
+    found.unwrap_or(x)
+}
+
+/// `[.., n, n]`, for a kernel's backward pass with as many cotangents.
+fn squares(operands: usize) -> Drawn<Case> {
+    Drawn::new(move |draw| {
+        let n = 1 + draw.below(4);
+        let shape = if draw.one_in(3) { vec![2, n, n] } else { vec![n, n] };
+        let operands = draw.operands(vec![shape; operands], &Looks::from(Normal(1.0)).dense());
+        draw.case(operands)
+    })
+}
+
+fn sinkhorns() -> Vec<Subject> {
+    fn how(case: &Case, gradient: Gradient, steps: &[usize]) -> Sinkhorn {
+        let order = [Order::ColumnsFirst, Order::RowsFirst][case.choose(1, 2)];
+        let stop = match gradient {
+            Gradient::Implicit => Stop::Converged,
+            _ => Stop::Steps(steps[case.choose(0, steps.len())]),
+        };
+        Sinkhorn { stop, order, temperature: [1.0, 0.7][case.choose(2, 2)], gradient }
+    }
+    let row = |name, gradient| {
+        op(name, squares(1), move |x, case| x[0].sinkhorn(&how(case, gradient, &[1, 2, 6])) + x[0] * LINE)
+    };
+    vec![
+        row("sinkhorn", Gradient::Unrolled),
+        row("sinkhorn (on tape)", Gradient::OnTape),
+        row("sinkhorn_fixed_point", Gradient::Implicit),
+        op("sinkhorn_backward", squares(2), |x, case| {
+            backward(x[0].sinkhorn(&how(case, Gradient::Unrolled, &[1, 2])), x[1], x[0])
+                + (x[0] + x[1]) * LINE
+        }),
+        op("sinkhorn_potentials", squares(2), |x, case| {
+            backward(x[0].sinkhorn(&how(case, Gradient::Implicit, &[])), x[1], x[0]) + (x[0] + x[1]) * LINE
+        }),
+    ]
+}
+
 /// Rows and values for each column.
 fn with_columns(n: usize) -> Drawn<Case> {
     Drawn::new(move |draw| {
@@ -424,6 +469,17 @@ fn movements() -> Vec<Subject> {
             x.pad(axis, case.choose(1, 3), case.choose(2, 3), 0.5)
         }),
         moved("flip", |x, case| x.flip(case.choose(0, x.shape().len()) as isize)),
+        // What the gradient of a slice is made by.
+        moved("place", |x, case| {
+            let axis = case.choose(0, x.shape().len()) as isize;
+            let n = x.shape()[axis as usize];
+            let (before, step) = (case.choose(1, 3), 1 + case.choose(2, 2));
+            let end = before + step * (n - 1) + 1;
+            let wide = x
+                .tape()
+                .variable(&Tensor::zeros(x.shape().with(axis as usize, end + case.choose(3, 2)), x.dtype()));
+            backward(wide.slice(axis, before, end, step), x, wide)
+        }),
         op("concat", joined(false), |x, case| {
             concat(&[x[0], x[1], x[0]], case.choose(0, x[0].shape().len()) as isize)
         }),

@@ -13,15 +13,6 @@ pub enum Group {
     Module,
 }
 
-/// Of which operations the derivative rules are mutated.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Rules {
-    /// Of all that the function uses.
-    All,
-    /// Of these; the others have rows of their own.
-    Of(&'static [&'static str]),
-}
-
 /// The gradient by formula: from the elements of each operand, their shapes and the cotangent of the result.
 pub type Formula = dyn Fn(&[Vec<f64>], &[Vec<usize>], &[f64]) -> Vec<Vec<f64>>;
 
@@ -47,8 +38,6 @@ pub struct Subject {
     pub convention: Option<Convention>,
     /// Whether its derivative must not be NaN at saturated, tiny and huge values where its value is finite.
     pub extremes: bool,
-    /// Whose mutants are made.
-    pub rules: Rules,
 }
 
 impl Subject {
@@ -60,12 +49,16 @@ impl Subject {
         f: impl for<'t> Fn(&[Var<'t>], &Case) -> Var<'t> + 'static,
     ) -> Subject {
         let smooth = Property::new(name, cases, f);
-        let rules = match group {
-            Group::Op => Rules::All,
-            // The one operation that modules bring along.
-            Group::Module => Rules::Of(&["write"]),
-        };
-        Subject { name, group, smooth, kinks: None, convention: None, extremes: false, rules }
+        Subject { name, group, smooth, kinks: None, convention: None, extremes: false }
+    }
+
+    /// The operation whose rules are mutated here: the first word of the name. The rules of other operations that the
+    /// function uses are mutated in the rows of those. Modules bring one operation, the write of a block.
+    pub fn operation(&self) -> Option<&'static str> {
+        match self.group {
+            Group::Op => self.name.split(' ').next(),
+            Group::Module => (self.name == "Residual<Plain>").then_some("write"),
+        }
     }
 
     /// Also checked at these cases, where a derivative between the one-sided ones passes.

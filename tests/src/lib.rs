@@ -3,11 +3,12 @@
 //!
 //! A [`case::Case`] is a small description (shapes, layouts, dtypes, kinds of values, seeds) from which tensors are
 //! made. Random cases are drawn and shrunk as descriptions, and one that fails prints as a line for
-//! `regressions.jsonl`, which every later run replays first. [`naive`] computes the same things as the kernels by loops
+//! `regressions.txt`, which every later run replays first. [`naive`] computes the same things as the kernels by loops
 //! over indices, and shares no code with them.
 
 pub mod array;
 pub mod case;
 pub mod judge;
 pub mod naive;
+pub mod program;
 pub mod property;

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use limpid_tensor::io::safetensors;
+use limpid_tests::program::example;
 use serde_json::Value;
 
 /// A network that trains in a blink.
@@ -15,34 +16,10 @@ const SMALL: &[(&str, &str)] =
 
 const VARIANTS: [&str; 4] = ["plain", "residual", "scaled", "gated"];
 
-/// The example's binary, built once in the profile and target folder of this test.
+/// The example's binary.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        // …/target/PROFILE/deps/two_moons-HASH
-        let this = std::env::current_exe().unwrap();
-        let profile_folder = this.ancestors().nth(2).unwrap();
-        let profile = match profile_folder.file_name().unwrap().to_str().unwrap() {
-            "debug" => "dev",
-            name => name,
-        };
-        let build = Command::new(env!("CARGO"))
-            .args(["build", "--package", "limpid", "--example", "two_moons", "--profile", profile])
-            .args(["--message-format", "json-render-diagnostics", "--target-dir"])
-            .arg(profile_folder.parent().unwrap())
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap();
-        let messages = String::from_utf8(build.stdout).unwrap();
-        assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
-        let executable = messages
-            .lines()
-            .filter_map(|line| {
-                serde_json::from_str::<Value>(line).unwrap()["executable"].as_str().map(PathBuf::from)
-            })
-            .next_back();
-        executable.expect("cargo names the executable it built")
-    })
+    BINARY.get_or_init(|| example("two_moons"))
 }
 
 /// A folder of one test's own, gone when the test is.

@@ -128,6 +128,11 @@ impl Score {
         (by.count(), alone.count())
     }
 
+    /// How many of each kind of mistake were killed, and which tiers saw them, to be displayed.
+    pub fn totals(&self) -> impl fmt::Display + '_ {
+        Totals(self)
+    }
+
     /// Those that survived where they change a derivative: what the check misses. Each with `passed`, or with the reason
     /// for which the check was inconclusive.
     pub fn survivors(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -141,17 +146,21 @@ impl Score {
     }
 }
 
-impl fmt::Display for Score {
+/// The counts of a [`Score`], without names.
+struct Totals<'a>(&'a Score);
+
+impl fmt::Display for Totals<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (survivors, equivalent) = (self.survivors().count(), self.equivalent().count());
+        let score = self.0;
+        let (survivors, equivalent) = (score.survivors().count(), score.equivalent().count());
         writeln!(
             f,
             "{} mutants: {} killed, {survivors} survived, {equivalent} change nothing at these points",
-            self.mutants(),
-            self.killed()
+            score.mutants(),
+            score.killed()
         )?;
         let mut kinds: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
-        for m in self.mutants.values() {
+        for m in score.mutants.values() {
             let [all, killed] = kinds.entry(m.kind).or_default();
             *all += 1;
             *killed += usize::from(m.killed());
@@ -162,13 +171,21 @@ impl fmt::Display for Score {
         }
         writeln!(f, "  {:14} {:>7} {:>7}", "seen by", "mutants", "alone")?;
         for tier in [Tier::Contract, Tier::Adjoint, Tier::Taylor, Tier::Jacobian, Tier::Curvature] {
-            let (killed, alone) = self.killed_by(tier);
+            let (killed, alone) = score.killed_by(tier);
             writeln!(f, "  {tier:14} {killed:>7} {alone:>7}")?;
         }
-        let panicked = self.mutants.values().filter(|m| m.panicked).count();
+        let panicked = score.mutants.values().filter(|m| m.panicked).count();
         if panicked > 0 {
             writeln!(f, "  {:14} {panicked:>7}", "a panic")?;
         }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Score {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.totals())?;
+        let (survivors, equivalent) = (self.survivors().count(), self.equivalent().count());
         if survivors > 0 {
             writeln!(f, "survived:")?;
             self.survivors().try_for_each(|(name, why)| writeln!(f, "  {name} ({why})"))?;
