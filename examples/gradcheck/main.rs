@@ -42,7 +42,7 @@ struct Arguments {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Small cases at which every mutant is tried until one kills it (0: no mutants)
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 24, value_name = "N")]
     mutants: usize,
     /// Threads [default: all]
     #[arg(long, value_name = "N")]

@@ -52,12 +52,14 @@ impl Subject {
         Subject { name, group, smooth, kinks: None, convention: None, extremes: false }
     }
 
-    /// The operation whose rules are mutated here: the first word of the name. The rules of other operations that the
-    /// function uses are mutated in the rows of those. Modules bring one operation, the write of a block.
+    /// The operation whose rules are mutated here: the one that the row is named after, unless the name has something in
+    /// brackets. The rules of other operations that the function uses are mutated in the rows of those; that of pow, which
+    /// has special cases at zero, where these occur. Modules bring one operation, the write of a block.
     pub fn operation(&self) -> Option<&'static str> {
-        match self.group {
-            Group::Op => self.name.split(' ').next(),
-            Group::Module => (self.name == "Residual<Plain>").then_some("write"),
+        match (self.group, self.name) {
+            (Group::Op, "pow (at zero)") => Some("pow"),
+            (Group::Op, name) => (name != "pow" && !name.contains('(')).then_some(name),
+            (Group::Module, name) => (name == "Residual<Plain>").then_some("write"),
         }
     }
 

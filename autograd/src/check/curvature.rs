@@ -114,7 +114,12 @@ fn flat(problem: &Problem<'_>, v: &[Option<Vec<f64>>]) -> Vec<f64> {
     problem.variables.iter().flat_map(|&i| v[i].iter().flatten().copied()).collect()
 }
 
-pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> Result<TierOutcome> {
+pub(super) fn curvature(
+    problem: &Problem<'_>,
+    base: &Value,
+    probes: usize,
+    at_kink: bool,
+) -> Result<TierOutcome> {
     let mut outcome = TierOutcome::new(Tier::Curvature);
     let (mut symmetric, mut slopes, mut blind): (f64, Vec<f64>, usize) = (0.0, Vec::new(), 0);
     // A rule may be another program where only one input wants something.
@@ -152,6 +157,10 @@ pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> R
             return Ok(outcome);
         }
 
+        // At a kink the gradient jumps; that the rules agree with each other is all that can be asked.
+        if at_kink {
+            continue;
+        }
         // ⟨w, ∇⟩ changes along v as ⟨Hw, v⟩ says.
         let point = problem.base();
         let at = |h: f64| -> Result<Option<(Vec<f64>, Point)>> {
@@ -204,7 +213,7 @@ pub(super) fn curvature(problem: &Problem<'_>, base: &Value, probes: usize) -> R
             }
         }
     }
-    if blind == probes {
+    if blind == probes && !at_kink {
         outcome.doubts.push("neither the gradient nor the Hessian moves".into());
     }
     slopes.sort_by(f64::total_cmp);

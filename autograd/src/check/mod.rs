@@ -228,8 +228,8 @@ impl Check {
             _ => None,
         };
         let right_so_far = evidence.findings().next().is_none();
-        if self.second_order && right_so_far && !taylor.at_kink {
-            evidence.tiers.push(curvature::curvature(problem, &base, self.probes)?);
+        if self.second_order && right_so_far {
+            evidence.tiers.push(curvature::curvature(problem, &base, self.probes, taylor.at_kink)?);
         }
         Ok(evidence)
     }

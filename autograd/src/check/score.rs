@@ -13,8 +13,7 @@ use crate::var::Var;
 
 impl Check {
     /// Lists the mutants of `f` at `inputs` and checks each. Small inputs are enough, and wanted: every mutant is a whole
-    /// check. At a kink, where a check asks nothing of second order, a mutant that changes only that counts as one that
-    /// changes nothing.
+    /// check.
     ///
     /// ```
     /// use limpid_autograd::check::Check;
@@ -42,13 +41,11 @@ impl Check {
         if !right.passed() {
             return Err(Box::new(right));
         }
-        // At a kink nothing of second order is asked.
-        let at_kink = self.second_order && right.tier(Tier::Curvature).is_none();
         let mut score = Score::default();
         for mutant in &mutants {
             let fate = self.fate_of(mutant, &f, inputs);
             let survived = matches!(fate, Fate::Survived(_));
-            let equivalent = survived && self.equivalent(mutant, &f, inputs, !at_kink);
+            let equivalent = survived && self.is_equivalent(mutant, &f, inputs);
             score.count(mutant, &fate, equivalent);
         }
         Ok(score)
