@@ -3,7 +3,7 @@
 use limpid_autograd::Var;
 use limpid_autograd::ops::movement::concat;
 
-use super::projection::root_mean_square;
+use super::projection::{projected, root_mean_square};
 use super::streams::{self, widened};
 use super::{Coefficient, Coefficients, Connection};
 use crate::init::{Init, Initializer};
@@ -49,7 +49,7 @@ impl AttnRes {
     #[track_caller]
     fn weights<'t>(&self, x: Var<'t>) -> Var<'t> {
         let (x, q) = (widened(x), widened(self.query.on(x.tape())));
-        (x / root_mean_square(x, self.eps)).matmul(q).softmax(-1)
+        projected(x, q.unsqueeze(1), root_mean_square(x, self.eps)).squeeze(-1).softmax(-1)
     }
 }
 

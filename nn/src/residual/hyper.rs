@@ -3,7 +3,7 @@
 use limpid_autograd::Var;
 use limpid_tensor::Tensor;
 
-use super::projection::root_mean_square;
+use super::projection::{projected, root_mean_square};
 use super::streams::widened;
 use super::{Coefficient, Coefficients, Connection};
 use crate::init::{Init, Initializer};
@@ -133,11 +133,12 @@ impl Connection for DynamicHyperConnection {
     fn coefficients<'t>(&self, x: Var<'t>) -> Coefficients<'t> {
         let on = |parameter: &Parameter| widened(parameter.on(x.tape()));
         let x = widened(x);
-        let y = x / root_mean_square(x, self.eps);
+        let r = root_mean_square(x, self.eps);
+        let each = |w: &Parameter| projected(x, on(w).unsqueeze(1), r).squeeze(-1).tanh();
         let (s, t) = (on(&self.scale), on(&self.write_scale));
-        let a = on(&self.fixed.read) + s * y.matmul(on(&self.read)).tanh();
-        let b = on(&self.fixed.write) + t * y.matmul(on(&self.write)).tanh();
-        let mix = on(&self.fixed.mix) + s * y.matmul(on(&self.mix)).tanh().transpose(-2, -1);
+        let a = on(&self.fixed.read) + s * each(&self.read);
+        let b = on(&self.fixed.write) + t * each(&self.write);
+        let mix = on(&self.fixed.mix) + s * projected(x, on(&self.mix), r).tanh().transpose(-2, -1);
         Coefficients {
             read: Coefficient::Streams(a),
             mix: Coefficient::Streams(mix),

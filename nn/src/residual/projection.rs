@@ -47,6 +47,16 @@ pub(super) fn root_mean_square(v: Var<'_>, eps: f64) -> Var<'_> {
     ((v * v).mean(&[-1]).keep(&[-1], &v.shape()) + eps).sqrt()
 }
 
+/// `v·w/r`: v `[.., k]`, w `[k, m]`, r `[.., 1]` → `[.., m]`. The rows of all leading axes are multiplied together, so that
+/// w̄ is one product and not a sum of one for each.
+#[track_caller]
+pub(super) fn projected<'t>(v: Var<'t>, w: Var<'t>, r: Var<'t>) -> Var<'t> {
+    let (shape, columns) = (v.shape(), w.shape()[1]);
+    let last = shape.len() - 1;
+    let rows: usize = shape[..last].iter().product();
+    v.reshape([rows, shape[last]]).matmul(w).reshape(shape.with(last, columns)) / r
+}
+
 impl Projection {
     /// φ for `inputs` = nC numbers, this α, and a bias of this shape with `bias` of each position.
     #[track_caller]
@@ -72,7 +82,7 @@ impl Projection {
     #[track_caller]
     pub(super) fn logits<'t>(&self, at: &Flat<'t>) -> Var<'t> {
         let on = |parameter: &Parameter| widened(parameter.on(at.v.tape()));
-        let product = at.v.matmul(on(&self.phi)) / at.r;
+        let product = projected(at.v, on(&self.phi), at.r);
         let lead = product.shape();
         let shape: Shape =
             lead[..lead.len() - 1].iter().chain(&self.bias.value().shape()[..]).copied().collect();
