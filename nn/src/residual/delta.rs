@@ -13,17 +13,17 @@ use crate::parameter::Parameter;
 /// `x' = x + β·(v − kᵀx)·k`, where F gives the direction `k = F(x)/√(|F(x)|² + ε)`, and two linear maps of x give
 /// `β = 2σ(·)` and v, a number each for every sample.
 ///
-/// So `x' = (1 − β·k·kᵀ)·x + β·v·k`: along k, x is 0 % forgotten for β = 0, replaced by v for β = 1, and reflected for
-/// β = 2. That A acts on channels, not on streams, and it is the branch that chooses it, so it does not fit the algebra:
+/// So `x' = (1 − β·k·kᵀ)·x + β·v·k`: along k, x stays as it is for β = 0, is replaced by v for β = 1, and reflected at v
+/// for β = 2. That A acts on channels, not on streams, and it is the branch that chooses it, so it does not fit the algebra:
 /// `coefficients` returns β and v as the two numbers of b, `[.., 2]`, and the erasing is part of the write. What reaches
 /// a block without crossing a branch is the product of the matrices `1 − β·k·kᵀ`, at the k's there are.
 ///
 /// Where F is 0 there is no direction, and with ε > 0 nothing happens.
 ///
-/// Y. Zhang et al., *Deep Delta Learning*, arXiv 2601.00417, with values of one number.
+/// *Deep Delta Learning*, arXiv 2601.00417, where v is one number.
 #[derive(Clone, Debug)]
 pub struct Delta {
-    /// The logit of β/2: `{path}.beta.weight` `[1, C]` and `{path}.beta.bias` `[1]`.
+    /// β/2 = σ(w·x + c): `{path}.beta.weight` `[1, C]` and `{path}.beta.bias` `[1]`.
     pub beta: Linear,
     /// v: `{path}.value.weight` `[1, C]` and `{path}.value.bias` `[1]`.
     pub value: Linear,

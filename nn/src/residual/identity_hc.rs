@@ -11,7 +11,7 @@ use crate::parameter::Parameter;
 /// As [`Mhc`](super::Mhc), but for A = 1: streams are read and written by what they hold, and never mixed. Its composite map
 /// is the identity.
 ///
-/// The ablation of arXiv 2512.24880 that later work (arXiv 2607.28611) made a connection of its own.
+/// H_res = I in the notation of Z. Xie et al., arXiv 2512.24880: an ablation of mHC.
 #[derive(Clone, Debug)]
 pub struct IdentityHc {
     /// Of a and b: `{path}.pre.*` and `{path}.post.*`.

@@ -15,7 +15,7 @@ use crate::parameter::Parameter;
 /// alike. It takes n! logits, so n is at most 4. Permutations are in lexicographic order: the first is the identity.
 /// A multiplies from the left.
 ///
-/// Y. Yang et al., *mHC-lite*, arXiv 2601.05732.
+/// *mHC-lite*, arXiv 2601.05732.
 #[derive(Clone, Debug)]
 pub struct MhcLite {
     /// Of a and b: `{path}.pre.*` and `{path}.post.*`.

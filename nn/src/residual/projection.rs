@@ -12,8 +12,8 @@ use crate::parameter::{Parameter, Role};
 /// `H̃ = α·(v·φ)/r + b` with v = vec(X) `[.., nC]` and r = √(mean(v²) + ε), one number for all streams. The bias is added
 /// after the division.
 ///
-/// (Y. Zhu et al.'s hyper-connections normalise each stream by itself and bound the product by a tanh; Z. Xie et al.'s,
-/// arXiv 2512.24880, are these.)
+/// Z. Xie et al., arXiv 2512.24880, Eq. 7. ([Hyper-connections](super::DynamicHyperConnection) normalise each stream by itself
+/// and bound the product by a tanh.)
 #[derive(Clone, Debug)]
 pub struct Projection {
     /// φ, `[nC, m]`: `{path}.phi`.
