@@ -356,3 +356,17 @@ fn coefficients_of_a_bf16_stream_are_f32() {
         }
     }
 }
+
+#[test]
+fn a_column_of_the_dynamic_mix_feeds_one_stream() {
+    let mut hyper = DynamicHyperConnection::new(&init(), CHANNELS, 4, 0);
+    let only_column_2: Vec<f64> = (0..CHANNELS * 4).map(|i| if i % 4 == 2 { 0.5 } else { 0.0 }).collect();
+    hyper.mix.set_value(Tensor::from_vec(only_column_2, [CHANNELS, 4]));
+    let tape = Tape::new();
+    let mix = values(streams(hyper.coefficients(tape.constant(&state(&[1, 4, CHANNELS]))).mix));
+    for (i, value) in mix.into_iter().enumerate() {
+        let (row, column) = (i / 4, i % 4);
+        let fixed = f64::from(u8::from(row == column));
+        assert_eq!(value != fixed, row == 2, "A[{row}, {column}] = {value}");
+    }
+}
