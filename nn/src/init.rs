@@ -170,6 +170,27 @@ impl Initializer {
     /// Kaiming's normal draw for layers followed by a ReLU: standard deviation √(2/fan_in).
     pub const HE: Initializer = Initializer::KaimingNormal { fan: Fan::In, gain: SQRT_2 };
 
+    /// The same values times `factor`, which is not negative.
+    pub fn times(self, factor: f64) -> Initializer {
+        match self {
+            Initializer::Constant(value) => Initializer::Constant(value * factor),
+            Initializer::Uniform { bound } => Initializer::Uniform { bound: bound * factor },
+            Initializer::Normal { std } => Initializer::Normal { std: std * factor },
+            Initializer::TruncatedNormal { std, bound } => {
+                Initializer::TruncatedNormal { std: std * factor, bound: bound * factor }
+            }
+            Initializer::KaimingUniform { fan, gain } => {
+                Initializer::KaimingUniform { fan, gain: gain * factor }
+            }
+            Initializer::KaimingNormal { fan, gain } => {
+                Initializer::KaimingNormal { fan, gain: gain * factor }
+            }
+            Initializer::XavierUniform { gain } => Initializer::XavierUniform { gain: gain * factor },
+            Initializer::XavierNormal { gain } => Initializer::XavierNormal { gain: gain * factor },
+            Initializer::Orthogonal { gain } => Initializer::Orthogonal { gain: gain * factor },
+        }
+    }
+
     /// A tensor of such values, in the CPU's memory: a function of the arguments alone.
     ///
     /// # Panics
@@ -267,6 +288,20 @@ mod tests {
             let largest = draw.iter().fold(0f64, |m, v| m.max(v.abs()));
             assert!(largest <= bound * (1.0 + 1e-12), "{initial:?}: {largest} beyond {bound}");
             assert!(!bound.is_finite() || largest > 0.99 * bound, "{initial:?}: {largest} of {bound}");
+        }
+    }
+
+    #[test]
+    fn times_a_factor_is_the_same_draw_scaled() {
+        let truncated = TruncatedNormal { std: 0.5, bound: 1.0 };
+        let kaiming = KaimingUniform { fan: Fan::Out, gain: 2.0 };
+        let xavier = [XavierUniform { gain: 1.0 }, XavierNormal { gain: 1.0 }];
+        let others = [Constant(3.0), Uniform { bound: 0.3 }, Normal { std: 2.0 }, Orthogonal { gain: 1.0 }];
+        for initial in others.into_iter().chain(xavier).chain([truncated, kaiming, Initializer::HE]) {
+            for (scaled, plain) in values(initial.times(0.25), [5, 3]).iter().zip(values(initial, [5, 3])) {
+                let expected = 0.25 * plain;
+                assert!((scaled - expected).abs() <= 1e-15 * expected.abs(), "{initial:?}");
+            }
         }
     }
 

@@ -3,11 +3,12 @@
 use limpid_autograd::Var;
 
 use crate::activation::Activation;
+use crate::error::Result;
 use crate::init::{Init, Initializer};
 use crate::linear::Linear;
 use crate::module::{Module, Parameters};
 use crate::parameter::Parameter;
-use crate::residual::{Connection, Residual};
+use crate::residual::{Connection, Normed, Residual, Variant, VariantConfig, Wiring};
 
 /// The sizes of an [`Mlp`] and how its layers are made. The default is the two-moons network: 20 linear layers,
 /// 2 → 64, 18 times 64 → 64, 64 → 2.
@@ -38,6 +39,12 @@ impl MlpConfig {
     pub fn blocks(&self) -> usize {
         self.depth - 2
     }
+
+    #[track_caller]
+    fn expect_two_layers(&self) {
+        let depth = self.depth;
+        assert!(depth >= 2, "mlp: the depth counts the first and the last layer, found {depth}");
+    }
 }
 
 /// `x [.., inputs] → [.., outputs]` through a stream of `width` channels:
@@ -48,8 +55,11 @@ impl MlpConfig {
 /// logits = W·x + b                             the last layer
 /// ```
 ///
+/// If the connections have n streams, x₁ becomes n streams after the first layer, and they one value before the last.
+///
 /// Layer i is called `layers.{i}`: its parameters `layers.{i}.weight` `[out, in]` and `layers.{i}.bias`, its
-/// connection's beside them (`layers.{i}.gate.weight`), and its scope on the tape.
+/// connection's beside them (`layers.{i}.gate.weight`), and its scope on the tape. What makes streams is of the first
+/// layer, what unites them of the last.
 ///
 /// ```
 /// use limpid_autograd::Tape;
@@ -66,7 +76,10 @@ impl MlpConfig {
 /// ```
 pub struct Mlp {
     first: Linear,
-    blocks: Vec<Residual<Box<dyn Connection>, Linear>>,
+    enter: Option<Box<dyn Module>>,
+    blocks: Vec<Residual<Box<dyn Connection>, Normed<Linear>>>,
+    steps: usize,
+    leave: Option<Box<dyn Module>>,
     last: Linear,
 }
 
@@ -78,34 +91,78 @@ impl Mlp {
     /// If `depth` is less than 2.
     #[track_caller]
     pub fn new(init: &Init, config: MlpConfig, connect: impl Fn(&Init) -> Box<dyn Connection>) -> Mlp {
-        assert!(
-            config.depth >= 2,
-            "mlp: the depth counts the first and the last layer, found {}",
-            config.depth
-        );
+        config.expect_two_layers();
         let place = |i: usize| init.enter("layers").enter(i);
-        let linear = |i: usize, inputs, outputs, activation| match config.initial {
-            None => Linear::new(&place(i), inputs, outputs, activation),
-            Some(weight) => {
-                Linear::with_initial(&place(i), inputs, outputs, activation, weight, Initializer::ZEROS)
-            }
+        let connections = (1..config.depth - 1).map(|i| connect(&place(i))).collect();
+        Mlp::with_wiring(init, config, Wiring::new(connections))
+    }
+
+    /// A network whose hidden blocks are joined by a connection of the catalogue.
+    ///
+    /// ```
+    /// use limpid_nn::residual::{Variant, VariantConfig};
+    /// use limpid_nn::{Init, Mlp, MlpConfig, Parameters};
+    /// let config = MlpConfig { depth: 3, ..MlpConfig::default() };
+    /// let model = Mlp::of_variant(&Init::new(0), config, Variant::IdentityHc, &VariantConfig::default())?;
+    /// let paths: Vec<&str> = model.parameters().iter().map(|p| p.path()).collect();
+    /// assert!(paths.contains(&"layers.1.pre.phi") && paths.contains(&"layers.2.read.phi"));
+    /// # Ok::<(), limpid_nn::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Variant::wiring`].
+    ///
+    /// # Panics
+    /// If `depth` is less than 2.
+    #[track_caller]
+    pub fn of_variant(
+        init: &Init,
+        config: MlpConfig,
+        variant: Variant,
+        settings: &VariantConfig,
+    ) -> Result<Mlp> {
+        config.expect_two_layers();
+        let place = |i: usize| init.enter("layers").enter(i);
+        let wiring = variant.wiring(config.width, config.blocks(), settings, place)?;
+        Ok(Mlp::with_wiring(init, config, wiring))
+    }
+
+    /// A network with this around its branches: as many hidden blocks as there are connections. If there are fewer than
+    /// the depth says, layers in between are those of other steps and have no number.
+    #[track_caller]
+    fn with_wiring(init: &Init, config: MlpConfig, wiring: Wiring) -> Mlp {
+        let place = |i: usize| init.enter("layers").enter(i);
+        let MlpConfig { inputs, width, outputs, depth, activation, initial } = config;
+        let linear = |i: usize, inputs: usize, outputs, activation, gain| {
+            let bias = match initial {
+                None => Initializer::Uniform { bound: 1.0 / (inputs as f64).sqrt() },
+                Some(_) => Initializer::ZEROS,
+            };
+            let weight = initial.unwrap_or(Initializer::LINEAR).times(gain);
+            Linear::with_initial(&place(i), inputs, outputs, activation, weight, bias)
         };
-        let MlpConfig { inputs, width, outputs, depth, activation, .. } = config;
-        let block =
-            |i| Residual { connection: connect(&place(i)), branch: linear(i, width, width, activation) };
+        let Wiring { enter, connections, steps, placement, gain, leave } = wiring;
+        let block = |(i, connection): (usize, Box<dyn Connection>)| {
+            let branch = linear(i, width, width, activation, gain);
+            Residual { connection, branch: Normed::new(&place(i), width, placement, branch) }
+        };
         Mlp {
-            first: linear(0, inputs, width, activation),
-            blocks: (1..depth - 1).map(block).collect(),
-            last: linear(depth - 1, width, outputs, Activation::Identity),
+            first: linear(0, inputs, width, activation, 1.0),
+            enter,
+            blocks: (1..).zip(connections).map(block).collect(),
+            steps,
+            leave,
+            last: linear(depth - 1, width, outputs, Activation::Identity, 1.0),
         }
     }
 
-    /// The number of linear layers.
+    /// The number of linear layers that have weights of their own.
     pub fn depth(&self) -> usize {
         self.blocks.len() + 2
     }
 
-    /// The linear layer called `layers.{i}`.
+    /// The linear layer at position `i` among those that have weights of their own; it is called `layers.{i}`, unless it is
+    /// the last one and blocks are gone through more than once.
     ///
     /// # Panics
     /// If `i` is not less than the depth.
@@ -114,37 +171,60 @@ impl Mlp {
         match i.checked_sub(1) {
             None => &self.first,
             Some(block) if block == self.blocks.len() => &self.last,
-            Some(block) => &self.blocks[block].branch,
+            Some(block) => &self.blocks[block].branch.branch,
         }
     }
 
     /// The hidden blocks: `layers.1` and those that follow it, without the last layer.
-    pub fn blocks(&self) -> &[Residual<Box<dyn Connection>, Linear>] {
+    pub fn blocks(&self) -> &[Residual<Box<dyn Connection>, Normed<Linear>>] {
         &self.blocks
     }
 
-    fn modules(&self) -> impl Iterator<Item = &dyn Module> {
-        let blocks = self.blocks.iter().map(|block| block as &dyn Module);
-        [&self.first as &dyn Module].into_iter().chain(blocks).chain([&self.last as &dyn Module])
+    /// How often the hidden blocks are gone through.
+    pub fn steps(&self) -> usize {
+        self.steps
     }
 }
 
 impl Parameters for Mlp {
     fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Parameter)) {
-        self.modules().for_each(|module| module.visit(f));
+        self.first.visit(f);
+        self.enter.iter().for_each(|module| module.visit(f));
+        self.blocks.iter().for_each(|block| block.visit(f));
+        self.leave.iter().for_each(|module| module.visit(f));
+        self.last.visit(f);
     }
 
     fn visit_mut<'a>(&'a mut self, f: &mut dyn FnMut(&'a mut Parameter)) {
         self.first.visit_mut(f);
+        self.enter.iter_mut().for_each(|module| module.visit_mut(f));
         self.blocks.iter_mut().for_each(|block| block.visit_mut(f));
+        self.leave.iter_mut().for_each(|module| module.visit_mut(f));
         self.last.visit_mut(f);
     }
 }
 
+/// `forward` in the scope of layer `i`.
+#[track_caller]
+fn layer<'t>(i: usize, x: Var<'t>, forward: impl FnOnce(Var<'t>) -> Var<'t>) -> Var<'t> {
+    x.tape().scope(&format!("layers.{i}"), || forward(x))
+}
+
+/// Where the blocks are gone through more than once, round k records in the scope `step.{k}`.
 impl Module for Mlp {
     fn forward<'t>(&self, x: Var<'t>) -> Var<'t> {
-        let numbered = self.modules().enumerate();
-        numbered.fold(x, |x, (i, module)| x.tape().scope(&format!("layers.{i}"), || module.forward(x)))
+        let tape = x.tape();
+        let within = |module: &Option<Box<dyn Module>>, name, x| match module {
+            Some(module) => tape.scope(name, || module.forward(x)),
+            None => x,
+        };
+        let blocks = |x| (1..).zip(&self.blocks).fold(x, |x, (i, block)| layer(i, x, |x| block.forward(x)));
+        let x = layer(0, x, |x| within(&self.enter, "enter", self.first.forward(x)));
+        let x = match self.steps {
+            1 => blocks(x),
+            steps => (0..steps).fold(x, |x, k| tape.scope(&format!("step.{k}"), || blocks(x))),
+        };
+        layer(self.steps * self.blocks.len() + 1, x, |x| self.last.forward(within(&self.leave, "leave", x)))
     }
 }
 

@@ -8,13 +8,36 @@
 //!
 //! and a [`Connection`] is a choice of the coefficients a, b and A: constants, learned, or computed from X.
 //!
+//! With one stream X is `[.., C]` and the coefficients are numbers, or numbers per channel or sample:
+//!
 //! | variant | a | b | A |
 //! |---|---|---|---|
 //! | [`Plain`] | 1 | 1 | 0 |
 //! | [`Identity`] | 1 | 1 | 1 |
-//! | [`Scaled`] | 1 | α | 1 |
+//! | [`Scaled`], and [`Euler`], which takes its steps with one F | 1 | α | 1 |
+//! | [`ReZero`] | 1 | learned, from 0 | 1 |
+//! | [`LayerScale`] | 1 | learned per channel | 1 |
 //! | [`Gated`] | 1 | g = σ(Wx + c) | 1 − g |
 //! | [`Interpolated`] | 1 | g = σ(s) | 1 − g |
+//! | [`DropPath`] | 1 | m/(1 − p), m drawn per sample | 1 |
+//!
+//! With n streams X is `[.., n, C]`, a and b are `[.., n]`, and A is `[.., n, n]`. It multiplies from the left, in code,
+//! checkpoints and reports: row i of A says what stream i becomes of. The branch sees and returns `[.., C]`.
+//!
+//! | variant | a | b | A |
+//! |---|---|---|---|
+//! | [`HyperConnection`] | learned | learned | learned |
+//! | [`DynamicHyperConnection`] | a₀ + s·tanh(norm(X)·W) | likewise | likewise |
+//! | [`Mhc`] | σ(·) | 2σ(·) | Sinkhorn(·) |
+//! | [`MhcLite`] | σ(·) | 2σ(·) | a mean of permutations |
+//! | [`IdentityHc`] | σ(·) | 2σ(·) | 1 |
+//!
+//! [`Expand`] makes streams of an embedding; [`Reduce`] and [`SigmoidRead`] make one value of them again.
+//!
+//! Four are not of this form. Each is still a `Connection`, with a write of its own, so that [`Residual`] stays the only
+//! place that knows how a block is wired: [`PostNorm`] (and DeepNorm, which is one) and [`ResiDual`] normalise the stream
+//! after the write; [`AttnRes`] writes by appending, so that its state grows by a row with every block; [`Delta`] mixes
+//! channels, by a matrix that its branch chooses. Where norms of the branch itself go is [`Normed`]'s business.
 //!
 //! Backpropagation through a block has three kinds of edges, and the operations that join it are marked with them:
 //!
@@ -25,17 +48,53 @@
 //! ```
 //!
 //! A path from the loss to x thus crosses as many branch edges as branches, whatever the variant, and a path through
-//! a coefficient crosses a control edge instead.
+//! a coefficient crosses a control edge instead. What crosses neither is the composite map of the network: the product
+//! of the A's where there is nothing but the algebra, and of the Jacobians of what else happens to the stream where
+//! there is more.
+//!
+//! [`Variant`] lists them all by name.
 
+mod attn_res;
+mod delta;
+mod drop_path;
+mod euler;
 mod gated;
+mod hyper;
 mod identity;
+mod identity_hc;
+mod layer_scale;
+mod mhc;
+mod mhc_lite;
+mod normed;
 mod plain;
+mod post_norm;
+mod projection;
+mod resi_dual;
+mod rezero;
 mod scaled;
+mod streams;
+mod variant;
 
+pub use attn_res::AttnRes;
+pub use delta::Delta;
+pub use drop_path::DropPath;
+pub use euler::Euler;
 pub use gated::{Gated, Interpolated};
+pub use hyper::{DynamicHyperConnection, HyperConnection};
 pub use identity::Identity;
+pub use identity_hc::IdentityHc;
+pub use layer_scale::LayerScale;
+pub use mhc::Mhc;
+pub use mhc_lite::MhcLite;
+pub use normed::{Normed, Placement};
 pub use plain::Plain;
+pub use post_norm::{PostNorm, deep_norm_gain};
+pub use projection::{GateStart, Gates, MixStart, Projection, Start};
+pub use resi_dual::{ResiDual, ResiDualRead};
+pub use rezero::ReZero;
 pub use scaled::Scaled;
+pub use streams::{Expand, Reduce, SigmoidRead};
+pub use variant::{Variant, VariantConfig, Wiring};
 
 use limpid_autograd::{Cotangents, Needs, Op, Outputs, Pullback, Pushforward, Var};
 use limpid_tensor::{Inferred, Meta, Tensor};
@@ -48,19 +107,26 @@ use crate::parameter::Parameter;
 pub enum Coefficient<'t> {
     /// The same number for every sample and channel; 0 and 1 cost nothing.
     Constant(f64),
-    /// Learned or computed from the stream. With one stream its shape broadcasts to the stream's: `[]`, `[C]`,
-    /// `[N, 1]`, `[N, C]`.
+    /// Learned or computed from the stream, for each element by itself. Its shape broadcasts to the stream's: `[]`,
+    /// `[C]`, `[N, 1]`, `[N, C]`.
     Value(Var<'t>),
+    /// Between the n streams of a state `[.., n, C]`: a and b `[.., n]`, A `[.., n, n]`. If its dtype is wider than the
+    /// stream's, products are taken in the wider one.
+    Streams(Var<'t>),
 }
 
 impl<'t> Coefficient<'t> {
     /// The coefficient times `x`, keeping the mark that `x` carries. Times 1 it is `x` itself.
+    ///
+    /// # Panics
+    /// If it is between streams: what its product is depends on whether it reads, mixes or writes.
     #[track_caller]
     pub fn times(self, x: Var<'t>) -> Var<'t> {
         match self {
             Coefficient::Constant(1.0) => x,
             Coefficient::Constant(c) => x * c,
             Coefficient::Value(c) => c.control() * x,
+            Coefficient::Streams(c) => panic!("times: a coefficient between streams, {}", c.meta()),
         }
     }
 }
@@ -80,7 +146,7 @@ pub struct Coefficients<'t> {
 impl<'t> Outputs<'t> for Coefficients<'t> {
     fn visit(&mut self, f: &mut dyn FnMut(&mut Var<'t>)) {
         for coefficient in [&mut self.read, &mut self.mix, &mut self.write] {
-            if let Coefficient::Value(var) = coefficient {
+            if let Coefficient::Value(var) | Coefficient::Streams(var) = coefficient {
                 f(var);
             }
         }
@@ -89,9 +155,9 @@ impl<'t> Outputs<'t> for Coefficients<'t> {
 
 /// A way to join a branch to a stream: `x' = A·X + bᵀ ⊗ F(a·X)`.
 ///
-/// A variant with one stream (the state is the plain `[.., C]` value) says what its coefficients are, and the three
-/// products below follow. One with n streams (the state is `[.., n, C]`) writes the products too, with a `[.., n]`,
-/// b `[.., n]` and A `[.., n, n]`; its branch sees `[.., C]` as every other.
+/// A variant says what its coefficients are, and the three products below follow, with one stream (the state is the
+/// plain `[.., C]` value) and with n (the state is `[.., n, C]`; the branch sees `[.., C]` as every other). One that is
+/// not of this form has a product of its own in place of one of them.
 ///
 /// ```
 /// use limpid_autograd::{Tape, Var};
@@ -126,17 +192,27 @@ pub trait Connection: Parameters {
     fn coefficients<'t>(&self, x: Var<'t>) -> Coefficients<'t>;
 
     /// `a·X`: what the branch sees.
+    ///
+    /// # Panics
+    /// If a coefficient between streams does not fit them.
     #[track_caller]
     fn read<'t>(&self, x: Var<'t>, a: Coefficient<'t>) -> Var<'t> {
-        a.times(x)
+        match a {
+            Coefficient::Streams(a) => streams::read(a, x),
+            a => a.times(x),
+        }
     }
 
     /// `A·X`: what goes on without crossing the branch, by a skip edge. `None` if A is 0.
+    ///
+    /// # Panics
+    /// As [`read`](Connection::read).
     #[track_caller]
     fn mix<'t>(&self, x: Var<'t>, mix: Coefficient<'t>) -> Option<Var<'t>> {
         match mix {
             Coefficient::Constant(0.0) => None,
-            _ => Some(mix.times(x.skip())),
+            Coefficient::Streams(mix) => Some(streams::mix(mix, x.skip())),
+            mix => Some(mix.times(x.skip())),
         }
     }
 
@@ -144,19 +220,39 @@ pub trait Connection: Parameters {
     /// where there is nothing to compute, so that the edge exists.
     ///
     /// # Panics
-    /// If the two differ in shape or dtype. (Broadcasting a branch over its stream is never meant.)
+    /// If the two differ in shape or dtype, but for the axis of the streams. (Broadcasting a branch over its stream is
+    /// never meant.)
     #[track_caller]
     fn write<'t>(&self, mixed: Option<Var<'t>>, output: Var<'t>, b: Coefficient<'t>) -> Var<'t> {
-        if let Some(mixed) = mixed {
-            let (stream, branch) = (mixed.meta(), output.meta());
-            assert!(stream == branch, "write: the branch must keep the stream's {stream}, found {branch}");
-        }
-        match (mixed, b) {
-            (None, Coefficient::Constant(1.0)) => output.tape().record(Write, &[output.branch()]),
-            (None, b) => b.times(output.branch()),
-            (Some(mixed), b) => mixed + b.times(output.branch()),
-        }
+        write(mixed, output, b)
     }
+}
+
+/// The write of the algebra: see [`Connection::write`].
+#[track_caller]
+fn write<'t>(mixed: Option<Var<'t>>, output: Var<'t>, b: Coefficient<'t>) -> Var<'t> {
+    if let Coefficient::Streams(b) = b {
+        return streams::write(mixed, output, b);
+    }
+    if let Some(mixed) = mixed {
+        expect_kept(mixed.meta(), output.meta());
+    }
+    match (mixed, b) {
+        (None, Coefficient::Constant(1.0)) => entering(output),
+        (None, b) => b.times(output.branch()),
+        (Some(mixed), b) => mixed + b.times(output.branch()),
+    }
+}
+
+#[track_caller]
+fn expect_kept(stream: Meta, branch: Meta) {
+    assert!(stream == branch, "write: the branch must keep the stream's {stream}, found {branch}");
+}
+
+/// A branch's result past the one branch edge of its block.
+#[track_caller]
+fn entering(output: Var<'_>) -> Var<'_> {
+    output.tape().record(Write, &[output.branch()])
 }
 
 impl<C: Connection + ?Sized> Connection for Box<C> {
@@ -224,7 +320,8 @@ impl<C: Connection, F: Module> Module for Residual<C, F> {
     }
 }
 
-/// `x' = output`: the write of a branch where nothing goes past it. No element is copied.
+/// `x' = output`: the write of a branch where nothing is added to it, or where it is used more than once. No element is
+/// copied.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Write;
 
@@ -269,100 +366,8 @@ mod tests {
         Init::new(1).with_dtype(DType::F64)
     }
 
-    fn branch() -> Linear {
-        Linear::new(&init().enter("f"), 3, 3, Activation::Tanh)
-    }
-
-    fn variants() -> Vec<(&'static str, Box<dyn Connection>)> {
-        let init = init().enter("connection");
-        vec![
-            ("plain", Box::new(Plain)),
-            ("identity", Box::new(Identity)),
-            ("scaled", Box::new(Scaled::new(0.25))),
-            ("gated", Box::new(Gated::new(&init, 3))),
-            ("interpolated", Box::new(Interpolated::new(&init))),
-        ]
-    }
-
     fn input() -> Tensor {
         Tensor::from_vec(vec![0.5f64, -1.0, 2.0, 1.5, 0.25, -0.75], [2, 3])
-    }
-
-    fn values(v: Var<'_>) -> Vec<f64> {
-        v.value().unwrap().to_vec().unwrap()
-    }
-
-    /// `A·x + b·F(a·x)` from a connection's coefficients, element by element.
-    #[test]
-    fn every_variant_is_the_algebra_of_its_coefficients() {
-        for (name, connection) in variants() {
-            let block = Residual { connection, branch: branch() };
-            let tape = Tape::new();
-            let x = tape.variable(&input());
-            let by = block.connection.coefficients(x);
-            let full = |c: Coefficient| match c {
-                Coefficient::Constant(c) => vec![c; 6],
-                Coefficient::Value(v) => values(v.expand([2, 3])),
-            };
-            let (a, b, mix) = (full(by.read), full(by.write), full(by.mix));
-            assert_eq!(a, [1.0; 6], "{name} reads the stream as it is");
-            let (x_, f) = (values(x), values(block.branch.forward(x)));
-            let y = values(block.forward(x));
-            for i in 0..6 {
-                let expected = mix[i] * x_[i] + b[i] * f[i];
-                assert!((y[i] - expected).abs() < 1e-15, "{name}: {} is not {expected}", y[i]);
-            }
-        }
-    }
-
-    #[test]
-    fn a_block_has_one_branch_edge_and_the_edges_its_formula_has() {
-        // (variant, skip edges, control edges)
-        let expected = [("plain", 0, 0), ("identity", 1, 0), ("scaled", 1, 0), ("gated", 1, 2)];
-        for (name, connection) in variants() {
-            let block = Residual { connection, branch: branch() };
-            let tape = Tape::new();
-            block.forward(tape.variable(&input()));
-            let program = tape.program().to_string();
-            assert_eq!(program.matches('⑂').count(), 1, "{name}:\n{program}");
-            let edges = (program.matches('↷').count(), program.matches('∿').count());
-            let wanted = expected.iter().find(|(n, ..)| *n == name).map_or((1, 2), |&(_, s, c)| (s, c));
-            assert_eq!(edges, wanted, "{name}:\n{program}");
-        }
-    }
-
-    #[test]
-    fn gradients_reach_every_parameter_and_agree_with_differences() {
-        for (name, connection) in variants() {
-            let mut block = Residual { connection, branch: branch() };
-            let loss_of = |block: &Residual<Box<dyn Connection>, Linear>| {
-                let tape = Tape::new();
-                let y = block.forward(tape.variable(&input()));
-                let loss = (y * y * y).sum(&[]);
-                (loss.item().unwrap(), tape.backward(loss).unwrap())
-            };
-            let (_, gradients) = loss_of(&block);
-            assert!(gradients.unreached().is_empty(), "{name}: {:?}", gradients.unreached());
-            let count = block.parameters().len();
-            for p in 0..count {
-                let (id, value) = (block.parameters()[p].id(), block.parameters()[p].value().clone());
-                let gradient = gradients.of_parameter(id).unwrap().to_vec::<f64>().unwrap();
-                let elements = value.to_vec::<f64>().unwrap();
-                for i in 0..elements.len() {
-                    let h = 1e-5;
-                    let mut at = |shift: f64| {
-                        let mut moved = elements.clone();
-                        moved[i] += shift;
-                        block.parameters_mut()[p].set_value(Tensor::from_vec(moved, value.shape()));
-                        loss_of(&block).0
-                    };
-                    let difference = (at(h) - at(-h)) / (2.0 * h);
-                    block.parameters_mut()[p].set_value(value.clone());
-                    // The difference's own error: h²·f''' and rounding of the loss over h, both about 1e-9 here.
-                    assert!((difference - gradient[i]).abs() < 1e-8, "{name}: parameter {p}, element {i}");
-                }
-            }
-        }
     }
 
     #[test]
@@ -371,6 +376,23 @@ mod tests {
         let branch = Linear::new(&init(), 3, 1, Activation::Relu);
         let tape = Tape::new();
         Residual { connection: Identity, branch }.forward(tape.variable(&input()));
+    }
+
+    #[test]
+    #[should_panic(expected = "write: the branch must keep the stream's f64[2, 3], found f64[2, 1]")]
+    fn nor_over_the_streams() {
+        let branch = Linear::new(&init(), 3, 1, Activation::Relu);
+        let tape = Tape::new();
+        let streams = Expand::copies(4).forward(tape.variable(&input()));
+        Residual { connection: HyperConnection::new(&init(), 4, 0), branch }.forward(streams);
+    }
+
+    #[test]
+    #[should_panic(expected = "times: a coefficient between streams, f64[2, 3]")]
+    fn between_streams_there_is_no_product_by_element() {
+        let x = Tape::new();
+        let x = x.variable(&input());
+        Coefficient::Streams(x).times(x);
     }
 
     #[test]

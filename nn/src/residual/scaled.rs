@@ -1,5 +1,7 @@
 //! The residual connection with a constant in front of the branch.
 
+use std::f64::consts::FRAC_1_SQRT_2;
+
 use limpid_autograd::Var;
 
 use super::{Coefficient, Coefficients, Connection};
@@ -25,6 +27,31 @@ impl Scaled {
     pub fn new(alpha: f64) -> Scaled {
         assert!(alpha.is_finite(), "scaled: α must be finite, found {alpha}");
         Scaled { alpha }
+    }
+
+    /// α = 1/√2.
+    pub fn one_over_sqrt_2() -> Scaled {
+        Scaled::new(FRAC_1_SQRT_2)
+    }
+
+    /// α = L^(−exponent) for a network of L blocks. CompleteP is exponent 1, that is 1/L; exponent 0 is no scaling.
+    ///
+    /// # Panics
+    /// If there are no blocks, or the exponent is not finite.
+    #[track_caller]
+    pub fn complete_p(blocks: usize, exponent: f64) -> Scaled {
+        assert!(blocks > 0, "scaled: expected at least one block");
+        Scaled::new((blocks as f64).powf(-exponent))
+    }
+
+    /// α = Δt for so many steps from t = 0 to t = `until`: see [`Euler`](super::Euler).
+    ///
+    /// # Panics
+    /// If there is no step, or `until` is not finite.
+    #[track_caller]
+    pub fn euler(steps: usize, until: f64) -> Scaled {
+        assert!(steps > 0, "euler: expected at least one step");
+        Scaled::new(until / steps as f64)
     }
 
     /// α.

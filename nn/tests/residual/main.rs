@@ -1,0 +1,9 @@
+//! Every residual connection: its algebra, its edges, its derivatives, where it starts, and the networks made of it.
+
+mod algebra;
+mod blocks;
+mod edges;
+mod gradients;
+mod network;
+mod start;
+mod symmetry;
