@@ -2,7 +2,11 @@
 
 use limpid::autograd::check::case::draw::Drawn;
 use limpid::autograd::check::case::{Case, Draw, Looks, Values};
-use limpid::nn::residual::{Connection, Gated, Identity, Interpolated, Plain, Residual, Scaled};
+use limpid::autograd::ops::sinkhorn::Sinkhorn;
+use limpid::nn::residual::{
+    Connection, Gated, Identity, Interpolated, Plain, Residual, Scaled, Variant, VariantConfig,
+};
+use limpid::tensor::Stop;
 use limpid::nn::{
     Activation, BatchNorm1d, Dropout, Init, LayerNorm, Linear, Mlp, MlpConfig, Module, Parameter, RmsNorm,
     Sequential, forward_with,
@@ -11,11 +15,12 @@ use limpid::{DType, Var};
 
 use crate::subject::{Group, Subject};
 
-/// A module made for inputs of so many channels, and some number from which it chooses what it likes.
-type Build = fn(&Init, usize, usize) -> Box<dyn Module>;
+/// Makes a module for inputs of so many channels, and with some number from which it chooses what it likes.
+trait Build: Fn(&Init, usize, usize) -> Box<dyn Module> + Clone + 'static {}
+impl<F: Fn(&Init, usize, usize) -> Box<dyn Module> + Clone + 'static> Build for F {}
 
 /// Inputs `[rows, channels]` and weights for what `build` makes, all of them drawn.
-fn cases(build: Build) -> Drawn<Case> {
+fn cases(build: impl Build) -> Drawn<Case> {
     Drawn::new(move |draw: &mut Draw| {
         // A batch of one, or a row of one channel, leaves a norm nothing to differentiate.
         let (rows, channels, choice) = (3 + draw.below(2), 3 + draw.below(2), draw.below(1 << 10));
@@ -37,8 +42,8 @@ fn weights(module: &dyn Module) -> impl Iterator<Item = &Parameter> {
     module.parameters().into_iter().filter(|p| p.is_trainable())
 }
 
-fn module(name: &'static str, build: Build) -> Subject {
-    Subject::new(name, Group::Module, cases(build), move |x, case| {
+fn module(name: &'static str, build: impl Build) -> Subject {
+    Subject::new(name, Group::Module, cases(build.clone()), move |x, case| {
         let module = build(&init(x[0].dtype()), x[0].shape()[1], case.choices[0].into());
         forward_with(&*module, x[0], &x[1..])
     })
@@ -67,16 +72,20 @@ fn residual(
     Residual { connection: build(&init(dtype).enter("connection"), channels), branch }
 }
 
-fn mlp(init: &Init, channels: usize, connect: fn(&Init) -> Box<dyn Connection>) -> Box<dyn Module> {
-    let activation = Activation::Gelu;
-    let config =
-        MlpConfig { inputs: channels, width: 3, outputs: 2, depth: 4, activation, ..MlpConfig::default() };
-    Box::new(Mlp::new(init, config, connect))
+/// A network with one block of this kind, two streams and three steps of Sinkhorn–Knopp.
+fn network(variant: Variant) -> Subject {
+    module(variant.name(), move |init, channels, _| {
+        let shape = MlpConfig { inputs: channels, width: 3, outputs: 2, depth: 3, ..MlpConfig::default() };
+        let config = MlpConfig { activation: Activation::Tanh, ..shape };
+        let sinkhorn = Sinkhorn { stop: Stop::Steps(3), ..Sinkhorn::default() };
+        let settings = VariantConfig { streams: 2, sinkhorn, ..VariantConfig::default() };
+        Box::new(Mlp::of_variant(init, config, variant, &settings).expect("two streams suit every variant"))
+    })
 }
 
-/// Every module, and every connection as a block and in a network.
+/// Every module, the simplest connections as a block, and every connection in a network.
 pub fn modules() -> Vec<Subject> {
-    vec![
+    let mut all = vec![
         module("Linear", |init, channels, choice| {
             // Where relu is flat for every row nothing can be seen of the weights; it is in the table of operations.
             let curved = [&Activation::ALL[..1], &Activation::ALL[2..]].concat();
@@ -111,8 +120,7 @@ pub fn modules() -> Vec<Subject> {
         block("Residual<Scaled>", |_, _| Box::new(Scaled::new(0.7))),
         block("Residual<Gated>", |init, channels| Box::new(Gated::new(init, channels))),
         block("Residual<Interpolated>", |init, _| Box::new(Interpolated::new(init))),
-        module("Mlp (plain)", |init, channels, _| mlp(init, channels, |_| Box::new(Plain))),
-        module("Mlp (residual)", |init, channels, _| mlp(init, channels, |_| Box::new(Identity))),
-        module("Mlp (gated)", |init, channels, _| mlp(init, channels, |init| Box::new(Gated::new(init, 3)))),
-    ]
+    ];
+    all.extend(Variant::ALL.into_iter().map(network));
+    all
 }
