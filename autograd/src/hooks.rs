@@ -63,7 +63,9 @@ impl Tape {
     }
 
     /// Calls `look` with every gradient as soon as it is complete, of nodes whose path matches `pattern` (as for
-    /// [`on_forward`](Tape::on_forward)), in every backward pass but those that tell paths apart.
+    /// [`on_forward`](Tape::on_forward)), in every pass of [`backward`](Tape::backward), [`grad`](Tape::grad) and
+    /// [`vjp`](Tape::vjp), with books or without. Passes that take gradients apart, as for a spectrum or a Jacobian per
+    /// sample, are not shown.
     ///
     /// ```
     /// use std::cell::Cell;

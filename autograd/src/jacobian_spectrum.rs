@@ -153,6 +153,7 @@ impl Tape {
         count: usize,
         columns: usize,
     ) -> Result<JacobianSpectrum> {
+        let _unseen = self.hooks.suspend();
         let (shape, dtype) = (self.meta(x).shape, self.meta(x).dtype);
         let key = limpid_tensor::rng::Key::new(0).fold_str("power iteration");
         let mut v: Vec<f64> = (0..(count * columns) as u64).map(|i| key.normal(i)).collect();
@@ -209,6 +210,7 @@ impl Tape {
         paths: Paths,
         g: impl Fn(usize) -> f64,
     ) -> Result<Vec<f64>> {
+        let _unseen = self.hooks.suspend();
         let meta = self.meta(y);
         let g: Vec<f64> = (0..meta.shape.elements()).map(g).collect();
         let g = Tensor::from_f64(&g, &meta.shape, meta.dtype).to(self.device());

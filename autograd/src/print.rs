@@ -56,6 +56,7 @@ impl<'a> Program<'a> {
 
     /// Also the rule by which each node hands its gradient back: the program that its
     /// [`vjp`](crate::Op::vjp) records, with fused operations expanded. `∂%3` is the gradient of `%3`.
+    /// It is recorded on a dry tape of its own, so nothing is computed; a rule that depends on values says so.
     pub fn with_rules(self) -> Program<'a> {
         Program { rules: true, ..self }
     }

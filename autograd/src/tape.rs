@@ -350,8 +350,7 @@ impl Tape {
     pub(crate) fn leaf(&self, value: Tensor, tracked: bool, name: Option<Rc<str>>) -> Var<'_> {
         let meta = value.meta();
         // A number is part of a program's text, so that a dry tape keeps it too.
-        let literal = !tracked && value.elements() == 1;
-        let kept = (!self.is_dry() || literal).then(|| value.clone());
+        let kept = (!self.is_dry() || !tracked && value.elements() == 1).then(|| value.clone());
         let var = self.push(None, SmallVec::new(), meta, kept, tracked, name);
         if self.settings.anomaly
             && let Err(error) = self.check_finite(var.id, &value, &[])

@@ -180,3 +180,34 @@ fn a_long_chain_has_a_ledger_too() -> Outcome {
     );
     Ok(())
 }
+
+#[test]
+fn a_recorded_gradient_has_books_of_its_own() -> Outcome {
+    let tape = Tape::new();
+    let program = residual(&tape, 5, 8);
+    let x = program.streams[0];
+    let slope = tape.grad(program.loss, &[x])?[0];
+    let (gradients, ledger) = tape.backward_with_ledger((slope * slope).sum(&[]))?;
+    assert!(ledger.fan_ins.len() > 5);
+    ledger.fan_ins.iter().for_each(expect_balanced);
+    assert!(gradients.of(x).is_some());
+    Ok(())
+}
+
+#[test]
+fn without_values_there_are_no_books() {
+    let tape = Tape::dry();
+    let x = tape.variable(&scalar(1.0));
+    assert!(tape.backward_with_ledger(x * x).is_err());
+    assert!(tape.vjp_with_ledger(x * x, &scalar(1.0), &[x]).is_err());
+}
+
+#[test]
+#[should_panic(
+    expected = "vjp_with_ledger: the cotangent must have the shape and dtype of the result, f64[], found f64[2]"
+)]
+fn a_cotangent_of_another_shape_names_both() {
+    let tape = Tape::new();
+    let x = tape.variable(&scalar(1.0));
+    let _ = tape.vjp_with_ledger(x * x, &Tensor::ones([2], DType::F64), &[x]);
+}

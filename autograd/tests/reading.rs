@@ -5,9 +5,10 @@ mod residual_programs;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use limpid_autograd::ops::sinkhorn::{Gradient, Sinkhorn};
 use limpid_autograd::{Difference, Tape, Var, diff};
 use limpid_tensor::rng::Key;
-use limpid_tensor::{DType, Tensor};
+use limpid_tensor::{Activation, DType, Stop, Tensor};
 use residual_programs::{normal, residual};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -119,6 +120,33 @@ fn every_operation_of_a_random_program_has_a_rule_to_read() {
         let var = tape.at(id);
         let is_leaf = var.site().op == "leaf";
         assert_eq!(below(&text, id).is_empty(), is_leaf || !var.is_tracked(), "%{id}\n{text}");
+    }
+    assert!(!text.contains("depends on values"), "{text}");
+}
+
+#[test]
+fn rules_of_every_form_of_operation_can_be_read() {
+    let tape = Tape::new().with_seed(1);
+    let x = tape.variable(&normal([2, 3, 3], Key::new(1)));
+    let (w, b) = (tape.variable(&normal([3, 4], Key::new(2))), tape.variable(&normal([4], Key::new(3))));
+    let scale = tape.variable(&normal([3], Key::new(4)));
+    let labels = tape.constant(&Tensor::from_vec(vec![2i64, 0], [2]));
+    let gradients = [Gradient::Unrolled, Gradient::OnTape, Gradient::Implicit];
+    let of_stop = [Stop::Steps(2), Stop::Tolerance { error: 1e-3, at_most: 5 }];
+    for (gradient, stop) in gradients.into_iter().zip(of_stop.into_iter().cycle()) {
+        x.sinkhorn(&Sinkhorn { gradient, stop, ..Sinkhorn::default() });
+    }
+    x.linear(w.transpose(0, 1), Some(b), Activation::Tanh).gelu().cumsum(1).max(&[0]);
+    x.layer_norm(scale, scale, 1e-5).dropout(0.5).prod(&[2]).logsumexp(&[0]);
+    x.rms_norm(scale, 1e-5).log_softmax(1).sort(2, false).0.tril(0).clamp(-1.0, 1.0);
+    x.select(1, 0).cross_entropy(labels);
+    x.gather(1, tape.constant(&Tensor::zeros([2, 1, 3], DType::I64))).cast(DType::F32).abs();
+    limpid_autograd::einsum("bij,jk->ik", &[x, w]);
+    let text = tape.program().with_rules().to_string();
+    for id in 0..tape.len() {
+        let var = tape.at(id);
+        let passes = var.is_tracked() && var.site().op != "leaf";
+        assert_eq!(below(&text, id).is_empty(), !passes, "%{id}\n{text}");
     }
     assert!(!text.contains("depends on values"), "{text}");
 }
@@ -262,7 +290,9 @@ fn hooks_see_the_program_and_not_its_rules() -> Outcome {
         assert!((ledger.norm(*index).unwrap() - norm).abs() <= 1e-13 * norm);
     }
     tape.spectrum(program.loss, &program.streams, limpid_autograd::Grading::BRANCHES)?;
-    assert!(backward.borrow().is_empty(), "a coefficient is no gradient");
+    tape.sample_jacobians(program.streams[5], program.streams[4], 1, limpid_autograd::Paths::Direct)?;
+    tape.jacobian_spectrum(program.streams[5], program.streams[4], 1)?;
+    assert!(backward.borrow().is_empty(), "a part of a gradient is none");
     // A pass that is recorded shows the same.
     let x = program.streams[0];
     tape.grad(program.loss, &[x])?;

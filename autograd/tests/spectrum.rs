@@ -348,3 +348,32 @@ fn no_dependence_is_a_jacobian_of_zeros() -> Outcome {
     assert_eq!(tape.jacobian_spectrum(z, x, 1)?.samples, [[0.0, 0.0], [0.0, 0.0]]);
     Ok(())
 }
+
+#[test]
+fn without_values_there_is_nothing_to_take_apart() {
+    let tape = Tape::dry();
+    let x = tape.variable(&normal([2, 3], Key::new(14)));
+    let y = x.skip() + x.tanh().branch();
+    assert!(tape.spectrum(y.sum(&[]), &[x], Grading::BOTH).is_err());
+    assert!(tape.stream_map(y, x, 1).is_err());
+    assert!(tape.stream_cosines(y).is_err());
+    assert!(tape.jacobian_spectrum(y, x, 1).is_err());
+}
+
+#[test]
+#[should_panic(expected = "stream_map: [2, 3] is no state [.., 3, C] of 3 streams")]
+fn a_state_has_its_streams() {
+    let tape = Tape::new();
+    let x = tape.variable(&normal([2, 3], Key::new(15)));
+    let _ = tape.stream_map(x.tanh(), x, 3);
+}
+
+#[test]
+#[should_panic(
+    expected = "sample_jacobians: the first 1 axes must number the samples of both, found [4] and [2, 2]"
+)]
+fn samples_are_numbered_alike() {
+    let tape = Tape::new();
+    let x = tape.variable(&normal([2, 2], Key::new(16)));
+    let _ = tape.sample_jacobians(x.reshape([4]), x, 1, Paths::All);
+}
