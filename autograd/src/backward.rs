@@ -183,10 +183,10 @@ impl Tape {
     #[track_caller]
     pub fn vjp<'t>(&'t self, y: Var<'t>, g: Var<'t>, xs: &[Var<'t>]) -> Result<Vec<Option<Var<'t>>>> {
         self.expect_cotangent("vjp", y, &self.meta(g));
-        let flow = self.flow_between(y, xs, Paths::All);
         if let Some(failure) = self.failure() {
             return Err(failure);
         }
+        let flow = self.flow_between(y, xs, Paths::All);
         let found = self.sweep(y.id, Cotangent::Node(g), &flow)?;
         if let Some(failure) = self.failure() {
             return Err(failure);
@@ -203,10 +203,10 @@ impl Tape {
         xs: &[Var<'t>],
         paths: Paths,
     ) -> Result<Vec<Option<L>>> {
-        let flow = self.flow_between(y, xs, paths);
         if let Some(failure) = self.failure() {
             return Err(failure);
         }
+        let flow = self.flow_between(y, xs, paths);
         let constant = self.stop_recording();
         let swept = self.sweep(y.id, seed, &flow);
         drop(constant);

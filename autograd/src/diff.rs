@@ -65,7 +65,7 @@ impl TapeDiff {
 ///     let tape = Tape::new();
 ///     let x = tape.variable(&Tensor::from_vec(vec![1.0f64, 2.0], [2]));
 ///     let y = (x * slope).tanh();
-///     if shift { drop(y + 1.0) }
+///     let _ = if shift { y + 1.0 } else { y };
 ///     tape
 /// };
 /// assert!(diff(&run(0.5, false), &run(0.5, false)).is_empty());

@@ -117,6 +117,10 @@ impl Tape {
             let hooks = hooks.borrow();
             hooks.iter().filter(|(glob, _)| glob.matches(&path)).map(|(_, look)| look.clone()).collect()
         };
+        // What a hook records belongs where the node does, also while a backward pass is elsewhere.
+        let scope = self.nodes.borrow()[id as usize].scope;
+        let _back = self.return_to_scope();
+        self.scopes.borrow_mut().enter(scope);
         let _alone = self.hooks.suspend();
         looking.iter().for_each(|look| look(self.var(id), value));
     }

@@ -95,7 +95,7 @@ pub(crate) struct Node {
     pub name: Option<Rc<str>>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) struct Operand {
     pub id: u32,
     pub edge: Edge,

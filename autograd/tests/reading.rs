@@ -323,6 +323,21 @@ fn a_hook_may_use_the_tape() -> Outcome {
 }
 
 #[test]
+fn what_a_hook_records_stands_in_the_scope_of_what_it_looked_at() -> Outcome {
+    let tape = Tape::new();
+    tape.on_backward("block/tanh", |var, _| {
+        let _ = var * 3.0;
+    });
+    let x = tape.variable(&scalar(0.5));
+    let y = tape.scope("block", || x.tanh()).sin();
+    let nodes = tape.len();
+    assert!(tape.backward(y)?.of(x).is_some());
+    assert_eq!((tape.len(), tape.at(nodes).site().scope.as_str()), (nodes + 1, "block"));
+    assert_eq!(tape.scope("after", || y * 2.0).site().scope, "after");
+    Ok(())
+}
+
+#[test]
 fn hooks_stay_when_a_tape_is_cleared_and_a_dry_one_shows_nothing() {
     let calls = Rc::new(Cell::new(0));
     for (mut tape, expected) in [(Tape::new(), 4), (Tape::dry(), 0)] {
