@@ -210,8 +210,9 @@ impl Tape {
         let constant = self.stop_recording();
         let swept = self.sweep(y.id, seed, &flow);
         drop(constant);
-        let found: HashMap<u32, L> = swept?.into_iter().collect();
-        Ok(xs.iter().map(|x| found.get(&x.id).cloned()).collect())
+        let found = swept?;
+        let at = |x: &Var<'t>| found.iter().find(|(id, _)| *id == x.id).map(|(_, load)| load.clone());
+        Ok(xs.iter().map(at).collect())
     }
 
     /// The cotangents of `xs` through the nodes recorded from the first one after them up to `y`: how an operation's

@@ -1,6 +1,6 @@
 //! What differs between two tapes?
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 
 use crate::error::Site;
@@ -75,14 +75,17 @@ impl TapeDiff {
 /// ```
 pub fn diff(old: &Tape, new: &Tape) -> TapeDiff {
     let counterpart = counterparts(old, new);
-    let of_new: HashMap<u32, u32> = counterpart.iter().map(|(&o, &n)| (n, o)).collect();
+    let mut of_new = vec![None; new.len()];
+    for (o, n) in (0..).zip(&counterpart).filter_map(|(o, n)| Some((o, (*n)?))) {
+        of_new[n as usize] = Some(o);
+    }
     let mut lines = Vec::new();
     // In the second program's order; what only the first has comes before what followed it there.
-    let mut removed = (0..old.len() as u32).filter(|id| !counterpart.contains_key(id)).peekable();
+    let mut removed = (0..old.len() as u32).filter(|&id| counterpart[id as usize].is_none()).peekable();
     for n in 0..new.len() as u32 {
-        match of_new.get(&n) {
+        match of_new[n as usize] {
             None => lines.push(Difference::Added(line(new, n))),
-            Some(&o) => {
+            Some(o) => {
                 while let Some(gone) = removed.next_if(|&gone| gone < o) {
                     lines.push(Difference::Removed(line(old, gone)));
                 }
@@ -93,9 +96,7 @@ pub fn diff(old: &Tape, new: &Tape) -> TapeDiff {
         }
     }
     lines.extend(removed.map(|gone| Difference::Removed(line(old, gone))));
-    let mut pairs: Vec<(u32, u32)> = counterpart.into_iter().collect();
-    pairs.sort_unstable();
-    let value = pairs.into_iter().find_map(|(o, n)| first_difference(old.var(o), new.var(n)));
+    let value = (0..).zip(&counterpart).find_map(|(o, n)| first_difference(old.var(o), new.var((*n)?)));
     TapeDiff { lines, value }
 }
 
@@ -113,10 +114,10 @@ fn kind(node: &Node) -> String {
     }
 }
 
-/// The nodes of `new` that stand for nodes of `old`.
-fn counterparts(old: &Tape, new: &Tape) -> HashMap<u32, u32> {
+/// For each node of `old` the node of `new` that stands for it.
+fn counterparts(old: &Tape, new: &Tape) -> Vec<Option<u32>> {
     let by_scope = |tape: &Tape| {
-        let mut scopes: BTreeMap<String, Vec<(u32, String)>> = BTreeMap::new();
+        let mut scopes: HashMap<String, Vec<(u32, String)>> = HashMap::new();
         for (id, node) in tape.nodes.borrow().iter().enumerate() {
             let scope = tape.scopes.borrow().path_of(node.scope).to_string();
             scopes.entry(scope).or_default().push((id as u32, kind(node)));
@@ -124,12 +125,12 @@ fn counterparts(old: &Tape, new: &Tape) -> HashMap<u32, u32> {
         scopes
     };
     let others = by_scope(new);
-    let mut found = HashMap::new();
+    let mut found = vec![None; old.len()];
     for (scope, nodes) in by_scope(old) {
         let Some(others) = others.get(&scope) else { continue };
         let kinds = |nodes: &[(u32, String)]| nodes.iter().map(|(_, kind)| kind.clone()).collect::<Vec<_>>();
         let pairs = aligned(&kinds(&nodes), &kinds(others));
-        found.extend(pairs.into_iter().map(|(o, n)| (nodes[o].0, others[n].0)));
+        pairs.into_iter().for_each(|(o, n)| found[nodes[o].0 as usize] = Some(others[n].0));
     }
     found
 }
@@ -183,7 +184,7 @@ fn aligned<T: PartialEq>(a: &[T], b: &[T]) -> Vec<(usize, usize)> {
 }
 
 /// Whether two nodes say the same.
-fn same(old: &Tape, o: u32, new: &Tape, n: u32, counterpart: &HashMap<u32, u32>) -> bool {
+fn same(old: &Tape, o: u32, new: &Tape, n: u32, counterpart: &[Option<u32>]) -> bool {
     let (old, new) = (old.nodes.borrow(), new.nodes.borrow());
     let (a, b) = (&old[o as usize], &new[n as usize]);
     let attributes = |node: &Node| node.op.as_ref().map(|op| op.attributes());
@@ -194,7 +195,7 @@ fn same(old: &Tape, o: u32, new: &Tape, n: u32, counterpart: &HashMap<u32, u32>)
         && a.inputs
             .iter()
             .zip(&b.inputs)
-            .all(|(x, y)| x.edge == y.edge && counterpart.get(&x.id) == Some(&y.id))
+            .all(|(x, y)| x.edge == y.edge && counterpart[x.id as usize] == Some(y.id))
 }
 
 /// The first element in which two values differ; none if one of them cannot be had, or their types differ.

@@ -265,7 +265,7 @@ impl Books {
             let (op, scope) = (site.op, site.scope);
             entries.push(Addend { from: from as usize, operand, op, scope, edge, route, part });
         }
-        by_route.sort_by_key(|(route, _)| *route);
+        let in_order = Route::ALL.iter().filter_map(|route| by_route.iter().find(|(r, _)| r == route));
         sum.iter_mut().zip(&total).for_each(|(sum, total)| *sum -= total);
         self.ledger.fan_ins.push(FanIn {
             node: id as usize,
@@ -273,7 +273,7 @@ impl Books {
             scope: common_scope(entries.iter().map(|addend| addend.scope.as_str())),
             norm: norm(&total),
             rounding: norm(&sum),
-            routes: by_route.iter().map(|(route, values)| (*route, Part::of(values, &total))).collect(),
+            routes: in_order.map(|(route, values)| (*route, Part::of(values, &total))).collect(),
             addends: entries,
         });
         Ok(())

@@ -270,14 +270,18 @@ impl<'t> Load<'t> for Graded<'t> {
     /// The rule is linear in the cotangent, so it takes the coefficients one by one.
     fn pulled(self, tape: &'t Tape, id: u32, flow: &Flow) -> Result<SmallVec<[(u32, Self); 3]>> {
         let grading = self.grading;
-        let mut by_position: BTreeMap<usize, (u32, Graded<'t>)> = BTreeMap::new();
+        let mut positions: SmallVec<[usize; 3]> = SmallVec::new();
+        let mut loads: SmallVec<[(u32, Self); 3]> = SmallVec::new();
         for (bucket, cotangent) in self.coefficients {
             for pulled in tape.pull(id, cotangent, flow)? {
-                let nothing = || (pulled.operand.id, Graded { coefficients: BTreeMap::new(), grading });
-                let (_, graded) = by_position.entry(pulled.position).or_insert_with(nothing);
-                graded.add(tape, grading.behind(bucket, pulled.operand.edge), pulled.cotangent)?;
+                let i = positions.iter().position(|p| *p == pulled.position).unwrap_or_else(|| {
+                    positions.push(pulled.position);
+                    loads.push((pulled.operand.id, Graded { coefficients: BTreeMap::new(), grading }));
+                    positions.len() - 1
+                });
+                loads[i].1.add(tape, grading.behind(bucket, pulled.operand.edge), pulled.cotangent)?;
             }
         }
-        Ok(by_position.into_values().collect())
+        Ok(loads)
     }
 }
