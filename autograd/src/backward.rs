@@ -3,18 +3,21 @@
 //! One sweep serves every use. It visits the nodes from the last to the first, hands each node's cotangent to its
 //! rule, and adds what the rule returns to the cotangents of the operands. The rules record [`Var`] operations; what
 //! they record is either kept, and can be differentiated again, or dropped as soon as its value is known.
+//!
+//! What is carried is a [`Load`]: a cotangent, or one that remembers its addends (`ledger.rs`) or tells paths apart
+//! (`spectrum.rs`).
 
 use std::collections::{HashMap, HashSet};
 
-use limpid_tensor::{DType, Tensor};
+use limpid_tensor::{DType, Meta, Tensor};
 use smallvec::SmallVec;
 
-use crate::cotangent::{Cotangent, Pending};
+use crate::cotangent::{Cotangent, Load, Pending, Pulled};
 use crate::error::Result;
 use crate::op::{Cotangents, Derivative, Pullback};
 use crate::scope::Rule;
-use crate::tape::{ParamId, Tape, no_derivative};
-use crate::var::Var;
+use crate::tape::{Operand, ParamId, Tape, no_derivative};
+use crate::var::{Edge, Var};
 
 /// The gradients of one scalar by everything it depends on: what [`Tape::backward`] returns.
 #[derive(Clone, Debug, Default)]
@@ -54,16 +57,33 @@ impl Gradients {
     }
 }
 
+/// Which paths a gradient takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Paths {
+    /// Every one: the ordinary gradient.
+    All,
+    /// Those that cross no [branch](Edge::Branch) and no [control](Edge::Control) edge: what the stream itself hands
+    /// on, the degree-0 coefficient of the [path spectrum](Tape::spectrum).
+    Direct,
+}
+
 /// The nodes through which a gradient flows from a result back to some sources.
-struct Flow {
+pub(crate) struct Flow {
     /// Nodes from here to the result may pass it on.
     low: u32,
     passes: Vec<bool>,
     /// Where it is wanted.
     sources: Vec<u32>,
+    paths: Paths,
 }
 
 impl Flow {
+    /// Whether a gradient goes by way of this operand.
+    fn follows(&self, operand: &Operand) -> bool {
+        let open = self.paths == Paths::All || matches!(operand.edge, Edge::Interior | Edge::Skip);
+        open && self.contains(operand.id)
+    }
+
     fn contains(&self, id: u32) -> bool {
         match id.checked_sub(self.low) {
             Some(i) => self.passes.get(i as usize).copied().unwrap_or(false),
@@ -83,6 +103,18 @@ impl Tape {
     /// If `loss` does not have exactly one element.
     #[track_caller]
     pub fn backward(&self, loss: Var<'_>) -> Result<Gradients> {
+        self.backward_carrying(loss, |seed| seed, |load| load)
+    }
+
+    /// [`backward`](Tape::backward) with a load made from the first cotangent, each leaf's gradient taken out of what
+    /// arrives there.
+    #[track_caller]
+    pub(crate) fn backward_carrying<'t, L: Load<'t>>(
+        &'t self,
+        loss: Var<'_>,
+        load: impl FnOnce(Cotangent<'t>) -> L,
+        cotangent: impl Fn(L) -> Cotangent<'t>,
+    ) -> Result<Gradients> {
         self.expect_differentiable("backward");
         self.expect_scalar("backward", loss);
         if let Some(failure) = self.failure() {
@@ -95,16 +127,16 @@ impl Tape {
             let sources = (0..nodes.len() as u32)
                 .filter(|&id| nodes[id as usize].op.is_none() && nodes[id as usize].tracked)
                 .collect();
-            Flow { low: 0, passes, sources }
+            Flow { low: 0, passes, sources, paths: Paths::All }
         };
-        let seed = self.value_like(loss, 1.0)?;
+        let seed = load(Cotangent::Value(self.value_like(loss, 1.0)?));
         let constant = self.stop_recording();
-        let swept = self.sweep(loss.id, Cotangent::Value(seed), &flow);
+        let swept = self.sweep(loss.id, seed, &flow);
         drop(constant);
 
         let mut leaves: HashMap<u32, Tensor> = HashMap::new();
-        for (id, cotangent) in swept? {
-            if let Cotangent::Value(gradient) = cotangent {
+        for (id, load) in swept? {
+            if let Cotangent::Value(gradient) = cotangent(load) {
                 leaves.insert(id, gradient);
             }
         }
@@ -150,23 +182,37 @@ impl Tape {
     /// If `g` does not have `y`'s shape and dtype.
     #[track_caller]
     pub fn vjp<'t>(&'t self, y: Var<'t>, g: Var<'t>, xs: &[Var<'t>]) -> Result<Vec<Option<Var<'t>>>> {
-        self.expect_differentiable("vjp");
-        assert_eq!(
-            self.meta(y),
-            self.meta(g),
-            "vjp: the cotangent must have the shape and dtype of the result"
-        );
-        xs.iter().for_each(|&x| drop(self.meta(x)));
+        self.expect_cotangent("vjp", y, &self.meta(g));
         if let Some(failure) = self.failure() {
             return Err(failure);
         }
-        let low = xs.iter().map(|x| x.id).min().unwrap_or(y.id).min(y.id);
-        let found =
-            self.sweep(y.id, Cotangent::Node(g), &self.flow(y.id, low, xs.iter().map(|x| x.id).collect()))?;
+        let flow = self.flow_between(y, xs, Paths::All);
+        let found = self.sweep(y.id, Cotangent::Node(g), &flow)?;
         if let Some(failure) = self.failure() {
             return Err(failure);
         }
         Ok(xs.iter().map(|x| node_of(&found, x.id)).collect())
+    }
+
+    /// What arrives at each of `xs` when `seed` is carried back from `y`, as values: the backward program is dropped as
+    /// it runs. `None` where `y` does not depend on one.
+    pub(crate) fn carry<'t, L: Load<'t>>(
+        &'t self,
+        y: Var<'t>,
+        seed: L,
+        xs: &[Var<'t>],
+        paths: Paths,
+    ) -> Result<Vec<Option<L>>> {
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
+        let flow = self.flow_between(y, xs, paths);
+        let constant = self.stop_recording();
+        let swept = self.sweep(y.id, seed, &flow);
+        drop(constant);
+        let found = swept?;
+        let at = |x: &Var<'t>| found.iter().find(|(id, _)| *id == x.id).map(|(_, load)| load.clone());
+        Ok(xs.iter().map(at).collect())
     }
 
     /// The cotangents of `xs` through the nodes recorded from the first one after them up to `y`: how an operation's
@@ -180,7 +226,7 @@ impl Tape {
         start: usize,
     ) -> Cotangents<'t> {
         let sources = xs.iter().zip(wanted).filter(|(_, wanted)| **wanted).map(|(x, _)| x.id).collect();
-        let flow = self.flow(y.id, start as u32, sources);
+        let flow = self.flow(y.id, start as u32, sources, Paths::All);
         match self.sweep(y.id, Cotangent::Node(g), &flow) {
             // An operand that occurs twice gets what flows to it once.
             Ok(found) => (0..xs.len())
@@ -196,10 +242,17 @@ impl Tape {
         }
     }
 
-    fn flow(&self, y: u32, low: u32, sources: Vec<u32>) -> Flow {
+    #[track_caller]
+    fn flow_between(&self, y: Var<'_>, xs: &[Var<'_>], paths: Paths) -> Flow {
+        xs.iter().for_each(|&x| drop(self.meta(x)));
+        let low = xs.iter().map(|x| x.id).min().unwrap_or(y.id).min(y.id);
+        self.flow(y.id, low, xs.iter().map(|x| x.id).collect(), paths)
+    }
+
+    fn flow(&self, y: u32, low: u32, sources: Vec<u32>, paths: Paths) -> Flow {
         let nodes = self.nodes.borrow();
-        let mut flow =
-            Flow { low, passes: Vec::with_capacity((y + 1).saturating_sub(low) as usize), sources };
+        let passes = Vec::with_capacity((y + 1).saturating_sub(low) as usize);
+        let mut flow = Flow { low, passes, sources, paths };
         let mut is_source = vec![false; flow.passes.capacity()];
         for &source in flow.sources.iter().filter(|&&s| s >= low && s <= y) {
             is_source[(source - low) as usize] = true;
@@ -208,7 +261,7 @@ impl Tape {
             let node = &nodes[id as usize];
             let reached = !node.stops
                 && node.meta.dtype.is_float()
-                && node.inputs.iter().any(|operand| flow.contains(operand.id));
+                && node.inputs.iter().any(|operand| flow.follows(operand));
             let carried = reached
                 && node.op.as_ref().is_some_and(|op| match op.derivative() {
                     Derivative::Exists => true,
@@ -223,8 +276,8 @@ impl Tape {
         flow
     }
 
-    /// Carries a cotangent from node `y` to the sources of `flow`.
-    fn sweep<'t>(&'t self, y: u32, seed: Cotangent<'t>, flow: &Flow) -> Result<Vec<(u32, Cotangent<'t>)>> {
+    /// Carries a load from node `y` to the sources of `flow`.
+    fn sweep<'t, L: Load<'t>>(&'t self, y: u32, seed: L, flow: &Flow) -> Result<Vec<(u32, L)>> {
         let mut found = Vec::new();
         if !flow.contains(y) {
             return Ok(found);
@@ -238,43 +291,44 @@ impl Tape {
             if sweep.outermost {
                 self.swept_to(id + 1);
             }
-            let Some(g) = pending.slot(id).take() else { continue };
-            let g = self.narrowed(g, id)?;
+            let Some(load) = pending.slot(id).take() else { continue };
+            let load = load.arrived(self, id)?;
             if sources.contains(&id) {
-                found.push((id, g.clone()));
+                found.push((id, load.clone()));
             }
-            for (operand, cotangent) in self.pull(id, g, flow)? {
+            for (operand, load) in load.pulled(self, id, flow)? {
                 let slot = pending.slot(operand);
                 *slot = Some(match slot.take() {
-                    Some(earlier) => self.add(earlier, cotangent)?,
-                    None => cotangent,
+                    Some(earlier) => earlier.plus(load, self)?,
+                    None => load,
                 });
             }
         }
-        for (id, cotangent) in pending.below() {
-            found.push((id, self.narrowed(cotangent, id)?));
+        for (id, load) in pending.below() {
+            found.push((id, load.arrived(self, id)?));
         }
         Ok(found)
     }
 
     /// Runs the rule of one node.
-    fn pull<'t>(
+    pub(crate) fn pull<'t>(
         &'t self,
         id: u32,
         g: Cotangent<'t>,
         flow: &Flow,
-    ) -> Result<SmallVec<[(u32, Cotangent<'t>); 3]>> {
+    ) -> Result<SmallVec<[Pulled<'t>; 3]>> {
         let (op, inputs, scope) = {
             let nodes = self.nodes.borrow();
             let node = &nodes[id as usize];
             let Some(op) = node.op.clone() else { return Ok(SmallVec::new()) };
             (op, node.inputs.clone(), node.scope)
         };
-        let wanted: SmallVec<[bool; 3]> = inputs.iter().map(|operand| flow.contains(operand.id)).collect();
+        let wanted: SmallVec<[bool; 3]> = inputs.iter().map(|operand| flow.follows(operand)).collect();
         if !wanted.contains(&true) {
             return Ok(SmallVec::new());
         }
         self.scopes.borrow_mut().enter_rule(scope, Rule::Vjp, op.name());
+        let _unseen = self.hooks.suspend();
         let keep = matches!(g, Cotangent::Node(_));
         let mark = self.len();
         let g = match g {
@@ -294,7 +348,7 @@ impl Tape {
         assert_eq!(expected, given, "{name}: the vjp must return a cotangent, or None, for each operand");
         let mut result = SmallVec::new();
         let mut failed = None;
-        for (operand, cotangent) in inputs.iter().zip(cotangents) {
+        for (position, (&operand, cotangent)) in inputs.iter().zip(cotangents).enumerate() {
             let Some(cotangent) = cotangent else { continue };
             assert_eq!(
                 self.meta(cotangent),
@@ -311,7 +365,7 @@ impl Tape {
                     }
                 },
             };
-            result.push((operand.id, cotangent));
+            result.push(Pulled { position, operand, cotangent });
         }
         self.leave_rule(outer_rule);
         if !keep {
@@ -331,6 +385,13 @@ impl Tape {
         );
     }
 
+    #[track_caller]
+    pub(crate) fn expect_cotangent(&self, what: &str, y: Var<'_>, g: &Meta) {
+        self.expect_differentiable(what);
+        let y = self.meta(y);
+        assert!(y == *g, "{what}: the cotangent must have the shape and dtype of the result, {y}, found {g}");
+    }
+
     /// A constant of a value's shape and dtype.
     pub(crate) fn value_like(&self, var: Var<'_>, fill: f64) -> Result<Tensor> {
         let meta = self.meta(var);
@@ -338,7 +399,7 @@ impl Tape {
     }
 
     #[track_caller]
-    fn expect_scalar(&self, what: &str, y: Var<'_>) {
+    pub(crate) fn expect_scalar(&self, what: &str, y: Var<'_>) {
         let meta = self.meta(y);
         assert_eq!(
             meta.shape.elements(),

@@ -3,10 +3,24 @@
 use std::collections::BTreeMap;
 
 use limpid_tensor::{DType, Map, Tensor};
+use smallvec::SmallVec;
 
+use crate::backward::Flow;
 use crate::error::{Error, Result, Site};
-use crate::tape::Tape;
+use crate::tape::{Operand, Tape};
 use crate::var::Var;
+
+/// What a backward sweep carries from node to node.
+pub(crate) trait Load<'t>: Clone {
+    /// Both, at a value where both arrive. `self` arrived first.
+    fn plus(self, other: Self, tape: &'t Tape) -> Result<Self>;
+
+    /// What is handed on from node `id`, now that everything has arrived there.
+    fn arrived(self, tape: &'t Tape, id: u32) -> Result<Self>;
+
+    /// What the rule of node `id` makes of it, by operand.
+    fn pulled(self, tape: &'t Tape, id: u32, flow: &Flow) -> Result<SmallVec<[(u32, Self); 3]>>;
+}
 
 /// A cotangent on its way: a node of the tape, if the pass is kept, else a bare value.
 #[derive(Clone)]
@@ -15,22 +29,47 @@ pub(crate) enum Cotangent<'t> {
     Value(Tensor),
 }
 
-/// The cotangents that a sweep has computed so far and not yet handed on, by node.
-pub(crate) struct Pending<'t> {
-    low: u32,
-    inside: Vec<Option<Cotangent<'t>>>,
-    /// Of sources before the range that is swept.
-    below: BTreeMap<u32, Option<Cotangent<'t>>>,
+/// The cotangent that a rule computed for one operand.
+pub(crate) struct Pulled<'t> {
+    /// Which operand of its operation.
+    pub position: usize,
+    pub operand: Operand,
+    pub cotangent: Cotangent<'t>,
 }
 
-impl<'t> Pending<'t> {
+/// The ordinary load: cotangents that add up.
+impl<'t> Load<'t> for Cotangent<'t> {
+    fn plus(self, other: Self, tape: &'t Tape) -> Result<Self> {
+        tape.add(self, other)
+    }
+
+    fn arrived(self, tape: &'t Tape, id: u32) -> Result<Self> {
+        let cotangent = tape.narrowed(self, id)?;
+        tape.show_cotangent(id, &cotangent)?;
+        Ok(cotangent)
+    }
+
+    fn pulled(self, tape: &'t Tape, id: u32, flow: &Flow) -> Result<SmallVec<[(u32, Self); 3]>> {
+        Ok(tape.pull(id, self, flow)?.into_iter().map(|p| (p.operand.id, p.cotangent)).collect())
+    }
+}
+
+/// What a sweep has computed so far and not yet handed on, by node.
+pub(crate) struct Pending<L> {
+    low: u32,
+    inside: Vec<Option<L>>,
+    /// Of sources before the range that is swept.
+    below: BTreeMap<u32, Option<L>>,
+}
+
+impl<L: Clone> Pending<L> {
     /// None yet, for a sweep from node `y` back to node `low`.
-    pub fn new(low: u32, y: u32) -> Pending<'t> {
+    pub fn new(low: u32, y: u32) -> Pending<L> {
         let inside = vec![None; (y + 1).saturating_sub(low) as usize];
         Pending { low, inside, below: BTreeMap::new() }
     }
 
-    pub fn slot(&mut self, id: u32) -> &mut Option<Cotangent<'t>> {
+    pub fn slot(&mut self, id: u32) -> &mut Option<L> {
         match id.checked_sub(self.low) {
             Some(i) => &mut self.inside[i as usize],
             None => self.below.entry(id).or_default(),
@@ -38,8 +77,8 @@ impl<'t> Pending<'t> {
     }
 
     /// What has arrived before the range.
-    pub fn below(self) -> impl Iterator<Item = (u32, Cotangent<'t>)> {
-        self.below.into_iter().filter_map(|(id, cotangent)| Some((id, cotangent?)))
+    pub fn below(self) -> impl Iterator<Item = (u32, L)> {
+        self.below.into_iter().filter_map(|(id, load)| Some((id, load?)))
     }
 }
 
@@ -79,6 +118,15 @@ impl Tape {
                 Err(e) => Err(self.fail(self.backend_error(self.var(id), e))),
             },
         }
+    }
+
+    /// The elements of a cotangent of node `id`.
+    pub(crate) fn numbers(&self, id: u32, cotangent: &Cotangent<'_>) -> Result<Vec<f64>> {
+        let value = match cotangent {
+            Cotangent::Node(var) => self.value(*var)?,
+            Cotangent::Value(value) => value.clone(),
+        };
+        value.to_f64_vec().map_err(|e| self.fail(self.backend_error(self.var(id), e)))
     }
 
     /// In anomaly mode, an error if a sum of cotangents is not finite.

@@ -116,6 +116,7 @@ impl Tape {
                 Derivative::Missing(why) => no_derivative(&*op, self.scopes.borrow().suffix_of(scope), why),
             }
             self.scopes.borrow_mut().enter_rule(scope, Rule::Jvp, op.name());
+            let _unseen = self.hooks.suspend();
             let at = Pushforward {
                 x: inputs.iter().map(|operand| self.var(operand.id)).collect(),
                 y: self.var(id),

@@ -15,32 +15,58 @@
 //! A reader's order: [`Tape`] is what is recorded, [`Var`] a handle on a value, [`Op`] what an operation has to say of
 //! itself; then `backward.rs`, which is all of reverse mode, and the operations in `ops/`, each with its derivative
 //! beside its function. [`mod@check`] is how a derivative is proved.
+//!
+//! To follow a gradient: [`Tape::backward_with_ledger`] keeps what each gradient was added up from,
+//! [`Tape::spectrum`] tells paths apart by the branches they cross, [`Tape::stream_map`] and [`Tape::jacobian_spectrum`] are
+//! what the stream and the branches do to it. To read a tape: [`Tape::program`], [`diff()`], [`Tape::on_forward`].
 
 mod backward;
 pub mod check;
+mod composite;
 mod cotangent;
+mod diff;
+mod dot;
 mod effects;
 mod error;
 mod forward;
+mod hooks;
 mod jacobian;
+mod jacobian_spectrum;
+mod json;
+mod ledger;
+mod matrix;
 mod memory;
 mod op;
 pub mod ops;
+mod part;
 mod print;
+mod route;
+mod rule;
 mod scope;
+mod spectrum;
+mod statistics;
 mod tape;
 mod value;
 mod var;
 
-pub use backward::Gradients;
+pub use backward::{Gradients, Paths};
 pub use check::check;
+pub use composite::StreamMap;
+pub use diff::{Difference, TapeDiff, diff};
 pub use effects::Update;
 pub use error::{Error, Result, Site};
+pub use jacobian_spectrum::{JacobianSpectrum, Method};
+pub use ledger::{Addend, FanIn, Ledger};
+pub use matrix::Matrix;
 pub use memory::{Memory, ReadAudit};
 pub use op::{Cotangents, Derivative, Needs, Op, Pullback, Purity, Pushforward};
 pub use ops::einsum::einsum;
 pub use ops::elementwise::where_;
 pub use ops::movement::{concat, stack};
+pub use part::Part;
 pub use print::{Program, format_bytes};
+pub use route::Route;
+pub use spectrum::{Degree, Grading, Spectrum, Term};
+pub use statistics::Statistics;
 pub use tape::{ParamId, Tape};
 pub use var::{Edge, Outputs, Var};

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::ledger::Ledger;
 use crate::op::Op;
+use crate::statistics::Statistics;
 use crate::tape::{Node, Tape};
 use crate::var::{Edge, Var};
 
@@ -11,10 +13,80 @@ use crate::var::{Edge, Var};
 ///
 /// Each line has a name, the type, the operation with its operands, the bytes held, the scope and the source line that
 /// recorded it. Operands are marked with the edge they arrive by: `↷` skip, `⑂` branch, `∿` control.
+///
+/// ```
+/// use limpid_autograd::Tape;
+/// use limpid_tensor::Tensor;
+/// let tape = Tape::new();
+/// let x = tape.variable(&Tensor::scalar(3.0f64));
+/// let y = x * x;
+/// let (_, ledger) = tape.backward_with_ledger(y)?;
+/// let text = tape.program().with_statistics().with_gradients(&ledger).with_rules().to_string();
+/// for line in ["      [9.000e0, 9.000e0] mean 9.000e0 norm 9.000e0", "      gradient norm 6.000e0", "      t1 = mul(∂%1, %0)"] {
+///     assert!(text.contains(line), "{text}");
+/// }
+/// # Ok::<(), limpid_autograd::Error>(())
+/// ```
+#[derive(Clone, Copy)]
 pub struct Program<'a> {
-    tape: &'a Tape,
-    start: usize,
-    end: usize,
+    pub(crate) tape: &'a Tape,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    statistics: bool,
+    rules: bool,
+    ledger: Option<&'a Ledger>,
+}
+
+/// What is shown of the nodes; each as further lines below them.
+impl<'a> Program<'a> {
+    fn of(tape: &'a Tape, start: usize, end: usize) -> Program<'a> {
+        Program { tape, start, end, statistics: false, rules: false, ledger: None }
+    }
+
+    /// Also the values' range, mean, norm and how many elements are not finite, and below the program what they take in
+    /// unique storage. Dropped values are computed again for it, and not kept.
+    pub fn with_statistics(self) -> Program<'a> {
+        Program { statistics: true, ..self }
+    }
+
+    /// Also the norms of the gradients that a pass with [books](Tape::backward_with_ledger) found.
+    pub fn with_gradients(self, ledger: &'a Ledger) -> Program<'a> {
+        Program { ledger: Some(ledger), ..self }
+    }
+
+    /// Also the rule by which each node hands its gradient back: the program that its
+    /// [`vjp`](crate::Op::vjp) records, with fused operations expanded. `∂%3` is the gradient of `%3`.
+    /// It is recorded on a dry tape of its own, so nothing is computed; a rule that depends on values says so.
+    pub fn with_rules(self) -> Program<'a> {
+        Program { rules: true, ..self }
+    }
+
+    /// What is known of a value, if it was asked for and there is one.
+    pub(crate) fn statistics(&self, id: usize) -> Option<Statistics> {
+        let value = self.statistics.then(|| self.tape.value(self.tape.at(id)).ok())??;
+        Statistics::of(&value).ok()
+    }
+
+    pub(crate) fn gradient_norm(&self, id: usize) -> Option<f64> {
+        self.ledger?.norm(id)
+    }
+
+    pub(crate) fn rule(&self, id: usize) -> Vec<String> {
+        if self.rules { self.tape.rule_text(id) } else { Vec::new() }
+    }
+
+    /// The bytes of all values held: each storage once, and as if each node had its own.
+    fn held(&self) -> (usize, usize) {
+        let nodes = self.tape.nodes.borrow();
+        let values = nodes[self.start..self.end].iter().filter_map(|node| node.value.as_ref());
+        let mut storages: HashMap<usize, usize> = HashMap::new();
+        let mut by_node = 0;
+        for value in values {
+            storages.insert(value.storage().id(), value.storage().bytes());
+            by_node += value.meta().bytes();
+        }
+        (storages.values().sum(), by_node)
+    }
 }
 
 impl Tape {
@@ -30,12 +102,12 @@ impl Tape {
     /// assert!(text.contains("%1: f64[] = mul(%0, %0)"), "{text}");
     /// ```
     pub fn program(&self) -> Program<'_> {
-        Program { tape: self, start: 0, end: self.len() }
+        Program::of(self, 0, self.len())
     }
 
     /// The nodes from position `start` on as a program.
     pub(crate) fn program_from(&self, start: usize) -> Program<'_> {
-        Program { tape: self, start, end: self.len() }
+        Program::of(self, start, self.len())
     }
 
     /// The derivative of a scalar by every tracked leaf, as the program its rules write: recorded, printed and dropped
@@ -53,7 +125,7 @@ impl Tape {
         };
         let mark = self.len();
         let recorded = self.grad(y, &leaves);
-        let mut text = Program { tape: self, start: mark, end: self.len() }.to_string();
+        let mut text = self.program_from(mark).to_string();
         if let Ok(gradients) = &recorded {
             for (leaf, gradient) in leaves.iter().zip(gradients) {
                 text += &format!("∂{} = %{}\n", self.label(leaf.id), gradient.id);
@@ -65,15 +137,15 @@ impl Tape {
 }
 
 /// The columns of one line.
-struct Line {
-    definition: String,
+pub(crate) struct Line {
+    pub definition: String,
     held: String,
-    scope: String,
+    pub scope: String,
     source: String,
 }
 
 impl Program<'_> {
-    fn line(&self, id: usize, nodes: &[Node], first_holder: &mut HashMap<usize, usize>) -> Line {
+    pub(crate) fn line(&self, id: usize, nodes: &[Node], first_holder: &mut HashMap<usize, usize>) -> Line {
         let node = &nodes[id];
         let operation = match &node.op {
             None => {
@@ -105,12 +177,7 @@ impl Program<'_> {
             .inputs
             .iter()
             .map(|operand| {
-                let mark = match operand.edge {
-                    Edge::Interior => "",
-                    Edge::Skip => "↷",
-                    Edge::Branch => "⑂",
-                    Edge::Control => "∿",
-                };
+                let mark = edge_mark(operand.edge);
                 match &nodes[operand.id as usize].name {
                     Some(name) => format!("{mark}{name}"),
                     None => format!("{mark}%{}", operand.id),
@@ -125,14 +192,15 @@ impl Program<'_> {
 
 impl fmt::Display for Program<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes = &self.tape.nodes.borrow()[..];
-        let (start, end) = (self.start.min(nodes.len()), self.end.min(nodes.len()));
+        let (start, end) = (self.start.min(self.tape.len()), self.end.min(self.tape.len()));
         // A pass for the widths and one for the text: a program may have a million lines.
         let lines = || {
+            let nodes = self.tape.nodes.borrow();
             let before = nodes[..start].iter().enumerate();
             let held = before.filter_map(|(id, node)| Some((node.value.as_ref()?.storage().id(), id)));
             let mut first_holder: HashMap<usize, usize> = held.collect();
-            (start..end).map(move |id| self.line(id, nodes, &mut first_holder))
+            drop(nodes);
+            (start..end).map(move |id| self.line(id, &self.tape.nodes.borrow(), &mut first_holder))
         };
         let mut widths = [0; 3];
         for line in lines() {
@@ -141,14 +209,38 @@ impl fmt::Display for Program<'_> {
             }
         }
         let [definition, held, scope] = widths;
-        for line in lines() {
+        for (id, line) in (start..end).zip(lines()) {
             let text = format!(
                 "{:definition$}  {:>held$}  {:scope$}  {}",
                 line.definition, line.held, line.scope, line.source
             );
             writeln!(f, "{}", text.trim_end())?;
+            if let Some(statistics) = self.statistics(id) {
+                writeln!(f, "      {statistics}")?;
+            }
+            if let Some(norm) = self.gradient_norm(id) {
+                writeln!(f, "      gradient norm {norm:.3e}")?;
+            }
+            for line in self.rule(id) {
+                writeln!(f, "      {line}")?;
+            }
+        }
+        if self.statistics {
+            let (unique, by_node) = self.held();
+            let (unique, by_node) = (format_bytes(unique), format_bytes(by_node));
+            writeln!(f, "{} nodes hold {unique} in unique storage; each alone, {by_node}", end - start)?;
         }
         Ok(())
+    }
+}
+
+/// How an edge is marked in a program.
+pub(crate) fn edge_mark(edge: Edge) -> &'static str {
+    match edge {
+        Edge::Interior => "",
+        Edge::Skip => "↷",
+        Edge::Branch => "⑂",
+        Edge::Control => "∿",
     }
 }
 

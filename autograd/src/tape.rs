@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use crate::check::mutate::Mutation;
 use crate::error::{Error, Result, Site};
+use crate::hooks::Hooks;
 use crate::op::{Derivative, Op};
 use crate::scope::{ScopeId, Scopes};
 use crate::value::{Drops, ReadLog};
@@ -49,6 +50,7 @@ pub struct Tape {
     pub(crate) reads: RefCell<Option<ReadLog>>,
     /// What should change outside the tape once the program has run.
     pub(crate) updates: RefCell<Vec<(ParamId, Tensor)>>,
+    pub(crate) hooks: Hooks,
     epoch: Cell<u32>,
     /// Tells this tape, since it was last cleared, from every other.
     identity: u64,
@@ -123,6 +125,7 @@ impl Tape {
             drops: Drops::default(),
             reads: RefCell::default(),
             updates: RefCell::default(),
+            hooks: Hooks::default(),
             epoch: Cell::new(0),
             identity: new_identity(),
             recording: Cell::new(kind != Kind::Inference),
@@ -346,13 +349,15 @@ impl Tape {
     #[track_caller]
     pub(crate) fn leaf(&self, value: Tensor, tracked: bool, name: Option<Rc<str>>) -> Var<'_> {
         let meta = value.meta();
-        let kept = (!self.is_dry()).then(|| value.clone());
+        // A number is part of a program's text, so that a dry tape keeps it too.
+        let kept = (!self.is_dry() || !tracked && value.elements() == 1).then(|| value.clone());
         let var = self.push(None, SmallVec::new(), meta, kept, tracked, name);
         if self.settings.anomaly
             && let Err(error) = self.check_finite(var.id, &value, &[])
         {
             self.fail(error);
         }
+        self.show_value(var.id);
         var
     }
 
@@ -389,6 +394,7 @@ impl Tape {
         let y = self.push(Some(op), inputs, meta, None, tracked, None);
         if !self.is_dry() && self.failure.borrow().is_none() {
             self.run(y.id);
+            self.show_value(y.id);
         }
         y
     }
@@ -520,6 +526,16 @@ impl Tape {
 
 /// Handles and nodes.
 impl Tape {
+    /// The value at a position: what [`index`](Var::index) was asked for, or a report names.
+    ///
+    /// # Panics
+    /// If the tape is shorter.
+    #[track_caller]
+    pub fn at(&self, index: usize) -> Var<'_> {
+        assert!(index < self.len(), "at: no node {index} on a tape of {}", self.len());
+        self.var(index as u32)
+    }
+
     pub(crate) fn var(&self, id: u32) -> Var<'_> {
         let epoch = self.nodes.borrow()[id as usize].epoch;
         Var { tape: self, id, epoch, edge: Edge::Interior }

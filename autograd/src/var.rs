@@ -4,7 +4,7 @@ use std::fmt;
 
 use limpid_tensor::{DType, Meta, Shape, Tensor};
 
-use crate::error::Result;
+use crate::error::{Result, Site};
 use crate::tape::Tape;
 
 /// What a gradient crosses when it flows back along an edge of the tape.
@@ -78,6 +78,13 @@ impl<'t> Var<'t> {
     #[track_caller]
     pub fn is_tracked(self) -> bool {
         self.tape.is_tracked(self)
+    }
+
+    /// What recorded it: the operation or the leaf's name, the scope, the source line.
+    #[track_caller]
+    pub fn site(self) -> Site {
+        drop(self.meta());
+        self.tape.site(self.id)
     }
 
     /// The value; computed again from its operands if the tape has dropped it.
