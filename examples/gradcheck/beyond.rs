@@ -2,6 +2,7 @@
 
 use limpid::autograd::check::Property;
 use limpid::autograd::check::case::{Case, Operand, Values};
+use limpid::tensor::Map;
 use limpid::tensor::rng::{Distribution, Key};
 use limpid::{DType, Shape, Tape, Tensor, Var};
 
@@ -120,20 +121,20 @@ pub fn convention(convention: &Convention, case: &Case, tape: &Tape) -> Result<(
     Ok(())
 }
 
-/// The same case with other values, where it has interior or positive ones.
-pub fn with_values(case: &Case, values: Values) -> Case {
-    let ordinary =
-        |o: &Operand| o.dtype.is_float() && matches!(o.values, Values::Interior | Values::Normal(_));
-    let operands = case.operands.iter().map(|o| match ordinary(o) {
-        true => Operand { values, ..o.clone() },
-        false => o.clone(),
-    });
-    Case { operands: operands.collect(), choices: case.choices.clone() }
+/// The tensors of a case with other values where it has interior or positive ones; positive ones stay so.
+pub fn with_values(case: &Case, values: Values) -> Vec<Tensor> {
+    let other = |o: &Operand| Operand { values, ..o.clone() }.tensor();
+    let tensor = |o: &Operand| match o.values {
+        Values::Interior | Values::Normal(_) if o.dtype.is_float() => other(o),
+        Values::Positive => Tensor::map(Map::Abs, &[&other(o)]).expect("on the processor"),
+        _ => o.tensor(),
+    };
+    case.operands.iter().map(tensor).collect()
 }
 
 /// `None` where the value is not finite; else whether the gradient is a number, and, where that is finite, the tangent.
-pub fn extreme(property: &Property, case: &Case) -> Option<Result<(), String>> {
-    let found = match derivatives(property, case, &Tape::new(), &case.tensors()) {
+pub fn extreme(property: &Property, case: &Case, operands: &[Tensor]) -> Option<Result<(), String>> {
+    let found = match derivatives(property, case, &Tape::new(), operands) {
         Ok(found) => found,
         Err(error) => return Some(Err(error.to_string())),
     };

@@ -132,9 +132,9 @@ pub fn measure(subject: &Subject, effort: &Effort, progress: &dyn Fn(usize)) -> 
         for i in 0..fewer as u64 {
             let case = subject.smooth.case(effort.seed, i);
             for values in [Values::Saturated, Values::Tiny, Values::Huge] {
-                let case = beyond::with_values(&case, values);
-                if let Some(result) = beyond::extreme(&subject.smooth, &case) {
-                    tally.count(&case, result);
+                let operands = beyond::with_values(&case, values);
+                if let Some(result) = beyond::extreme(&subject.smooth, &case, &operands) {
+                    tally.count(&case, result.map_err(|what| format!("{what}, {values} values")));
                 }
             }
         }

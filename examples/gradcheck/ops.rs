@@ -152,7 +152,7 @@ fn functions_of_two() -> Vec<Subject> {
         let exponents: Vec<f64> = (0..x[1].shape().elements()).map(exponent).collect();
         let exponents = Tensor::from_vec(exponents, x[1].shape()).cast(x[1].dtype());
         let exponents = x[1].tape().constant(&exponents.expect("0 and 1 are of every dtype"));
-        (x[0] * x[0]).pow((x[1] * x[1] + 1.0) * exponents)
+        (x[0] * x[0]).pow((x[1] * x[1] + 1.0) * exponents) + (x[0] + x[1]) * LINE
     })
     .with_convention(same_shape(Values::Ties), move |x, _, u| {
         let by_x = |x: f64, b: f64| 2.0 * (b * b + 1.0) * (x * x).powf(b * b) * x;
@@ -160,8 +160,9 @@ fn functions_of_two() -> Vec<Subject> {
             0.0 => 0.0,
             _ => (x * x).powf(b * b + 1.0) * (x * x).ln() * 2.0 * b,
         };
-        let each =
-            |f: fn(f64, f64) -> f64| (0..u.len()).map(|i| u[i] * exponent(i) * f(x[0][i], x[1][i])).collect();
+        let each = |f: fn(f64, f64) -> f64| {
+            (0..u.len()).map(|i| u[i] * (LINE + exponent(i) * f(x[0][i], x[1][i]))).collect()
+        };
         vec![each(by_x), each(by_b)]
     });
     let select = op(

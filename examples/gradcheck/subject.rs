@@ -58,7 +58,8 @@ impl Subject {
     pub fn operation(&self) -> Option<&'static str> {
         match (self.group, self.name) {
             (Group::Op, "pow (at zero)") => Some("pow"),
-            (Group::Op, name) => (name != "pow" && !name.contains('(')).then_some(name),
+            (Group::Op, name) if name == "pow" || name.contains('(') => None,
+            (Group::Op, name) => name.split(" + ").next(),
             (Group::Module, name) => (name == "Residual<Plain>").then_some("write"),
         }
     }

@@ -67,7 +67,8 @@ pub fn ulps(property: &Property, case: &Case, dtype: DType) -> limpid::autograd:
     let mut of: Vec<Var> = x.iter().copied().filter(|x| x.dtype().is_float()).collect();
     let worst = |found: &[f64], exact: Vec<f64>, scales: Vec<f64>| {
         let off = found.iter().zip(exact).zip(scales).map(|((f, e), s)| (f - e).abs() / ulp(s, dtype));
-        off.fold(0.0, f64::max)
+        // What is not a number where it should be is infinitely far off.
+        off.fold(0.0, |worst, off: f64| if off.is_nan() { f64::INFINITY } else { worst.max(off) })
     };
     let mut ulps = Ulps { value: worst(&found.value, numbers(y)?, scales(y, &of)?), gradient: 0.0 };
     let cotangent = tape.variable(&found.cotangent.cast(DType::F64).expect("the processor can widen"));

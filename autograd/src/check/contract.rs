@@ -74,7 +74,8 @@ pub(super) fn contract(problem: &Problem<'_>, base: &Value) -> Result<TierOutcom
         }
         let alone = &problem.pull(None, &u, &[i])?[0];
         let scale = a.iter().fold(0.0f64, |m, a| m.max(a.abs()));
-        if let Some(j) = (0..a.len()).find(|&j| (alone[j] - a[j]).abs() > SAME * scale) {
+        let differs = |j: &usize| (alone[*j] - a[*j]).is_nan() || (alone[*j] - a[*j]).abs() > SAME * scale;
+        if let Some(j) = (0..a.len()).find(differs) {
             let what = "the gradient is another when no other input wants one";
             outcome.fault(Some(i), format!("{what}: {:e} against {:e} at element {j}", alone[j], a[j]));
         }

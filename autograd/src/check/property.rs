@@ -181,9 +181,11 @@ impl Property {
         match report.verdict {
             Verdict::Pass => survey.passed += 1,
             Verdict::Inconclusive(reason) => survey.inconclusive.push((case, reason)),
-            Verdict::Fail(_) => {
+            Verdict::Fail(findings) => {
+                // What is wrong must not shrink to where nothing can be seen.
+                let powerless = findings.iter().all(|finding| finding.powerless);
                 let shrunk = match draw.filter(|_| survey.failed.is_empty()) {
-                    Some(draw) => self.shrink(draw.drawn()),
+                    Some(draw) => self.shrink(draw.drawn(), powerless),
                     None => case.clone(),
                 };
                 let report = self.report(&shrunk, self.check.explain(survey.failed.is_empty()));
@@ -192,13 +194,17 @@ impl Property {
         }
     }
 
-    fn shrink(&self, failing: Vec<u32>) -> Case {
+    fn shrink(&self, failing: Vec<u32>, powerless: bool) -> Case {
         let mut shrink = Shrink::new(failing);
         for _ in 0..SHRINKS {
             let Some(numbers) = shrink.next() else { break };
             let mut draw = Draw::of(numbers);
             let case = self.cases.draw(&mut draw);
-            if matches!(self.report(&case, self.check.explain(false)).verdict, Verdict::Fail(_)) {
+            let fails = match self.report(&case, self.check.explain(false)).verdict {
+                Verdict::Fail(findings) => powerless || findings.iter().any(|finding| !finding.powerless),
+                _ => false,
+            };
+            if fails {
                 shrink.keep(draw.drawn());
             }
         }

@@ -62,7 +62,7 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
                 (Outcome::Blind, _) => blind += 1,
                 (Outcome::Disagrees, _) => {
                     if let Some(sides) = steps::one_sided(problem, base, &v, scale, &noise)? {
-                        let [below, above] = sides.map(|side| contract(&side, &u));
+                        let [below, above] = interval(&sides, &u);
                         let analytic = dot(&gradient, v[i].as_deref().unwrap_or_default());
                         if steps::is_kink(below, above) && within(analytic, below, above) {
                             tier.at_kink = true;
@@ -101,7 +101,7 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
                         tier.outcome.doubts.push(kink(at));
                         break;
                     };
-                    let [below, above] = sides.map(|side| contract(&side, &u));
+                    let [below, above] = interval(&sides, &u);
                     let analytic = dot(&gradient, v[i].as_deref().unwrap_or_default());
                     if !within(analytic, below, above) {
                         let sides = [below.value, above.value].map(|side| number(side, 6));
@@ -174,12 +174,15 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
     Ok(tier)
 }
 
-/// Σuᵢ·Dᵢ with its bar.
-fn contract(side: &[Estimate], u: &[f64]) -> Estimate {
-    Estimate {
-        value: sum(side.iter().zip(u).map(|(d, u)| d.value * u)),
-        bar: sum(side.iter().zip(u).map(|(d, u)| d.bar * u.abs())),
-    }
+/// The least and the greatest Σuᵢ·Dᵢ with every Dᵢ between output i's derivatives from below and from above: the weights
+/// differ in sign, so the sums of either side alone need not enclose it.
+fn interval([below, above]: &[Vec<Estimate>; 2], u: &[f64]) -> [Estimate; 2] {
+    let bar = sum(below.iter().zip(above).zip(u).map(|((b, a), u)| b.bar.max(a.bar) * u.abs()));
+    let end = |pick: fn(f64, f64) -> f64| {
+        let ends = below.iter().zip(above).zip(u).map(|((b, a), u)| pick(b.value * u, a.value * u));
+        Estimate { value: sum(ends), bar }
+    };
+    [end(f64::min), end(f64::max)]
 }
 
 /// Whether a derivative lies between the one-sided ones, as far as their bars can tell.

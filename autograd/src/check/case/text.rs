@@ -116,7 +116,8 @@ impl FromStr for View {
 
     fn from_str(text: &str) -> Result<View, CaseError> {
         let (name, arguments) = call(text)?;
-        let numbers: Vec<usize> = arguments.iter().map(|&n| n as usize).collect();
+        let whole = |&n: &f64| (n >= 0.0 && n.fract() == 0.0).then_some(n as usize);
+        let numbers: Vec<usize> = arguments.iter().map_while(whole).collect();
         match (name, &numbers[..]) {
             ("permute", &[number]) => Ok(View::Permute(number)),
             ("slice", &[axis, before, after, step]) if step > 0 => {

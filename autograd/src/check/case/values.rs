@@ -36,14 +36,6 @@ pub enum Values {
     Below(usize),
 }
 
-impl Values {
-    /// Whether a function of elementary functions is smooth at these values and its derivatives of ordinary size.
-    pub fn is_smooth(self) -> bool {
-        use Values::*;
-        matches!(self, Interior | Positive | Normal(_) | Simplex | Below(_))
-    }
-}
-
 /// Rows of `row` numbers scaled to sum to 1.
 pub(super) fn simplex(mut numbers: Vec<f64>, row: usize) -> Vec<f64> {
     for row in numbers.chunks_mut(row.max(1)) {
@@ -64,7 +56,8 @@ impl Operand {
         // Odd strides visit every residue modulo 1024 before one comes again.
         let lattice = |i: usize| {
             let place = (start.wrapping_add((stride | 1).wrapping_mul(i as u64)) % 1024) as f64;
-            let between = ((self.seed % 4) as f64 + 0.5) / 4.0;
+            // Off the lattice a little, so that no sum is 0 by accident; less than half way to the next.
+            let between = ((self.seed % 4) as f64 + 0.3 + 0.4 * unit(key.fold(1).bits(i as u64))) / 4.0;
             0.3 + 1.4 * (place + between) / 1024.0
         };
         let (largest, smallest): (f64, f64) = match self.dtype {
