@@ -76,7 +76,7 @@ fn beyond_table(text: &mut String, rows: &[Row]) {
     }
     let _ =
         writeln!(text, "{:23}│ at and near kinks  │ ties by formula │ extreme values", "beyond the smooth");
-    let _ = writeln!(text, "{:23}│ pass undecided fail │ pass       fail │ pass       fail", "");
+    let _ = writeln!(text, "{:23}│ pass undecided fail│ pass       fail │ pass       fail", "");
     let _ = writeln!(text, "{}┼{}┼{}┼{}", "─".repeat(23), "─".repeat(20), "─".repeat(17), "─".repeat(17));
     let two = |t: &Option<Tally>| match t {
         Some(t) => format!("{:>5} {:>10}", t.passed, t.failed()),

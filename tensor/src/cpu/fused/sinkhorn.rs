@@ -664,36 +664,4 @@ mod tests {
     fn a_matrix_that_is_not_square_panics() {
         let _ = Tensor::fused(Fused::Sinkhorn(Stop::Steps(1)), &[&numbers([2, 3], DType::F32, 1)]);
     }
-
-    /// `cargo test --release -p limpid-tensor --lib sinkhorn -- --ignored --nocapture`
-    #[test]
-    #[ignore = "a measurement: prints how long 32,768 4×4 matrices take"]
-    fn how_long_it_takes() {
-        let stop = Stop::Steps(20);
-        let best = |f: &dyn Fn()| {
-            let time = |_| {
-                let start = std::time::Instant::now();
-                f();
-                start.elapsed().as_secs_f64() * 1e3
-            };
-            (0..20).map(time).fold(f64::INFINITY, f64::min)
-        };
-        let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-        for dtype in [DType::F32, DType::F64] {
-            let [x, g] = [1, 2].map(|seed| numbers([1 << 15, 4, 4], dtype, seed));
-            for (name, f, x) in [
-                ("forward", Fused::Sinkhorn(stop), &[&x][..]),
-                ("backward", Fused::SinkhornBackward(stop), &[&x, &g]),
-            ] {
-                let all = best(&|| drop(Tensor::fused(f, x).unwrap().unwrap()));
-                let one = best(&|| drop(one_thread.install(|| Tensor::fused(f, x)).unwrap().unwrap()));
-                println!("{dtype} {name}: {one:.2} ms on one thread, {all:.2} ms on all");
-            }
-        }
-        let x = numbers([1 << 12, 4, 4], DType::F64, 1);
-        let forward = 8.0 * best(&|| drop(reference(&x, stop, Wanted::Matrix)));
-        let g = naive(&x);
-        let backward = 8.0 * best(&|| drop(reference(&x, stop, Wanted::Gradient(&g))));
-        println!("logarithms, on one thread: forward {forward:.0} ms, backward {backward:.0} ms");
-    }
 }
