@@ -1,7 +1,7 @@
 //! Matrix products: any strides, batches, and a choice of threads that does not change a bit.
 
 use bytemuck::Pod;
-use gemm::{Parallelism, gemm};
+use gemm_common::Parallelism;
 use smallvec::SmallVec;
 
 use super::threads;
@@ -30,7 +30,7 @@ pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 }
 
 /// The product, with the threads that `choose` picks for it.
-fn product<T: Element + Pod>(a: &Tensor, b: &Tensor, choose: impl Fn(&Plan) -> Threads) -> Tensor {
+fn product<T: Factor>(a: &Tensor, b: &Tensor, choose: impl Fn(&Plan) -> Threads) -> Tensor {
     // The strides below are only right for shapes that agree; memory safety rests on them, so shapes are checked
     // here again.
     let meta = infer_matmul(&a.meta(), &b.meta()).unwrap_or_else(|message| panic!("{message}"));
@@ -79,7 +79,7 @@ struct BatchAxis {
     b: isize,
 }
 
-/// A batched product as `gemm` takes it: sizes, steps, and where the matrices of each batch begin.
+/// A batched product: sizes, steps, and where the matrices of each batch begin.
 struct Plan {
     m: usize,
     k: usize,
@@ -135,7 +135,7 @@ impl Plan {
         }
     }
 
-    /// The step along an axis of size 1 is never taken, but `gemm` looks at it to choose its kernel. Views leave
+    /// The step along an axis of size 1 is never taken, but the library looks at it to choose its kernel. Views leave
     /// different numbers there for the same matrix; the number of a contiguous one makes them give the same bits.
     fn settle_unused_steps(&mut self) {
         if self.k == 1 {
@@ -165,7 +165,7 @@ impl Plan {
         (a, b)
     }
 
-    fn run<T: Element + Pod>(&self, a: &[T], b: &[T], out: &mut [T], threads: Threads) {
+    fn run<T: Factor>(&self, a: &[T], b: &[T], out: &mut [T], threads: Threads) {
         let size = self.m * self.n;
         if out.is_empty() {
             return;
@@ -192,45 +192,113 @@ impl Plan {
     }
 
     /// Batch `i` into `out`, a row-major m×n matrix.
-    fn multiply<T: Element + Pod>(
-        &self,
-        a: &[T],
-        b: &[T],
-        i: usize,
-        out: &mut [T],
-        parallelism: Parallelism,
-    ) {
-        assert_eq!(out.len(), self.m * self.n);
+    fn multiply<T: Factor>(&self, a: &[T], b: &[T], i: usize, out: &mut [T], parallelism: Parallelism) {
+        let &Plan { m, n, k, a: a_steps, b: b_steps, .. } = self;
+        assert_eq!(out.len(), m * n);
         let (a_start, b_start) = self.starts(i);
-        // SAFETY: `out` is exclusively borrowed and, as asserted, exactly the m×n row-major matrix described.
-        // `gemm` reads elements start + i·row + j·column of a and b with i, j inside m×k and k×n: for each batch
-        // these are elements of the operands' layouts, which lie inside their storage (`Tensor::from_storage`
-        // checks that) and so inside the slices; `Plan::new` has the shapes from `infer_matmul`. A step of 0 or
-        // below is read like any other: `gemm` only loads vectors where the step is 1. `out` is not read
-        // (read_dst is false), so what it held before does not matter.
+        let a = Matrix { first: a.as_ptr().wrapping_offset(a_start), steps: a_steps };
+        let b = Matrix { first: b.as_ptr().wrapping_offset(b_start), steps: b_steps };
+        // The kernels write columns, so what they are asked for is outᵀ = bᵀ·aᵀ. A single column is one already.
+        let (rows, columns, left, right) =
+            if n == 1 { (m, 1, a, b) } else { (n, m, b.transposed(), a.transposed()) };
+        // They go through the sum in the direction in which the left factor's memory ascends.
+        let (left, right) = if left.steps.column < 0 && k > 0 {
+            (left.transposed().flipped(k).transposed(), right.flipped(k))
+        } else {
+            (left, right)
+        };
+        let (zero, one) = (T::from_f64(0.0), T::from_f64(1.0));
+        // SAFETY: `out` is exclusively borrowed and, as asserted, exactly the rows×columns column-major matrix
+        // described. The kernel reads elements first + i·row + j·column of a and b with i, j inside m×k and k×n, in
+        // whichever direction: for each batch these are elements of the operands' layouts, which lie inside their
+        // storage (`Tensor::from_storage` checks that) and so inside the slices; `Plan::new` has the shapes from
+        // `infer_matmul`. A step of 0 or below is read like any other: vectors are only loaded where the step is 1.
+        // `out` is not read (the flag before the factors is false), so what it held before does not matter.
         unsafe {
-            gemm(
-                self.m,
-                self.n,
-                self.k,
+            T::kernel()(
+                rows,
+                columns,
+                k,
                 out.as_mut_ptr(),
+                rows as isize,
                 1,
-                self.n as isize,
                 false,
-                a.as_ptr().wrapping_offset(a_start),
-                self.a.column,
-                self.a.row,
-                b.as_ptr().wrapping_offset(b_start),
-                self.b.column,
-                self.b.row,
-                T::from_f64(0.0),
-                T::from_f64(1.0),
+                left.first,
+                left.steps.column,
+                left.steps.row,
+                right.first,
+                right.steps.column,
+                right.steps.row,
+                zero,
+                one,
                 false,
                 false,
                 false,
                 parallelism,
             );
         }
+    }
+}
+
+/// A strided matrix in memory.
+#[derive(Clone, Copy)]
+struct Matrix<T> {
+    first: *const T,
+    steps: Steps,
+}
+
+impl<T> Matrix<T> {
+    fn transposed(self) -> Matrix<T> {
+        let Steps { row, column } = self.steps;
+        Matrix { steps: Steps { row: column, column: row }, ..self }
+    }
+
+    /// Its `rows` rows from the last to the first.
+    fn flipped(self, rows: usize) -> Matrix<T> {
+        let Steps { row, column } = self.steps;
+        let first = self.first.wrapping_offset((rows as isize - 1) * row);
+        Matrix { first, steps: Steps { row: -row, column } }
+    }
+}
+
+/// What the library calls a product `c = α·c + β·a·b`: sizes m, n, k; c, its column and row steps and whether it is
+/// read; a and b with theirs; α, β; three conjugations; threads.
+type Kernel<T> = unsafe fn(
+    usize,
+    usize,
+    usize,
+    *mut T,
+    isize,
+    isize,
+    bool,
+    *const T,
+    isize,
+    isize,
+    *const T,
+    isize,
+    isize,
+    T,
+    T,
+    bool,
+    bool,
+    bool,
+    Parallelism,
+);
+
+/// An element type that the library multiplies: its kernel for this processor.
+trait Factor: Element + Pod {
+    fn kernel() -> Kernel<Self>;
+}
+
+impl Factor for f32 {
+    fn kernel() -> Kernel<f32> {
+        gemm_f32::gemm::f32::get_gemm_fn()
+    }
+}
+
+impl Factor for f64 {
+    fn kernel() -> Kernel<f64> {
+        gemm_f64::gemm::f64::get_gemm_fn()
     }
 }
 
@@ -391,7 +459,7 @@ mod tests {
             (16, 16, 2000),
         ];
         let pools = [1, 2, 3, 7].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap());
-        fn same<T: Element + Pod>(a: &Tensor, b: &Tensor, pools: &[rayon::ThreadPool]) {
+        fn same<T: Factor>(a: &Tensor, b: &Tensor, pools: &[rayon::ThreadPool]) {
             let bits = |threads| T::to_bytes(data::<T>(&product::<T>(a, b, |_| threads))).to_vec();
             let alone = bits(Threads::One);
             for threads in [Threads::Within, Threads::Across] {
