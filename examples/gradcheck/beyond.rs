@@ -132,22 +132,22 @@ pub fn with_values(case: &Case, values: Values) -> Vec<Tensor> {
     case.operands.iter().map(tensor).collect()
 }
 
-/// `None` where the value is not finite; else whether the gradient is a number, and, where that is finite, the tangent.
-pub fn extreme(property: &Property, case: &Case, operands: &[Tensor]) -> Option<Result<(), String>> {
-    let found = match derivatives(property, case, &Tape::new(), operands) {
-        Ok(found) => found,
-        Err(error) => return Some(Err(error.to_string())),
-    };
+/// `None` where the value is not finite; else an error unless the gradient is a number and, where that is finite, the
+/// tangent too.
+pub fn extreme(property: &Property, case: &Case, operands: &[Tensor]) -> Result<Option<()>, String> {
+    let found = derivatives(property, case, &Tape::new(), operands).map_err(|error| error.to_string())?;
     if found.value.iter().any(|y| !y.is_finite()) {
-        return None;
+        return Ok(None);
     }
-    let nan = |what: String, x: &[f64]| match x.iter().position(|x| x.is_nan()) {
+    let number = |what: String, x: &[f64]| match x.iter().position(|x| x.is_nan()) {
         Some(at) => Err(format!("{what} is NaN at element {at}, where the value is finite")),
         None => Ok(()),
     };
-    let backward =
-        || found.gradient.iter().enumerate().try_for_each(|(i, g)| nan(format!("the gradient by x{i}"), g));
-    let finite = found.gradient.iter().flatten().all(|g| g.is_finite());
-    let forward = || if finite { nan("the tangent".into(), &found.tangent) } else { Ok(()) };
-    Some(backward().and_then(|()| forward()))
+    for (i, gradient) in found.gradient.iter().enumerate() {
+        number(format!("the gradient by x{i}"), gradient)?;
+    }
+    if found.gradient.iter().flatten().all(|g| g.is_finite()) {
+        number("the tangent".into(), &found.tangent)?;
+    }
+    Ok(Some(()))
 }

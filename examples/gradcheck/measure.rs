@@ -9,6 +9,7 @@ use limpid::{DType, Tape};
 
 use crate::beyond::{self, Tally};
 use crate::mutants;
+use crate::quiet::{caught, quietly};
 use crate::subject::{Group, Subject};
 use crate::ulps::{Ulps, ulps};
 
@@ -85,7 +86,7 @@ pub fn measure(subject: &Subject, effort: &Effort, progress: &dyn Fn(usize)) -> 
         seconds: 0.0,
     };
     let mut slopes = [Vec::new(), Vec::new()];
-    let survey = subject.smooth.run_each(cases, effort.seed, &mut |case, report| {
+    let look = &mut |case: &Case, report: &Report| {
         progress(1);
         for outcome in &report.tiers {
             let cell = row.tiers.entry((layout(case), outcome.tier)).or_default();
@@ -97,7 +98,8 @@ pub fn measure(subject: &Subject, effort: &Effort, progress: &dyn Fn(usize)) -> 
         }
         let adjoint = report.tier(Tier::Adjoint).and_then(|outcome| outcome.measured("adjoint to"));
         row.adjoint = row.adjoint.max(adjoint.unwrap_or(0.0));
-    });
+    };
+    let survey = quietly(|| subject.smooth.run_each(cases, effort.seed, look));
     row.slopes = slopes.map(median);
     row.smooth = Tally {
         cases: survey.cases,
@@ -110,11 +112,12 @@ pub fn measure(subject: &Subject, effort: &Effort, progress: &dyn Fn(usize)) -> 
     let fewer = cases.div_ceil(5);
     if let Some(kinks) = &subject.kinks {
         let mut tally = Tally::default();
-        let survey = kinks.run_each(fewer, effort.seed, &mut |_, report: &Report| {
+        let look = &mut |_: &Case, report: &Report| {
             tally.cases += 1;
             tally.passed += usize::from(report.passed());
             tally.inconclusive += usize::from(matches!(report.verdict, Verdict::Inconclusive(_)));
-        });
+        };
+        let survey = quietly(|| kinks.run_each(fewer, effort.seed, look));
         tally.failure = (!survey.failed.is_empty()).then(|| survey.to_string());
         row.kinks = Some(tally);
     }
@@ -122,7 +125,7 @@ pub fn measure(subject: &Subject, effort: &Effort, progress: &dyn Fn(usize)) -> 
         let mut tally = Tally::default();
         for i in 0..fewer as u64 {
             let case = convention.property.case(effort.seed, i);
-            let result = beyond::convention(convention, &case, &Tape::new());
+            let result = caught(|| beyond::convention(convention, &case, &Tape::new()));
             tally.count(&case, result);
         }
         row.convention = Some(tally);
@@ -133,7 +136,8 @@ pub fn measure(subject: &Subject, effort: &Effort, progress: &dyn Fn(usize)) -> 
             let case = subject.smooth.case(effort.seed, i);
             for values in [Values::Saturated, Values::Tiny, Values::Huge] {
                 let operands = beyond::with_values(&case, values);
-                if let Some(result) = beyond::extreme(&subject.smooth, &case, &operands) {
+                let result = caught(|| beyond::extreme(&subject.smooth, &case, &operands));
+                if let Some(result) = result.transpose() {
                     tally.count(&case, result.map_err(|what| format!("{what}, {values} values")));
                 }
             }
@@ -143,7 +147,7 @@ pub fn measure(subject: &Subject, effort: &Effort, progress: &dyn Fn(usize)) -> 
     for i in 0..fewer as u64 {
         let case = subject.smooth.case(effort.seed, i);
         for (worst, dtype) in row.ulps.iter_mut().zip([DType::F32, DType::BF16]) {
-            match ulps(&subject.smooth, &case, dtype) {
+            match caught(|| ulps(&subject.smooth, &case, dtype).map_err(|e| e.to_string())) {
                 Ok(found) => *worst = worst.max(found),
                 Err(error) => row.smooth.failure = Some(format!("{} in {dtype}: {error}", subject.name)),
             }

@@ -48,6 +48,7 @@ fn module(name: &'static str, build: impl Build) -> Subject {
         let module = build(&init(x[0].dtype()), x[0].shape()[1], case.choices[0].into());
         forward_with(&*module, x[0], &x[1..])
     })
+    .finite_at_extremes()
 }
 
 /// What joins a branch to a stream of so many channels.
@@ -75,6 +76,7 @@ fn block(name: &'static str, streams: bool, join: Join) -> Subject {
         let channels = *x[0].shape().last().expect("a stream has channels");
         forward_with(&residual(join, channels, x[0].dtype()), x[0], &x[1..])
     })
+    .finite_at_extremes()
 }
 
 fn residual(join: Join, channels: usize, dtype: DType) -> Residual<Box<dyn Connection>, Linear> {
@@ -106,7 +108,8 @@ pub fn modules() -> Vec<Subject> {
         }),
         module("LayerNorm", |init, channels, _| Box::new(LayerNorm::new(init, channels))),
         module("RmsNorm", |init, channels, _| Box::new(RmsNorm::new(init, channels))),
-        module("BatchNorm1d", |init, channels, _| Box::new(BatchNorm1d::new(init, channels))),
+        // Its variance overflows for huge inputs: the value is 0 then, the derivative none.
+        module("BatchNorm1d", |init, channels, _| Box::new(BatchNorm1d::new(init, channels))).smooth_only(),
         module("Dropout", |init, channels, _| {
             let tail = Linear::new(&init.enter(1), channels, 2, Activation::Tanh);
             Box::new(Sequential::new(vec![Box::new(Dropout::new(0.3)), Box::new(tail)]))

@@ -1,11 +1,11 @@
 //! What the check is worth: mutants of every rule that a subject uses, and the reasons of those that change nothing.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use limpid::autograd::check::case::Case;
 use limpid::autograd::check::{Check, Fate, Property, Score};
 
+use crate::quiet::quietly;
 use crate::subject::Subject;
 
 /// Mistakes that are none: operation, the start of the place, the edit, and why nothing changes. `*` is any.
@@ -46,20 +46,6 @@ pub fn reason(mutant: &str) -> Option<&'static str> {
         (*o == "*" || *o == operation) && (*p == "*" || place.starts_with(p)) && (*e == "*" || *e == edit)
     };
     EXCLUSIONS.iter().find(fits).map(|(.., why)| *why)
-}
-
-thread_local! {
-    static MUTATING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// A mutated rule may panic, which is one way to be noticed; nobody wants to read it.
-pub fn silence_mutants() {
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if !MUTATING.get() {
-            print(panic);
-        }
-    }));
 }
 
 /// Elements beyond which a case is not used: every mutant is a whole check.
@@ -137,15 +123,14 @@ impl Found {
             mutant.op() == operation && wanted(&name) && !settled(&name)
         });
         // What fails or cannot be decided with the right rules says nothing of wrong ones.
-        if mutants.is_empty() || !property.at(case).passed() {
+        if mutants.is_empty() || !quietly(|| property.at(case)).passed() {
             return;
         }
         for mutant in &mutants {
-            MUTATING.set(true);
-            let fate = check.fate(mutant, |x| property.apply(x, case), &inputs);
+            let fate = quietly(|| check.fate(mutant, |x| property.apply(x, case), &inputs));
             let survived = matches!(fate, Fate::Survived(_));
-            let equivalent = survived && check.is_equivalent(mutant, |x| property.apply(x, case), &inputs);
-            MUTATING.set(false);
+            let equivalent =
+                survived && quietly(|| check.is_equivalent(mutant, |x| property.apply(x, case), &inputs));
             self.score.count(mutant, &fate, equivalent);
             if equivalent {
                 *self.unchanged.entry(mutant.to_string()).or_default() += 1;

@@ -270,7 +270,7 @@ fn reductions() -> Vec<Subject> {
 }
 
 /// `x [.., in]`, `w [out, in]` and, if asked for, `b [out]`; in one case of four square.
-fn linear_cases(bias: bool) -> Drawn<Case> {
+fn linear_cases(bias: bool, values: Values) -> Drawn<Case> {
     Drawn::new(move |draw| {
         let mut sizes = draw.sizes(3);
         if draw.one_in(4) {
@@ -284,13 +284,29 @@ fn linear_cases(bias: bool) -> Drawn<Case> {
         };
         let mut shapes = vec![x, vec![outputs, inputs]];
         shapes.extend(bias.then(|| vec![outputs]));
-        let operands = draw.operands(shapes, &Looks::default());
+        let operands = draw.operands(shapes, &Looks::from(values));
         draw.case(operands)
     })
 }
 
+/// The gradients of max(x·wᵀ + b, 0): none where the sum is 0.
+fn relu_layer(x: &[Vec<f64>], shapes: &[Vec<usize>], u: &[f64]) -> Vec<Vec<f64>> {
+    let (inputs, outputs) = (shapes[1][1], shapes[1][0]);
+    let mut gradients: Vec<Vec<f64>> = x.iter().map(|x| vec![0.0; x.len()]).collect();
+    for (at, u) in u.iter().enumerate() {
+        let (row, out) = (at / outputs * inputs, at % outputs);
+        let sum = x[2][out] + (0..inputs).map(|i| x[0][row + i] * x[1][out * inputs + i]).sum::<f64>();
+        if sum > 0.0 {
+            (0..inputs).for_each(|i| gradients[0][row + i] += u * x[1][out * inputs + i]);
+            (0..inputs).for_each(|i| gradients[1][out * inputs + i] += u * x[0][row + i]);
+            gradients[2][out] += u;
+        }
+    }
+    gradients
+}
+
 fn linear(name: &'static str, activation: Activation, bias: bool) -> Subject {
-    op(name, linear_cases(bias), move |x, _| {
+    op(name, linear_cases(bias, Interior), move |x, _| {
         let line = x[0].linear(x[1], x.get(2).copied(), Activation::Identity) * LINE;
         x[0].linear(x[1], x.get(2).copied(), activation) + line
     })
@@ -330,7 +346,11 @@ fn products() -> Vec<Subject> {
         }),
         linear("linear", Activation::Identity, true),
         linear("linear (no bias)", Activation::Identity, false),
-        linear("linear + relu", Activation::Relu, true),
+        // Small whole numbers, so that sums of products are 0 as well.
+        linear("linear + relu", Activation::Relu, true)
+            .with_kinks(linear_cases(true, Values::Ties))
+            .with_convention(linear_cases(true, Values::Ties), relu_layer)
+            .convention_of(|x, _| x[0].linear(x[1], Some(x[2]), Activation::Relu)),
         linear("linear + tanh", Activation::Tanh, true),
         linear("linear + sigmoid", Activation::Sigmoid, true),
         contraction("einsum ab,bc->ac", "ab,bc->ac"),
@@ -349,10 +369,10 @@ fn backward<'t>(y: Var<'t>, cotangent: Var<'t>, x: Var<'t>) -> Var<'t> {
     found.unwrap_or(x)
 }
 
-/// `[.., n, n]`, for a kernel's backward pass with as many cotangents.
+/// `[.., n, n]`, for a kernel and for its backward pass, which has a cotangent too.
 fn squares(operands: usize) -> Drawn<Case> {
     Drawn::new(move |draw| {
-        let n = 2 + draw.below(3);
+        let n = 2 + draw.below(if operands == 1 { 3 } else { 2 });
         let shape = if draw.one_in(3) { vec![2, n, n] } else { vec![n, n] };
         let operands = draw.operands(vec![shape; operands], &Looks::from(Normal(1.0)).dense());
         draw.case(operands)
@@ -401,16 +421,20 @@ fn with_columns(n: usize) -> Drawn<Case> {
     })
 }
 
-fn gated(name: &'static str, f: Unary) -> Subject {
-    let cases = Drawn::new(|draw: &mut Draw| {
+/// A last axis of two halves.
+fn halves(values: Values) -> Drawn<Case> {
+    Drawn::new(move |draw: &mut Draw| {
         let mut shape = draw.shape(1..=3);
         if let Some(last) = shape.last_mut() {
             *last = 2 * (1 + draw.below(3));
         }
-        let operands = draw.operands(vec![shape], &dense(Interior));
+        let operands = draw.operands(vec![shape], &dense(values));
         draw.case(operands)
-    });
-    op(name, cases, move |x, _| f(x[0]) + x[0].sum(&[-1]).keep(&[-1], &x[0].shape()) * LINE)
+    })
+}
+
+fn gated(name: &'static str, f: Unary) -> Subject {
+    op(name, halves(Interior), move |x, _| f(x[0]) + x[0].sum(&[-1]).keep(&[-1], &x[0].shape()) * LINE)
 }
 
 fn rows() -> Vec<Subject> {
@@ -422,7 +446,19 @@ fn rows() -> Vec<Subject> {
         gated("glu", |x| x.glu()),
         gated("swiglu", |x| x.swiglu()),
         gated("geglu", |x| x.geglu()),
-        gated("reglu", |x| x.reglu()),
+        gated("reglu", |x| x.reglu())
+            .with_kinks(halves(Values::NearKink))
+            .with_convention(halves(Values::Ties), |x, shapes, u| {
+                let half = shapes[0].last().unwrap_or(&0) / 2;
+                let by = |(row, u): (&[f64], &[f64])| {
+                    let (a, b) = row.split_at(half);
+                    let by_a = u.iter().zip(b).map(|(u, b)| u * b.max(0.0));
+                    let by_b = u.iter().zip(a).zip(b).map(|((u, a), b)| if *b > 0.0 { u * a } else { 0.0 });
+                    by_a.chain(by_b).collect::<Vec<f64>>()
+                };
+                vec![x[0].chunks(2 * half).zip(u.chunks(half)).flat_map(by).collect()]
+            })
+            .convention_of(|x, _| x[0].reglu()),
     ]
 }
 
@@ -590,6 +626,13 @@ fn targeted(values: Values, targets: Values) -> Drawn<Case> {
     })
 }
 
+/// The gradients of a loss of d = x − t, whose derivative by d is `slope`.
+fn deviations(x: &[Vec<f64>], u: &[f64], slope: fn(f64) -> f64) -> Vec<Vec<f64>> {
+    let by_x: Vec<f64> = u.iter().enumerate().map(|(i, u)| u * slope(x[0][i] - x[1][i])).collect();
+    let by_target = by_x.iter().map(|g| -g).collect();
+    vec![by_x, by_target]
+}
+
 fn classified() -> Drawn<Case> {
     Drawn::new(|draw| {
         let [rows, classes] = draw.sizes(2)[..] else { unreachable!("two were asked for") };
@@ -613,10 +656,22 @@ fn loss_functions() -> Vec<Subject> {
         }),
         op("nll", classified(), |x, case| losses::nll(x[0], x[1], reduction_of(case))),
         op("mse", targeted(Interior, Interior), |x, case| losses::mse(x[0], x[1], reduction_of(case))),
-        op("l1", targeted(Interior, Interior), |x, case| losses::l1(x[0], x[1], reduction_of(case))),
+        op("l1", targeted(Interior, Interior), |x, case| losses::l1(x[0], x[1], reduction_of(case)))
+            .finite_at_extremes()
+            .with_kinks(targeted(Values::NearKink, Values::Ties))
+            .with_convention(targeted(Values::Ties, Values::Ties), |x, _, u| {
+                deviations(x, u, |d| if d == 0.0 { 0.0 } else { d.signum() })
+            })
+            .convention_of(|x, _| losses::l1(x[0], x[1], Reduction::None)),
         op("huber", targeted(Interior, Interior), |x, case| {
             losses::huber(x[0], x[1], 1.0, reduction_of(case))
-        }),
+        })
+        .finite_at_extremes()
+        .with_kinks(targeted(Values::NearKink, Values::Ties))
+        .with_convention(targeted(Values::Ties, Values::Ties), |x, _, u| {
+            deviations(x, u, |d| d.clamp(-1.0, 1.0))
+        })
+        .convention_of(|x, _| losses::huber(x[0], x[1], 1.0, Reduction::None)),
         op("bce_with_logits", targeted(Interior, Positive), |x, case| {
             losses::bce_with_logits(x[0], x[1], reduction_of(case))
         })

@@ -87,6 +87,17 @@ impl Subject {
         self
     }
 
+    /// First checked at the cases of this table that are of its name.
+    pub fn with_regressions(self, table: &str) -> Subject {
+        let smooth = self.smooth.with_regressions(table);
+        Subject { smooth, kinks: self.kinks.map(|kinks| kinks.with_regressions(table)), ..self }
+    }
+
+    /// Not looked at where values are extreme.
+    pub fn smooth_only(self) -> Subject {
+        Subject { extremes: false, ..self }
+    }
+
     /// Also looked at where values are extreme.
     pub fn finite_at_extremes(self) -> Subject {
         Subject { extremes: true, ..self }

@@ -37,6 +37,27 @@ impl Layout {
         Layout { shape, strides, offset: 0 }
     }
 
+    /// Any steps at all, from `offset` elements behind the start of the storage.
+    ///
+    /// # Panics
+    /// If there is not one step for each axis, or an element would lie before the start.
+    #[track_caller]
+    pub fn strided(shape: impl Into<Shape>, strides: &[isize], offset: usize) -> Layout {
+        let shape = shape.into();
+        let axes = shape.len();
+        assert!(
+            axes == strides.len(),
+            "strided: {} steps for the {axes} axes of shape {shape}",
+            strides.len()
+        );
+        let back =
+            |(&n, &s): (&usize, &isize)| if s < 0 { s.unsigned_abs() * n.saturating_sub(1) } else { 0 };
+        let reach: usize = shape.iter().zip(strides).map(back).sum();
+        let begins = shape.elements() == 0 || reach <= offset;
+        assert!(begins, "strided: steps {strides:?} from {offset} reach before the start of the storage");
+        Layout { shape, strides: Strides::from_slice(strides), offset }
+    }
+
     /// The size along each axis.
     pub fn shape(&self) -> &Shape {
         &self.shape

@@ -322,6 +322,23 @@ impl Tensor {
         }
     }
 
+    /// Any view of the storage: index `[i, j, …]` is its element `offset + i·strides[0] + j·strides[1] + …`, whatever the
+    /// layout of this tensor.
+    ///
+    /// ```
+    /// use limpid_tensor::Tensor;
+    /// let x = Tensor::from_vec(vec![0.0f64, 1.0, 2.0, 3.0, 4.0, 5.0], [6]);
+    /// assert_eq!(x.as_strided([2, 2], &[-3, 2], 3).to_vec::<f64>()?, [3.0, 5.0, 0.0, 2.0]);
+    /// # Ok::<(), limpid_tensor::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If there is not one stride for each axis, or an element would lie outside the storage.
+    #[track_caller]
+    pub fn as_strided(&self, shape: impl Into<Shape>, strides: &[isize], offset: usize) -> Tensor {
+        Tensor::from_storage(self.storage.clone(), Layout::strided(shape, strides, offset), self.dtype)
+    }
+
     /// The same elements under another shape: a view where the strides allow it, else a copy.
     ///
     /// # Panics

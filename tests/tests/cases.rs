@@ -137,6 +137,19 @@ fn a_property_shrinks_to_the_smallest_case_that_fails() {
 }
 
 #[test]
+fn a_panic_is_a_failure_whose_case_is_made_small() {
+    let panics = Property::new("panics", one(shapes(0..=3), Values::Interior), |x, _| {
+        assert!(x[0].shape().len() < 2, "no matrices here");
+        x[0].sin()
+    });
+    let survey = panics.run(30, 0);
+    assert_eq!(survey.passed + survey.failed.len(), 30);
+    let failure = survey.failed.first().expect("some are matrices");
+    assert_eq!(failure.shrunk.operands[0].shape, [1, 1], "{survey}");
+    assert!(survey.to_string().contains("panicked: no matrices here"), "{survey}");
+}
+
+#[test]
 fn regressions_come_first() {
     let table = "another: f64[1] interior 0 |\ntwo: f64[2] interior 4 | 3\n";
     let two = Property::new("two", one(shapes(0..=2), Values::Interior), |x, case| {

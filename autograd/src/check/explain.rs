@@ -13,7 +13,7 @@ use super::entries::Comparison;
 use super::point::Problem;
 use super::report::{Tier, number};
 use super::{Check, Evidence, diagnosis, reproduce};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::op::{Derivative, Op};
 use crate::var::Var;
 
@@ -27,6 +27,14 @@ pub(super) struct Explanation {
     /// The rule of the first, as it was recorded.
     rule: Option<String>,
     snippet: String,
+}
+
+impl Explanation {
+    /// What is left to say where looking for the culprit failed.
+    pub(super) fn failed(error: &Error) -> Explanation {
+        let details = vec![format!("which operation is to blame could not be found out: {error}")];
+        Explanation { details, ..Explanation::default() }
+    }
 }
 
 impl fmt::Display for Explanation {
@@ -45,6 +53,9 @@ impl fmt::Display for Explanation {
                     true => {}
                 }
             }
+        }
+        if self.snippet.is_empty() {
+            return Ok(());
         }
         writeln!(f, "  to see it again:")?;
         self.snippet.lines().try_for_each(|line| writeln!(f, "    {line}"))
@@ -131,8 +142,11 @@ pub(super) fn explain(check: &Check, problem: &Problem<'_>, evidence: &Evidence)
             (&operands, found, &found.output)
         }
         None => {
-            let what = "no operation fails by itself: look at what joins them, such as a detach";
-            explanation.details.push(what.into());
+            let which = match operations {
+                0..=CANDIDATES => "no operation fails by itself".into(),
+                _ => format!("none of the first {CANDIDATES} of {operations} operations fails by itself"),
+            };
+            explanation.details.push(format!("{which}: look at what joins them, such as a detach"));
             (&operands, evidence, &evidence.output)
         }
     };

@@ -52,6 +52,7 @@ use limpid_tensor::{DType, Shape, Tensor};
 use crate::error::Result;
 use crate::var::Var;
 use entries::Comparison;
+use explain::Explanation;
 use mutate::Mutation;
 use point::Problem;
 
@@ -194,7 +195,9 @@ impl Check {
         };
         let verdict = evidence.verdict();
         let wrong = self.explain && evidence.findings().any(|finding| !finding.powerless);
-        let explanation = wrong.then(|| explain::explain(self, &problem, &evidence).unwrap_or_default());
+        let explanation = wrong.then(|| {
+            explain::explain(self, &problem, &evidence).unwrap_or_else(|error| Explanation::failed(&error))
+        });
         Report { verdict, tiers: evidence.tiers, inputs: described, explanation }
     }
 

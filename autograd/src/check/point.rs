@@ -71,9 +71,15 @@ pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     sum(a.iter().zip(b).map(|(a, b)| a * b))
 }
 
-/// Σ|a·b|: the size of the terms of ⟨a, b⟩.
+/// √Σ(a·b)²: what the roundings of the terms of ⟨a, b⟩ add up to, relative to theirs. One of the two is a probe, whose signs
+/// are random. (To allow for the sum of the terms' sizes would hide more, the more of them there are.)
 pub(super) fn size(a: &[f64], b: &[f64]) -> f64 {
-    sum(a.iter().zip(b).map(|(a, b)| (a * b).abs()))
+    let largest = a.iter().zip(b).fold(0.0f64, |m, (a, b)| m.max((a * b).abs()));
+    if largest == 0.0 || !largest.is_finite() {
+        return largest;
+    }
+    // Scaled, so that no square overflows.
+    largest * sum(a.iter().zip(b).map(|(a, b)| (a * b / largest).powi(2))).sqrt()
 }
 
 /// A number of either sign whose size is in `least..least + width`.

@@ -1,7 +1,7 @@
 //! A derivative that is to hold wherever it is looked at: random cases, the failing one made small and kept.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use limpid_tensor::rng::Key;
@@ -141,11 +141,13 @@ impl Property {
         self.report(case, self.check)
     }
 
+    /// A panic is a failure like another, so that its case is made small as well.
     fn report(&self, case: &Case, check: Check) -> Report {
         let run = || check.run(|x| self.apply(x, case), &case.tensors());
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-            eprintln!("{} panicked at the case {case}", self.name);
-            resume_unwind(panic)
+            let message = panic.downcast_ref::<String>().map(String::as_str);
+            let message = message.or_else(|| panic.downcast_ref::<&str>().copied());
+            Report::of_panic(message.unwrap_or("with something that is no message"))
         })
     }
 
@@ -154,7 +156,8 @@ impl Property {
         self.run_each(cases, seed, &mut |_, _| ())
     }
 
-    /// As [`run`](Property::run), showing every case and its report to `each`.
+    /// As [`run`](Property::run), showing every case and its report to `each`. A case that panics is a failure, and is shrunk
+    /// as any other; the standard library's panic hook prints what it always prints.
     pub fn run_each(&self, cases: usize, seed: u64, each: &mut dyn FnMut(&Case, &Report)) -> Survey {
         let mut survey = Survey { name: self.name.clone(), ..Survey::default() };
         for case in &self.regressions {

@@ -118,6 +118,14 @@ pub struct Report {
 }
 
 impl Report {
+    /// The check did not come to its end.
+    pub(super) fn of_panic(message: &str) -> Report {
+        let mut outcome = TierOutcome::new(Tier::Contract);
+        outcome.fault(None, format!("panicked: {message}"));
+        let verdict = Verdict::Fail(outcome.findings.clone());
+        Report { verdict, tiers: vec![outcome], inputs: Vec::new(), explanation: None }
+    }
+
     /// Whether the derivative is right.
     pub fn passed(&self) -> bool {
         self.verdict == Verdict::Pass

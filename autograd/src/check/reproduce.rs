@@ -3,7 +3,7 @@
 use limpid_tensor::{DType, Tensor};
 
 /// More elements than this are not written out.
-const WRITTEN: usize = 96;
+const WRITTEN: usize = 256;
 
 /// The source of a test, complete but for the path of the operation, that checks `call` at these inputs.
 pub(super) fn snippet(name: &str, call: &str, inputs: &[Tensor], seed: u64) -> String {
@@ -21,36 +21,48 @@ pub(super) fn snippet(name: &str, call: &str, inputs: &[Tensor], seed: u64) -> S
     text
 }
 
+/// A tensor of the same elements in the same layout.
 fn tensor(x: &Tensor) -> String {
-    let shape = format!("{:?}", &x.shape()[..]);
-    if x.elements() > WRITTEN {
+    let (layout, order) = (x.layout(), storage_order(x));
+    let dense = x.permute(&order);
+    let is_dense = dense.layout().is_contiguous();
+    // What a view leaves out is written too, or there would be nothing to view.
+    let stored = layout.span().unwrap_or(0..0);
+    if is_dense && x.elements() > WRITTEN || !is_dense && stored.len() > WRITTEN {
         return format!("/* the {} of the failing call */", x.meta());
     }
-    let order = storage_order(x);
-    let dense = x.permute(&order);
-    let plain = order.iter().copied().eq(0..order.len()) || !dense.layout().is_contiguous();
-    let (values, shape) = if plain { (x, shape) } else { (&dense, format!("{:?}", &dense.shape()[..])) };
+    let of = |x: &Tensor| format!("Tensor::from_vec({}, {:?})", list(x), &x.shape()[..]);
+    if layout.is_contiguous() {
+        of(x)
+    } else if is_dense {
+        let mut inverse = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(to, &from)| inverse[from] = to);
+        format!("{}.permute(&{inverse:?})", of(&dense))
+    } else {
+        let whole = x.as_strided([stored.len()], &[1], stored.start);
+        let (shape, strides, offset) =
+            (&layout.shape()[..], layout.strides(), layout.offset() - stored.start);
+        format!("{}.as_strided({shape:?}, &{strides:?}, {offset})", of(&whole))
+    }
+}
+
+/// The elements in row-major order, as the source of a vector.
+fn list(x: &Tensor) -> String {
     let list = match x.dtype() {
         // The first says what the others are.
-        DType::I64 => values.to_vec::<i64>().map(|v| match v.split_first() {
+        DType::I64 => x.to_vec::<i64>().map(|v| match v.split_first() {
             Some((first, rest)) => {
                 let rest: String = rest.iter().map(|i| format!(", {i}")).collect();
                 format!("[{first}i64{rest}]")
             }
             None => "[0i64; 0]".into(),
         }),
-        DType::Bool => values.to_vec::<bool>().map(|v| format!("{v:?}")),
-        _ => values
+        DType::Bool => x.to_vec::<bool>().map(|v| format!("{v:?}")),
+        _ => x
             .to_f64_vec()
             .map(|v| format!("{v:?}").replace("NaN", "f64::NAN").replace("inf", "f64::INFINITY")),
     };
-    let source = format!("Tensor::from_vec(vec!{}, {shape})", list.unwrap_or_else(|e| format!("/* {e} */")));
-    if plain {
-        return source;
-    }
-    let mut inverse = vec![0; order.len()];
-    order.iter().enumerate().for_each(|(to, &from)| inverse[from] = to);
-    format!("{source}.permute(&{inverse:?})")
+    list.map_or_else(|e| format!("/* {e} */"), |list| format!("vec!{list}"))
 }
 
 /// The axes from the largest stride to the smallest.

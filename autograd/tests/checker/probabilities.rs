@@ -116,6 +116,46 @@ fn a_factor_of_two_is_caught_at_every_size() {
     }
 }
 
+/// y = sin x, whose vjp has one entry a ten-millionth too large.
+#[derive(Debug)]
+struct OneEntryOff;
+
+impl Op for OneEntryOff {
+    fn name(&self) -> &'static str {
+        "one_entry_off"
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        Ok(x[0].clone())
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+        Tensor::map(limpid_tensor::Map::Sin, x)
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        Needs::inputs(&[0])
+    }
+
+    fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
+        at.each(|i| changed(at.g() * at.x(i).cos(), 1.0 + 1e-7))
+    }
+
+    fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
+        at.sum(|i, dx| dx * at.x(i).cos())
+    }
+}
+
+#[test]
+fn what_is_allowed_for_rounding_does_not_grow_with_the_number_of_elements() {
+    for n in [10, 1_000, 1_000_000] {
+        let x = uniform(&[n], 0.1, 1.2, 3);
+        let check = Check::new().probes(1).second_order(false).explain(false);
+        let message = findings(&check.run(|x| x[0].tape().record(OneEntryOff, x), &[x]));
+        assert!(message.contains("jvp and vjp differ"), "{n}: {message}");
+    }
+}
+
 #[test]
 fn one_wrong_entry_among_many_is_found_by_halving() {
     let (a, x) = (uniform(&[100, 100], 0.0, 0.02, 1), normal(&[100, 1], 2));

@@ -206,6 +206,13 @@ pub fn exhibits() -> Vec<Exhibit> {
             verdict: "FAIL blind at ",
             says: &["only with this layout", "strides [1, 2]", ".permute(&[1, 0])"],
         },
+        Exhibit {
+            name: "layout-with-gaps",
+            inputs: vec![short(&[2, 4], 1).slice(1, 0, 4, 2).flip(0)],
+            program: |x| x[0].tape().record(Blind, x),
+            verdict: "FAIL blind at ",
+            says: &["only with this layout", "[7]).as_strided([2, 2], &[-4, 2], 4)"],
+        },
     ]
 }
 
