@@ -105,7 +105,13 @@ fn every_operation_is_in_the_table() {
                 continue;
             }
             found += 1;
-            if !table.contains(&format!(".{name}(")) && !table.contains(&format!("{name}(")) {
+            let call = format!("{name}(");
+            let is_called = |(at, _): (usize, &str)| {
+                // `exp(` is not in the table because `logsumexp(` is, nor because it is defined there.
+                let before = table[..at].trim_end_matches(' ').chars().next_back();
+                !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
+            };
+            if !table.match_indices(&call).any(is_called) {
                 missing.push(name.to_string());
             }
         }
