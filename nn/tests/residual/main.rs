@@ -4,6 +4,8 @@ mod algebra;
 mod blocks;
 mod edges;
 mod gradients;
+mod grid;
+mod identities;
 mod network;
 mod start;
 mod symmetry;
