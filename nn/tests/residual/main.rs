@@ -3,6 +3,7 @@
 mod algebra;
 mod blocks;
 mod edges;
+mod extremes;
 mod gradients;
 mod grid;
 mod identities;
