@@ -1,8 +1,9 @@
 //! First and second derivatives of every connection, by its state and all of its weights: for every number of streams that
 //! it supports, every number of Sinkhorn steps, and logits from nearly equal to sharp.
 //!
-//! The grid has cells, and each cell 20 points: a batch shape, a layout in memory and a number of channels, with all weights
-//! drawn. `cargo test` checks the first [`USUAL`] of each cell, `LIMPID_CHECK_SEEDS=20` all; each test prints a line for its part.
+//! The grid has 129 cells, and each cell 20 points: a batch shape, a layout in memory and a number of channels, with all
+//! weights drawn. `cargo test` checks the first [`USUAL`] of each cell, which takes a minute on one core;
+//! `LIMPID_CHECK_SEEDS=20` all of them. Each test prints what its part showed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -97,7 +98,7 @@ struct Survey {
     cells: usize,
     points: usize,
     passed: usize,
-    /// By reason, without its numbers.
+    /// By connection and reason, without its numbers.
     undecided: BTreeMap<String, usize>,
     wrong: Vec<String>,
 }
@@ -117,7 +118,8 @@ impl Survey {
                     Verdict::Pass => survey.passed += 1,
                     Verdict::Inconclusive(reason) => {
                         let kind: String = reason.chars().take_while(|c| !c.is_ascii_digit()).collect();
-                        *survey.undecided.entry(kind.trim_end().to_string()).or_default() += 1;
+                        let key = format!("{}, std {}: {}", cell.name, cell.std, kind.trim_end());
+                        *survey.undecided.entry(key).or_default() += 1;
                     }
                     Verdict::Fail(_) => survey.wrong.push(format!("{cell}, point {seed}\n{report}")),
                 }
