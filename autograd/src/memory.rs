@@ -36,32 +36,87 @@ pub struct ReadAudit {
     pub read_bytes: usize,
 }
 
+/// What a storage is held for; the first that applies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Leaf,
+    Needed,
+    Other,
+}
+
+/// Memory that values share.
+struct Stored {
+    class: Class,
+    bytes: usize,
+    /// The first node that refers to it.
+    first: usize,
+}
+
 impl Tape {
     /// Counts what the tape holds now.
     pub fn memory(&self) -> Memory {
-        let needed: HashSet<u32> = (0..self.len() as u32).flat_map(|id| self.declared_reads(id)).collect();
-        let nodes = self.nodes.borrow();
-        let mut class_of: HashMap<usize, (u8, usize)> = HashMap::new();
-        for (id, node) in nodes.iter().enumerate() {
-            let Some(value) = &node.value else { continue };
-            let class = match &node.op {
-                None => 0,
-                Some(_) if needed.contains(&(id as u32)) => 1,
-                Some(_) => 2,
-            };
-            let entry = class_of.entry(value.storage().id()).or_insert((class, value.storage().bytes()));
-            entry.0 = entry.0.min(class);
-        }
-        let bytes = |class: u8| class_of.values().filter(|(c, _)| *c == class).map(|(_, bytes)| bytes).sum();
+        let stored = self.stored();
+        let bytes = |class| stored.values().filter(|s| s.class == class).map(|s| s.bytes).sum();
         let (dropped_values, recomputed, recomputed_on_request) = self.drops.counts();
         Memory {
-            leaves: bytes(0),
-            needed: bytes(1),
-            other: bytes(2),
+            leaves: bytes(Class::Leaf),
+            needed: bytes(Class::Needed),
+            other: bytes(Class::Other),
             dropped_values,
             recomputed,
             recomputed_on_request,
         }
+    }
+
+    /// The bytes of results of operations that the tape holds now, by the scope that recorded them, in the order in which
+    /// the scopes first did: what a block keeps for the backward pass, once it is done. A storage that views share counts
+    /// once, where the first of them was recorded; one that a leaf shares counts nowhere. The sum is `needed + other` of
+    /// [`memory`](Tape::memory). Scopes that hold nothing are left out, and scopes inside others stand by themselves.
+    ///
+    /// ```
+    /// use limpid_autograd::Tape;
+    /// use limpid_tensor::{DType, Tensor};
+    /// let tape = Tape::new();
+    /// let x = tape.variable(&Tensor::ones([4], DType::F64));
+    /// let y = tape.scope("block", || x + tape.scope("branch", || (x * 2.0).tanh()));
+    /// // tanh's rule reads its result; the sum is what the block returns.
+    /// assert_eq!(tape.memory_by_scope(), [("block/branch".to_string(), 32), ("block".to_string(), 32)]);
+    /// # drop(y);
+    /// ```
+    pub fn memory_by_scope(&self) -> Vec<(String, usize)> {
+        let mut stored: Vec<Stored> =
+            self.stored().into_values().filter(|s| s.class != Class::Leaf).collect();
+        stored.sort_by_key(|s| s.first);
+        let (nodes, scopes) = (self.nodes.borrow(), self.scopes.borrow());
+        let mut by_scope: Vec<(String, usize)> = Vec::new();
+        let mut place: HashMap<&str, usize> = HashMap::new();
+        for Stored { first, bytes, .. } in stored {
+            let path = scopes.path_of(nodes[first].scope);
+            let at = *place.entry(path).or_insert_with(|| {
+                by_scope.push((path.to_string(), 0));
+                by_scope.len() - 1
+            });
+            by_scope[at].1 += bytes;
+        }
+        by_scope
+    }
+
+    /// Every storage that the tape refers to, by its identity.
+    fn stored(&self) -> HashMap<usize, Stored> {
+        let needed: HashSet<u32> = (0..self.len() as u32).flat_map(|id| self.declared_reads(id)).collect();
+        let mut stored: HashMap<usize, Stored> = HashMap::new();
+        for (id, node) in self.nodes.borrow().iter().enumerate() {
+            let Some(value) = &node.value else { continue };
+            let class = match &node.op {
+                None => Class::Leaf,
+                Some(_) if needed.contains(&(id as u32)) => Class::Needed,
+                Some(_) => Class::Other,
+            };
+            let (storage, first) = (value.storage(), id);
+            let entry = stored.entry(storage.id()).or_insert(Stored { class, bytes: storage.bytes(), first });
+            entry.class = entry.class.min(class);
+        }
+        stored
     }
 
     /// The nodes whose values the rule of node `id` declares to read.

@@ -205,9 +205,10 @@ fn implicit_is_unrolled_at_convergence_and_as_far_off_as_measured_before() {
         assert!(found < 4.0 * median && found > median / 4.0, "std {std}: {found:e}, expected {median:e}");
     }
     for order in ORDERS {
-        for std in [0.1, 1.0, 2.0] {
+        for std in [0.1, 1.0, 2.0, 3.0] {
             let how = Sinkhorn { order, ..converged(Gradient::Implicit) };
             let off = largest(implicit_off(&how, &logits(&[200, 4, 4], std, 12)));
+            println!("std {std}, {order:?}: implicit against unrolled at convergence, largest {off:.1e}");
             assert!(off < 1e-10, "std {std}, {order:?}: {off:e}");
         }
     }
@@ -366,6 +367,42 @@ fn huge_logits_are_finite_and_right() {
             assert!(g.iter().all(|g| g.is_finite()));
             let error = marginal_error(&matrix(&h, &how)).unwrap();
             assert!(error.rows < 1e-6 && error.columns.is_finite(), "{error:?}");
+        }
+    }
+}
+
+/// ±10⁴ in any arrangement, some of it masked: values, first and second derivatives are finite, whatever the way to them.
+#[test]
+fn logits_of_ten_thousand_of_either_sign_are_finite_to_second_order() {
+    for n in [2, 3, 4, 8] {
+        for seed in 0..5 {
+            let signs = normal(&[3, n, n], seed).to_vec::<f64>().unwrap();
+            let mut values: Vec<f64> = signs.iter().map(|s| 1e4 * s.signum()).collect();
+            for masked in [false, true] {
+                if masked {
+                    // Off the diagonal, so that a permutation is left.
+                    values.iter_mut().enumerate().for_each(|(k, v)| {
+                        if k % n == (k / n + 1) % n && n > 2 {
+                            *v = f64::NEG_INFINITY;
+                        }
+                    });
+                }
+                let h = Tensor::from_vec(values.clone(), [3, n, n]);
+                for gradient in GRADIENTS {
+                    for order in ORDERS {
+                        let how = Sinkhorn { gradient, order, ..Sinkhorn::default() };
+                        let what = ["value", "first", "second", "second by g"];
+                        for (what, numbers) in what.iter().zip(orders(&h, &how)) {
+                            let finite = numbers.iter().all(|v| v.is_finite());
+                            assert!(finite, "{what}, {n}×{n}, seed {seed}, masked {masked}, {how:?}");
+                        }
+                        let error = marginal_error(&matrix(&h, &how)).unwrap();
+                        let last = if order == Order::ColumnsFirst { error.rows } else { error.columns };
+                        // Logarithms of 10⁴ round at 10⁻¹².
+                        assert!(last < 1e-11, "{n}×{n}, seed {seed}, masked {masked}, {how:?}: {error:?}");
+                    }
+                }
+            }
         }
     }
 }

@@ -117,6 +117,28 @@ fn rules_read_what_they_declare() -> Outcome {
 }
 
 #[test]
+fn bytes_by_scope_sum_to_the_bytes_held() {
+    let tape = Tape::new();
+    let x = tape.variable(&Tensor::from_vec(vec![0.3f64, -0.8, 1.2, 0.1], [2, 2]));
+    let y = tape.scope("outer", || {
+        // A view of a leaf owns nothing; a view of a result belongs to whoever made that.
+        let a = tape.scope("inner", || x.transpose(0, 1).tanh());
+        let b = tape.scope("views", || a.reshape([4]).slice(0, 0, 2, 1) * x.reshape([4]).slice(0, 2, 4, 1));
+        tape.scope("inner", || b.exp())
+    });
+    let by_scope = tape.memory_by_scope();
+    let memory = tape.memory();
+    assert_eq!(by_scope.iter().map(|(_, bytes)| bytes).sum::<usize>(), memory.needed + memory.other);
+    // Twice the same scope is one: tanh's result (4 numbers) and exp's (2). The product itself is read by nobody.
+    assert_eq!(by_scope, [("outer/inner".to_string(), 48)]);
+    // Outside all scopes nothing is dropped.
+    let z = y * 2.0;
+    assert_eq!(tape.memory_by_scope()[1], (String::new(), 16));
+    assert_eq!(z.shape()[..], [2]);
+    assert_eq!(Tape::dry().memory_by_scope(), []);
+}
+
+#[test]
 #[should_panic(expected = "matmul in block/read: [2, 3] times [2, 3]")]
 fn a_wrong_shape_panics_with_the_operation_scope_and_shapes() {
     let tape = Tape::new();

@@ -3,7 +3,10 @@
 mod algebra;
 mod blocks;
 mod edges;
+mod extremes;
 mod gradients;
+mod grid;
+mod identities;
 mod network;
 mod start;
 mod symmetry;

@@ -1,13 +1,16 @@
 //! Where connections start, and what they are there.
 
+use std::collections::BTreeMap;
+
 use limpid_autograd::ops::sinkhorn::{Sinkhorn, marginal_error};
 use limpid_autograd::{Gradients, Tape, Var};
 use limpid_nn::residual::{
     AttnRes, Coefficient, Connection, Delta, DropPath, DynamicHyperConnection, Euler, Expand, GateStart,
     HyperConnection, Identity, LayerScale, Mhc, MhcLite, MixStart, Normed, Placement, PostNorm, ReZero,
-    Reduce, ResiDual, ResiDualRead, Residual, Scaled, SigmoidRead, Start, deep_norm_gain,
+    Reduce, ResiDual, ResiDualRead, Residual, Scaled, SigmoidRead, Start, Variant, VariantConfig,
+    deep_norm_gain,
 };
-use limpid_nn::{Activation, Init, Linear, Module, Parameters};
+use limpid_nn::{Activation, Init, Linear, Mlp, MlpConfig, Module, Parameter, Parameters};
 use limpid_tensor::rng::Key;
 use limpid_tensor::{DType, Tensor};
 
@@ -52,6 +55,36 @@ fn with_one_stream_hyper_connections_begin_as_the_pre_norm_residual() {
     for layer in [0, 1, 5] {
         assert_eq!(run(HyperConnection::new(&init, 1, layer), &one), expected);
         assert_eq!(run(DynamicHyperConnection::new(&init, CHANNELS, 1, layer), &one), expected);
+    }
+}
+
+/// Twenty layers, in both dtypes: the logits, and the gradients of all weights that the two have in common.
+#[test]
+fn with_one_stream_a_network_of_them_begins_as_the_pre_norm_network() {
+    let settings = VariantConfig { streams: 1, ..VariantConfig::default() };
+    for (dtype, seed) in [(DType::F64, 1), (DType::F64, 2), (DType::F32, 3)] {
+        let init = Init::new(seed).with_dtype(dtype);
+        let config = MlpConfig { width: 16, activation: Activation::Gelu, ..MlpConfig::default() };
+        let run = |variant| {
+            let model = Mlp::of_variant(&init, config, variant, &settings).unwrap();
+            let tape = Tape::new();
+            let logits =
+                model.forward(tape.constant(&normal(&[8, 2], 1.0, Key::new(seed)).cast(dtype).unwrap()));
+            let gradients = tape.backward((logits * logits * logits).sum(&[])).unwrap();
+            let of = |p: &Parameter| gradients.of_parameter(p.id()).unwrap().to_f64_vec().unwrap();
+            let by_path: BTreeMap<String, Vec<f64>> =
+                model.parameters().into_iter().map(|p| (p.path().to_string(), of(p))).collect();
+            (logits.value().unwrap().to_f64_vec().unwrap(), by_path)
+        };
+        let (expected, shared) = run(Variant::PreNorm);
+        assert!(shared.values().flatten().any(|g| *g != 0.0));
+        for variant in [Variant::Hc, Variant::HcDynamic] {
+            let (logits, gradients) = run(variant);
+            assert_eq!(logits, expected, "{variant}, {dtype}");
+            for (path, gradient) in &shared {
+                assert_eq!(gradients[path], *gradient, "{variant}, {dtype}: {path}");
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use limpid_autograd::Tape;
 use limpid_nn::residual::{
-    Expand, GateStart, Mhc, MixStart, Normed, Placement, Projection, Reduce, Residual, Start,
+    Expand, GateStart, HyperConnection, Mhc, MixStart, Normed, Placement, Projection, Reduce, Residual, Start,
 };
 use limpid_nn::{Activation, Init, Initializer, Linear, Module, Parameter, Parameters};
 use limpid_tensor::rng::Key;
@@ -26,6 +26,9 @@ struct Network {
 enum Breaker {
     Nothing,
     CycledGates,
+    /// Half of it each.
+    CycledReads,
+    CycledWrites,
     RandomPhi,
     ScaledPerStream,
     ScaledPerChannel,
@@ -54,7 +57,14 @@ fn network(breaker: Breaker, eps: f64) -> Network {
         let linear = Linear::new(&init, CHANNELS, CHANNELS, Activation::Tanh);
         let mut branch = Normed::new(&init, CHANNELS, Placement::Pre, linear);
         branch.before.as_mut().unwrap().eps = eps;
-        Residual { connection: Mhc::new(&init, CHANNELS, STREAMS, layer, start), branch }
+        let mut connection = Mhc::new(&init, CHANNELS, STREAMS, layer, start);
+        let cycled = Mhc::new(&init, CHANNELS, STREAMS, layer, Start { gates: GateStart::Cycled, ..start });
+        match breaker {
+            Breaker::CycledReads => connection.gates.pre = cycled.gates.pre,
+            Breaker::CycledWrites => connection.gates.post = cycled.gates.post,
+            _ => {}
+        }
+        Residual { connection, branch }
     };
     Network { enter, blocks: (0..LAYERS).map(block).collect() }
 }
@@ -82,7 +92,11 @@ fn shares(network: &Network, inputs: &Tensor) -> Vec<(f64, f64)> {
 }
 
 fn inputs() -> Tensor {
-    normal(&[6, CHANNELS], 1.0, Key::new(4))
+    inputs_of(4)
+}
+
+fn inputs_of(seed: u64) -> Tensor {
+    normal(&[6, CHANNELS], 1.0, Key::new(seed))
 }
 
 /// What rounding leaves of 0.
@@ -92,12 +106,56 @@ const SOMETHING: f64 = 1e-6;
 
 #[test]
 fn copied_streams_give_neither_mix_nor_read_a_gradient() {
-    for (layer, (mix, read)) in shares(&network(Breaker::Nothing, 0.0), &inputs()).into_iter().enumerate() {
-        assert!(mix < NOTHING && read < NOTHING, "layer {layer}: {mix:e}, {read:e}");
+    for seed in 0..10 {
+        let shares = shares(&network(Breaker::Nothing, 0.0), &inputs_of(seed));
+        for (layer, (mix, read)) in shares.into_iter().enumerate() {
+            assert!(mix < NOTHING && read < NOTHING, "seed {seed}, layer {layer}: {mix:e}, {read:e}");
+        }
     }
     // With the usual ε the norm does not quite take the size of its operand away.
     let (mix, read) = shares(&network(Breaker::Nothing, 1e-6), &inputs())[0];
     assert!(mix < NOTHING && (1e-9..1e-4).contains(&read), "{mix:e}, {read:e}");
+}
+
+/// It is the logits that see nothing: the matrix that they make has a gradient, of which each row is a constant, and a
+/// matrix that is learned itself is told what to do.
+#[test]
+fn the_matrix_itself_has_a_gradient() {
+    let block = |layer: usize| {
+        let init = init().enter(layer);
+        let linear = Linear::new(&init, CHANNELS, CHANNELS, Activation::Tanh);
+        let branch = Normed::new(&init, CHANNELS, Placement::Pre, linear);
+        Residual { connection: HyperConnection::new(&init, STREAMS, layer), branch }
+    };
+    let blocks: Vec<_> = (0..LAYERS).map(block).collect();
+    let tape = Tape::new();
+    let x = Expand::copies(STREAMS).forward(tape.constant(&inputs()));
+    let y = blocks.iter().fold(x, |x, block| block.forward(x));
+    let looks = normal(&y.shape()[..], 1.0, Key::new(9));
+    let gradients = tape.backward((y.tanh() * tape.constant(&looks)).sum(&[])).unwrap();
+    let of = |parameter: &Parameter| gradients.of_parameter(parameter.id()).unwrap();
+    for (layer, Residual { connection, branch }) in blocks.iter().enumerate() {
+        let mix = of(&connection.mix);
+        assert!(norm(mix) > 0.1 * norm(of(&branch.branch.weight)), "layer {layer}");
+        for row in mix.to_vec::<f64>().unwrap().chunks(STREAMS) {
+            let apart = row.iter().map(|g| (g - row[0]).abs()).fold(0.0, f64::max);
+            assert!(apart <= 1e-13 * norm(mix), "layer {layer}: {row:?}");
+        }
+    }
+}
+
+#[test]
+fn of_cycled_gates_it_is_the_write_that_tells_streams_apart() {
+    // Copies are read alike whatever the weights, and written alike unless the weights differ.
+    for (layer, (mix, read)) in shares(&network(Breaker::CycledReads, 0.0), &inputs()).into_iter().enumerate()
+    {
+        assert!(mix < NOTHING && read < NOTHING, "layer {layer}: {mix:e}, {read:e}");
+    }
+    for (layer, (mix, read)) in
+        shares(&network(Breaker::CycledWrites, 0.0), &inputs()).into_iter().enumerate().skip(1)
+    {
+        assert!(mix > SOMETHING && read > SOMETHING, "layer {layer}: {mix:e}, {read:e}");
+    }
 }
 
 #[test]
