@@ -22,7 +22,7 @@ pub fn page() -> Outcome<Page> {
     writeln!(coefficients, "{:<13}{:<20}{:<21}{:<20}norm", "variant", "a", "b", "A")?;
     writeln!(
         edges,
-        "{:<14}{:<26}{:>6}{:>6}{:>7}{:>8}{:>11}",
+        "{:<13}{:<33}{:>3}{:>4}{:>4}{:>7}{:>10}",
         "variant", "formula", "↷", "⑂", "∿", "fits", "numbers"
     )?;
     for variant in Variant::ALL {
@@ -59,22 +59,27 @@ pub fn page() -> Outcome<Page> {
         let fits = if variant.is_algebraic() { "yes" } else { "no" };
         let learned = connection.weight_count();
         let formula = variant.formula();
-        writeln!(edges, "{name:<14}{formula:<26}{skip:>6}{branch:>6}{control:>7}{fits:>8}{learned:>11}")?;
+        writeln!(edges, "{name:<13}{formula:<33}{skip:>3}{branch:>4}{control:>4}{fits:>7}{learned:>10}")?;
 
         shares.extend(by_branches(variant)?);
     }
-    let rows: Vec<String> = Variant::ALL.map(|variant| variant.name().to_string()).into();
     let columns: Vec<String> = (0..=BLOCKS).map(|k| k.to_string()).collect();
-    let svg = HeatMap::new(
+    let map = HeatMap::new(
         "How many branches a gradient crosses on its way back",
         "branches crossed, of 20",
         "variant",
         Axis::log("part of the gradient"),
     )
-    .subtitle("Twenty blocks as they start. Plain has only the way through all branches; the others a choice of ways.")
-    .panel(HeatPanel::new("", &rows, &columns, shares))
-    .note("‖cₖ‖/Σ‖cᵢ‖ for the coefficients of the path-length spectrum; below 10⁻⁶ empty.")
-    .to_svg();
+    .subtitle(
+        "Twenty blocks as they start. Plain leaves one way, through all branches; the others leave a choice.",
+    )
+    .note("‖cₖ‖/Σ‖cᵢ‖ for the coefficients of the path-length spectrum; what is below 10⁻⁶ is taken as 0.");
+    let halves = Variant::ALL.chunks(Variant::ALL.len() / 2).zip(shares.chunks(shares.len() / 2));
+    let panel = |(variants, shares): (&[Variant], &[f64])| {
+        let rows: Vec<String> = variants.iter().map(|variant| variant.name().to_string()).collect();
+        HeatPanel::new("", &rows, &columns, shares.to_vec())
+    };
+    let svg = halves.map(panel).fold(map, HeatMap::panel).to_svg();
     Ok(Page {
         file: "algebra.md",
         printed: vec![("coefficients", coefficients), ("edges", edges)],

@@ -22,12 +22,12 @@ pub fn page() -> Outcome<Page> {
     let mut layers = String::new();
     writeln!(layers, "{}", heading("matrices"))?;
     for m in [1, 2, 5, 10, 20, 60] {
-        writeln!(layers, "{m:<28}{}", row(&kinds[0].products[m - 1]))?;
+        writeln!(layers, "{m:<28} {}", row(&kinds[0].products[m - 1]))?;
     }
     let mut all = String::new();
     writeln!(all, "{}", heading("60 matrices"))?;
     for kind in &kinds {
-        writeln!(all, "{:<28}{}", kind.name, row(&kind.products[LAYERS - 1]))?;
+        writeln!(all, "{:<28} {}", kind.name, row(&kind.products[LAYERS - 1]))?;
     }
     Ok(Page {
         file: "gain.md",
@@ -37,12 +37,12 @@ pub fn page() -> Outcome<Page> {
 }
 
 fn heading(first: &str) -> String {
-    format!("{first:<28}{:>9}{:>10}{:>12}{:>10}", "row gain", "col. gain", "σ₂", "cosine")
+    format!("{first:<29}{:>8}{:>13}{:>10}{:>10}{:>9}", "row gain", "column gain", "σ₂", "|λ₂|", "cosine")
 }
 
 fn row(product: &Product) -> String {
-    let Product { rows, columns, differences, cosine } = product;
-    format!("{rows:>9.3}{columns:>10.3}{differences:>12.1e}{cosine:>10.4}")
+    let Product { rows, columns, differences, kept, cosine } = product;
+    format!("{rows:>8.3}{columns:>13.3}{differences:>10.1e}{kept:>10.1e}{cosine:>9.4}")
 }
 
 /// What is known of a product of matrices.
@@ -51,6 +51,8 @@ struct Product {
     columns: f64,
     /// The most that a difference between streams is stretched by: σ₂, if rows and columns sum to 1.
     differences: f64,
+    /// What is left of it on the average, when the product is applied again and again: |λ₂|.
+    kept: f64,
     /// The mean cosine between two of four random streams behind it.
     cosine: f64,
 }
@@ -120,10 +122,12 @@ fn kind(name: &'static str, matrices: &[f64]) -> Outcome<Kind> {
         let tape = Tape::inference();
         let state = tape.constant(&Tensor::from_vec(times(&product, &streams), [STREAMS, CHANNELS]));
         let whole = Matrix::new(STREAMS, STREAMS, product.clone());
+        let between = Matrix::new(3, 3, apart.clone());
         products.push(Product {
             rows: whole.row_gain(),
             columns: whole.column_gain(),
-            differences: Matrix::new(3, 3, apart.clone()).singular_values()[0],
+            differences: between.singular_values()[0],
+            kept: between.eigenvalue_moduli()[0],
             cosine: tape.stream_cosines(state)?[0].ok_or("a stream that is 0")?,
         });
     }
@@ -146,15 +150,11 @@ fn networks() -> Outcome<String> {
         let (states, _) = stack.run(tape.variable(&normal(&[1, CHANNELS], 1.0, Key::new(2))?));
         let map = &tape.stream_map(states[24], states[0], STREAMS)?.samples[0];
         let cosine = tape.stream_cosines(states[24])?[0].ok_or("a stream that is 0")?;
-        let second = map.singular_values()[1];
         // Below, there is nothing but rounding.
-        let second = if second < 1e-14 { "< 1e-14".into() } else { format!("{second:.1e}") };
-        writeln!(
-            text,
-            "{name:<28}{:>9.3}{:>10.3}{second:>12}{cosine:>10.4}",
-            map.row_gain(),
-            map.column_gain()
-        )?;
+        let shown = |v: f64| if v < 1e-10 { "< 1e-10".into() } else { format!("{v:.1e}") };
+        let (differences, kept) = (shown(map.singular_values()[1]), shown(map.eigenvalue_moduli()[1]));
+        let (rows, columns) = (map.row_gain(), map.column_gain());
+        writeln!(text, "{name:<28} {rows:>8.3}{columns:>13.3}{differences:>10}{kept:>10}{cosine:>9.4}")?;
     }
     Ok(text)
 }
@@ -174,9 +174,9 @@ fn figure(kinds: &[Kind]) -> String {
     )
     .subtitle("Left, what is usually plotted; right, what is left of the difference between streams.")
     .key("A")
-    .panel(panel("row gain", "the most that the largest element can grow", |product| product.rows))
-    .panel(panel("σ₂", "the most that a difference between streams can grow", |product| {
-        product.differences
+    .panel(panel("row gain", "the most the largest element can grow: five lines lie at 1", |product| {
+        product.rows
     }))
+    .panel(panel("σ₂", "the most a difference between streams can grow", |product| product.differences))
     .to_svg()
 }

@@ -112,10 +112,13 @@ fn path_lengths() -> Outcome<(String, String)> {
         let square = gains.iter().map(|g| g * g).sum::<f64>() / gains.len() as f64;
         let expected = binomial(square / (1.0 + square));
         writeln!(text, "{name:<10}{:<21.2}{:<29.1}{:.1}", square.sqrt(), mean(&shares), mean(&expected))?;
-        let points = |values: Vec<f64>| values.into_iter().enumerate().map(|(k, v)| (k as f64, v));
-        chart = chart
-            .series(Series::new(&format!("{name}: measured"), points(shares)))
-            .series(Series::new(&format!("{name}: binomial"), points(expected)));
+        let line = |name: &str, values: Vec<f64>| {
+            Series::new(name, values.into_iter().enumerate().map(|(k, v)| (k as f64, v)))
+        };
+        let panel = Panel::new(&format!("{name} weights"))
+            .series(line("measured", shares))
+            .series(line("binomial", expected));
+        chart = chart.panel(panel);
     }
     Ok((text, chart.note("Binomial: weights C(20, k)·pᵏ·(1 − p)²⁰⁻ᵏ with p = g²/(1 + g²).").to_svg()))
 }
@@ -139,7 +142,7 @@ fn gains() -> Outcome<(String, String)> {
     let mut chart = LineChart::new(
         "A gain below 1 vanishes, a gain above 1 grows, with a highway or without",
         Axis::linear("block, from the input"),
-        Axis::log("norm of the gradient, relative to the last"),
+        Axis::log("gradient norm, last = 1"),
     )
     .subtitle("Read from right to left, as the gradient goes.");
     for (title, variant) in [("plain: x' = h", Variant::Plain), ("residual: x' = x + h", Variant::Residual)] {

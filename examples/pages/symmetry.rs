@@ -45,8 +45,8 @@ impl Breaker {
             Breaker::Epsilon => "ε = 10⁻⁶ in the norm",
             Breaker::CycledGates => "gates cycled by layer",
             Breaker::RandomPhi => "random φ",
-            Breaker::ScaledPerStream => "copies scaled by a number",
-            Breaker::ScaledPerChannel => "copies scaled per channel",
+            Breaker::ScaledPerStream => "a scale for each copy",
+            Breaker::ScaledPerChannel => "a scale per channel",
         }
     }
 }
