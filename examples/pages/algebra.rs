@@ -3,12 +3,14 @@
 use std::fmt::Write as _;
 
 use limpid::autograd::{Degree, Grading};
-use limpid::nn::residual::{Coefficient, Coefficients, Connection, Placement, Variant, VariantConfig};
-use limpid::nn::{Fan, Initializer, Module};
+use limpid::nn::residual::{
+    Coefficient, Coefficients, Connection, Gated, Placement, Residual, Variant, VariantConfig,
+};
+use limpid::nn::{Activation, Fan, Init, Initializer, Linear, Module};
 use limpid::report::scale::number;
 use limpid::report::{Axis, HeatMap, HeatPanel};
 use limpid::tensor::rng::Key;
-use limpid::{Tape, Tensor, Var};
+use limpid::{DType, Tape, Tensor, Var};
 
 use crate::stack::Stack;
 use crate::{Outcome, Page, normal};
@@ -82,9 +84,23 @@ pub fn page() -> Outcome<Page> {
     let svg = halves.map(panel).fold(map, HeatMap::panel).to_svg();
     Ok(Page {
         file: "algebra.md",
-        printed: vec![("coefficients", coefficients), ("edges", edges)],
+        printed: vec![("routes", routes()?), ("coefficients", coefficients), ("edges", edges)],
         figures: vec![("branches_crossed.svg", svg)],
     })
+}
+
+/// The three terms of one gradient, at the input of a gated block.
+fn routes() -> Outcome<String> {
+    let init = Init::new(0).with_dtype(DType::F64);
+    let block = Residual {
+        connection: Gated::new(&init.enter("gate"), 3),
+        branch: Linear::new(&init.enter("branch"), 3, 3, Activation::Tanh),
+    };
+    let tape = Tape::new();
+    let x = tape.variable(&Tensor::from_vec(vec![0.5f64, -1.0, 2.0], [1, 3]));
+    let (_, ledger) = tape.backward_with_ledger(block.forward(x).sum(&[]))?;
+    let at_x = ledger.fan_in(x).ok_or("a block without a fan-in")?;
+    Ok(at_x.routes.iter().map(|(route, part)| format!("{route:<8} {part}\n")).collect())
 }
 
 fn stack(variant: Variant) -> Outcome<Stack> {

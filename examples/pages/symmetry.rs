@@ -140,19 +140,19 @@ fn apart_after_training(breaker: Breaker) -> Outcome<f64> {
 pub fn page() -> Outcome<Page> {
     let mut text = String::new();
     let shown = |parts: &[f64]| -> String {
-        let cell = |&part: &f64| if part == 0.0 { format!("{:>8}", "0") } else { format!("{part:>8.0e}") };
+        let cell = |&part: &f64| if part == 0.0 { format!("{:>6}", "0") } else { format!("{part:>6.0e}") };
         parts.iter().map(cell).collect()
     };
     writeln!(
         text,
-        "{:<27}{:>23}{:>30}",
+        "{:<25}{:>24}   {:>24}",
         "what tells streams apart", "mix, layers 1 to 4", "read, layers 1 to 4"
     )?;
     let (mut mixes, mut reads) = (Vec::new(), Vec::new());
     for breaker in Breaker::ALL {
         let eps = if breaker == Breaker::Epsilon { 1e-6 } else { 0.0 };
         let [mix, read] = parts(&network(breaker, eps))?;
-        writeln!(text, "{:<26}{}{}", breaker.name(), shown(&mix), shown(&read))?;
+        writeln!(text, "{:<25}{}   {}", breaker.name(), shown(&mix), shown(&read))?;
         mixes.extend(mix);
         reads.extend(read);
     }
