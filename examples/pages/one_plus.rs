@@ -140,7 +140,7 @@ fn gains() -> Outcome<(String, String)> {
     let mut text = String::new();
     writeln!(text, "network    weights   factor a block   after 20 blocks")?;
     let mut chart = LineChart::new(
-        "A gain below 1 vanishes, a gain above 1 grows, with a highway or without",
+        "Gains below 1 make gradients vanish, gains above 1 make them grow",
         Axis::linear("block, from the input"),
         Axis::log("gradient norm, last = 1"),
     )

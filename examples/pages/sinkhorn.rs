@@ -130,8 +130,10 @@ fn verdicts() -> Outcome<String> {
         for (gradient, by) in [(Gradient::Unrolled, "unrolled"), (Gradient::Implicit, "implicit")] {
             // The limit takes hundreds of steps here, each of which the unrolled form goes back through.
             let how = Sinkhorn { stop, gradient, ..Sinkhorn::default() };
-            let report =
-                Check::new().seed(0).second_order(false).run(|x| x[0].sinkhorn(&how), &[logits.clone()]);
+            let report = Check::new()
+                .seed(0)
+                .second_order(false)
+                .run(|x| x[0].sinkhorn(&how), std::slice::from_ref(&logits));
             let verdict = if report.passed() { "PASS" } else { "FAIL" };
             let slope = report.tier(Tier::Taylor).and_then(|tier| tier.measured("slope"));
             let slope = slope.map_or("–".into(), |slope| format!("{slope:.2}"));
