@@ -62,7 +62,13 @@ fn pages_show_what_the_example_makes() {
     let mut pages: Vec<&String> = blocks.keys().map(|(page, _)| page).collect();
     pages.dedup();
     assert_eq!(pages.len(), 5);
+    let facade = read(&docs().join("../src/lib.rs"));
+    let mut texts = String::new();
     for page in pages {
+        assert!(
+            facade.contains(&format!("include_str!(\"../docs/{page}\")")),
+            "{page} is no documentation test"
+        );
         let path = docs().join(page);
         let text = read(&path);
         let (mut written, mut rest, mut found) = (String::new(), &text[..], 0);
@@ -80,11 +86,14 @@ fn pages_show_what_the_example_makes() {
         }
         let printed = blocks.keys().filter(|(of, _)| of == page).count();
         assert_eq!(found, printed, "{page} shows {found} of {printed} blocks");
+        written += rest;
         if bless {
-            std::fs::write(&path, written + rest).unwrap();
+            std::fs::write(&path, &written).unwrap();
         }
+        texts += &written;
     }
     for (name, now) in figures {
+        assert!(texts.contains(&format!("](figures/{name})")), "{name} stands on no page");
         let path = docs().join("figures").join(name);
         if bless {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -101,21 +110,6 @@ fn pages_show_what_the_example_makes() {
 #[test]
 fn the_same_bytes_every_time() {
     assert!(run("second") == *made());
-}
-
-/// Pages and figures are to be found, and pages run as documentation tests.
-#[test]
-fn every_figure_stands_on_a_page_and_every_page_is_tested() {
-    let facade = read(&docs().join("../src/lib.rs"));
-    let Made { blocks, figures } = made();
-    let mut texts = String::new();
-    for (page, _) in blocks.keys() {
-        assert!(facade.contains(&format!("include_str!(\"../docs/{page}\")")), "{page}");
-        texts += &read(&docs().join(page));
-    }
-    for figure in figures.keys() {
-        assert!(texts.contains(&format!("](figures/{figure})")), "{figure}");
-    }
 }
 
 /// The same words, and numbers as near to each other as `near` wants: between processors, last digits differ.
