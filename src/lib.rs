@@ -47,3 +47,18 @@ pub use tensor::{DType, Device, Shape, Tensor};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The pages about the flow of gradients, likewise.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../docs/one-plus.md")]
+    struct OnePlus;
+    #[doc = include_str!("../docs/algebra.md")]
+    struct Algebra;
+    #[doc = include_str!("../docs/gain.md")]
+    struct Gain;
+    #[doc = include_str!("../docs/sinkhorn.md")]
+    struct Sinkhorn;
+    #[doc = include_str!("../docs/symmetry.md")]
+    struct Symmetry;
+}

@@ -130,7 +130,11 @@ impl HeatMap {
         };
         // Row names are written once for a row of panels if all have the same.
         let shared = self.panels.windows(2).all(|w| w[0].rows == w[1].rows);
-        let room = if shared { 150.0 } else { 60.0 };
+        let room = match headings.len() {
+            _ if shared => 150.0,
+            2 => 90.0,
+            _ => 60.0,
+        };
         let rows = || self.panels.iter().flat_map(|p| &p.rows).map(|name| svg::shorten(name, room, SMALL));
         let left = frame::gutter(rows().collect::<Vec<_>>().iter().map(String::as_str));
         let between = if shared { 22.0 } else { left + 16.0 };
