@@ -346,9 +346,9 @@ fn products() -> Vec<Subject> {
         }),
         linear("linear", Activation::Identity, true),
         linear("linear (no bias)", Activation::Identity, false),
-        // Small whole numbers, so that sums of products are 0 as well.
+        // Whole numbers, or nearly, so that sums of products are 0, or nearly.
         linear("linear + relu", Activation::Relu, true)
-            .with_kinks(linear_cases(true, Values::Ties))
+            .with_kinks(linear_cases(true, Values::NearKink))
             .with_convention(linear_cases(true, Values::Ties), relu_layer)
             .convention_of(|x, _| x[0].linear(x[1], Some(x[2]), Activation::Relu)),
         linear("linear + tanh", Activation::Tanh, true),

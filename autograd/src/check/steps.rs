@@ -1,7 +1,7 @@
 //! Steps away from a point: what the function is there, how much of that is rounding, and one-sided derivatives where
 //! a step would cross a kink.
 
-use super::differences::{Estimate, extrapolate};
+use super::differences::{Estimate, Quotient, extrapolate};
 use super::point::{Point, Problem, Value, crossing};
 use crate::error::Result;
 
@@ -9,6 +9,8 @@ use crate::error::Result;
 pub(super) const FIRST: f64 = 1.0 / 32.0;
 /// Steps this many halvings down are the shortest.
 const SHORTEST: i32 = 40;
+/// The steps at which rounding is measured, in the same units.
+const SAMPLED: f64 = 1.0 / (1 << 24) as f64;
 /// One-sided derivatives that differ by a smaller part are not taken for a kink.
 const KINK: f64 = 1e-4;
 /// Difference quotients that are extrapolated.
@@ -36,6 +38,19 @@ pub(super) fn moved(base: &Point, v: &[Option<Vec<f64>>], h: f64) -> Point {
     base.iter().zip(v).map(step).collect()
 }
 
+/// The points x ± h·v, equally far from x: where rounding makes one step longer than the other, a second derivative adds a
+/// part of the first power to their difference, which looks like an error of the gradient where that is tiny.
+fn symmetric(base: &Point, v: &[Option<Vec<f64>>], h: f64) -> [Point; 2] {
+    let step = |(x, v): (&f64, &f64)| {
+        // The farther point is representable, and what it is away by can be gone back.
+        let far = x.abs() + (h * v).abs();
+        (far - x.abs()).copysign(h * v)
+    };
+    let exact = |(x, v): (&Vec<f64>, &Option<Vec<f64>>)| Some(x.iter().zip(v.as_ref()?).map(step).collect());
+    let steps: Vec<Option<Vec<f64>>> = base.iter().zip(v).map(exact).collect();
+    [moved(base, &steps, 1.0), moved(base, &steps, -1.0)]
+}
+
 /// x₊ − x₋, as the points were rounded.
 pub(super) fn distance(forth: &[f64], back: &[f64]) -> Vec<f64> {
     forth.iter().zip(back).map(|(a, b)| a - b).collect()
@@ -44,7 +59,7 @@ pub(super) fn distance(forth: &[f64], back: &[f64]) -> Vec<f64> {
 /// The steps ±h·v from the point.
 pub(super) fn pair(problem: &Problem<'_>, base: &Value, v: &[Option<Vec<f64>>], h: f64) -> Result<Pair> {
     let point = problem.base();
-    let (forth, back) = (moved(&point, v, h), moved(&point, v, -h));
+    let [forth, back] = symmetric(&point, v, h);
     let (plus, minus) = (problem.value(&forth)?, problem.value(&back)?);
     if let Some((node, element)) =
         crossing(&base.branches, &plus.branches).or_else(|| crossing(&base.branches, &minus.branches))
@@ -83,10 +98,28 @@ pub(super) fn noise(
     v: &[Option<Vec<f64>>],
     scale: f64,
 ) -> Result<Vec<f64>> {
+    shortest_steps(problem, base, v, scale, -3..=3)
+}
+
+/// As [`noise`], from one side only.
+fn noise_beside(problem: &Problem<'_>, base: &Value, v: &[Option<Vec<f64>>], scale: f64) -> Result<Vec<f64>> {
+    let first = problem.value(&moved(&problem.base(), v, scale * SAMPLED))?;
+    let branches = Value { y: base.y.clone(), branches: first.branches };
+    shortest_steps(problem, &branches, v, scale, 1..=7)
+}
+
+/// The rounding that so many of the shortest steps show, as far as they stay on the branch of `base`.
+fn shortest_steps(
+    problem: &Problem<'_>,
+    base: &Value,
+    v: &[Option<Vec<f64>>],
+    scale: f64,
+    steps: std::ops::RangeInclusive<i32>,
+) -> Result<Vec<f64>> {
     let point = problem.base();
     let mut samples = Vec::new();
-    for k in -3..=3 {
-        let value = problem.value(&moved(&point, v, f64::from(k) * scale * 2f64.powi(-24)))?;
+    for k in steps {
+        let value = problem.value(&moved(&point, v, f64::from(k) * scale * SAMPLED))?;
         let usable = crossing(&base.branches, &value.branches).is_none() && value.y.len() == base.y.len();
         if usable && value.y.iter().all(|y| y.is_finite()) {
             samples.push(value.y);
@@ -113,13 +146,13 @@ pub(super) fn central(
     scale: f64,
     noise: &[f64],
 ) -> Result<Option<Vec<Estimate>>> {
-    let mut quotients: Vec<Vec<(f64, f64)>> = vec![Vec::new(); base.y.len()];
+    let mut quotients: Vec<Vec<Quotient>> = vec![Vec::new(); base.y.len()];
     let mut taken = 0;
     for k in 0..SHORTEST {
         let h = scale * FIRST * 2f64.powi(-k);
         let Pair::Taken { plus, minus, .. } = pair(problem, base, v, h)? else { continue };
         for (i, quotients) in quotients.iter_mut().enumerate() {
-            quotients.push((h, (plus.y[i] - minus.y[i]) / (2.0 * h)));
+            quotients.push(Quotient::new(plus.y[i], minus.y[i], 2.0 * h, noise[i]));
         }
         taken += 1;
         if taken == LEVELS {
@@ -129,7 +162,7 @@ pub(super) fn central(
     if taken < 3 {
         return Ok(None);
     }
-    Ok(Some(quotients.iter().zip(noise).map(|(q, &n)| extrapolate(q, 2, n)).collect()))
+    Ok(Some(quotients.iter().map(|quotients| extrapolate(quotients, 2)).collect()))
 }
 
 /// At a kink: the derivatives of every output along v from below and from above. `None` if the branches on either side
@@ -143,6 +176,8 @@ pub(super) fn one_sided(
 ) -> Result<Option<[Vec<Estimate>; 2]>> {
     let side = |sign: f64| -> Result<Option<Vec<Estimate>>> {
         let point = problem.base();
+        // What the function loses here may not show in its value, which is often 0 at a kink, nor was it measured across.
+        let near = noise_beside(problem, base, v, sign * scale)?;
         let mut steps = Vec::new();
         // From the shortest up, as long as the branch stays.
         for k in (6..=24).rev().step_by(2) {
@@ -160,11 +195,12 @@ pub(super) fn one_sided(
             return Ok(None);
         }
         let one = |i: usize| {
-            let quotient = |(h, value): &(f64, Value)| (*h, sign * (value.y[i] - base.y[i]) / h);
-            let quotients: Vec<(f64, f64)> = steps.iter().rev().map(quotient).collect();
+            let noise = noise[i].max(near[i]);
+            let quotient = |(h, value): &(f64, Value)| Quotient::new(value.y[i], base.y[i], sign * h, noise);
+            let quotients: Vec<Quotient> = steps.iter().rev().map(quotient).collect();
             // Each step is a quarter of the one before, and so is the first error term: as of central differences at
             // halved steps.
-            extrapolate(&quotients, 2, noise[i])
+            extrapolate(&quotients, 2)
         };
         Ok(Some((0..base.y.len()).map(one).collect()))
     };

@@ -261,7 +261,9 @@ mod tests {
             }
             product
         };
-        let cases: [(&[&[f64]], &[f64], f64); 4] = [
+        /// Factors of a polynomial, its roots' moduli, and how well they are determined.
+        type Case<'a> = (&'a [&'a [f64]], &'a [f64], f64);
+        let cases: [Case<'_>; 4] = [
             (&[&[1.0, -3.0], &[1.0, 2.0], &[1.0, -1.0]], &[3.0, 2.0, 1.0], 1e-14),
             // 1 ± 2i and 3, ±i
             (
