@@ -251,6 +251,9 @@ mod tests {
         }
     }
 
+    /// A polynomial's factors, the moduli of its roots, and how exactly they can be found.
+    type Factored<'a> = (&'a [&'a [f64]], &'a [f64], f64);
+
     #[test]
     fn companion_matrices_have_the_roots() {
         // xⁿ + c₁xⁿ⁻¹ + … from its roots, real or (a ± bi given as its quadratic).
@@ -261,9 +264,7 @@ mod tests {
             }
             product
         };
-        /// Factors of a polynomial, its roots' moduli, and how well they are determined.
-        type Case<'a> = (&'a [&'a [f64]], &'a [f64], f64);
-        let cases: [Case<'_>; 4] = [
+        let cases: [Factored<'_>; 4] = [
             (&[&[1.0, -3.0], &[1.0, 2.0], &[1.0, -1.0]], &[3.0, 2.0, 1.0], 1e-14),
             // 1 ± 2i and 3, ±i
             (
