@@ -99,8 +99,8 @@ fn pages_show_what_the_example_makes() {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(&path, now).unwrap();
         }
-        // A tenth of a pixel, and the last of the three digits in a description.
-        let near = |a: f64, b: f64| (a - b).abs() <= 0.11 || (a - b).abs() <= 0.01 * a.abs().max(b.abs());
+        // A tenth of a pixel; in a description, the last digit.
+        let near = |a: f64, b: f64| (a - b).abs() <= 0.11;
         assert!(alike(&read(&path), now, near), "{name} is not what is drawn now: {HINT}");
     }
     let checked_in = std::fs::read_dir(docs().join("figures")).unwrap().count();
