@@ -118,13 +118,21 @@ fn shortest_steps(
 ) -> Result<Vec<f64>> {
     let point = problem.base();
     let mut samples = Vec::new();
-    for k in steps {
-        let value = problem.value(&moved(&point, v, f64::from(k) * scale * SAMPLED))?;
-        let usable = crossing(&base.branches, &value.branches).is_none() && value.y.len() == base.y.len();
-        if usable && value.y.iter().all(|y| y.is_finite()) {
-            samples.push(value.y);
-        } else {
-            samples.clear();
+    // Shorter ones, where a kink is so near that too few of them are left.
+    for shorter in [1.0, 2f64.powi(-8), 2f64.powi(-16), 2f64.powi(-24)] {
+        samples.clear();
+        for k in steps.clone() {
+            let h = f64::from(k) * scale * SAMPLED * shorter;
+            let value = problem.value(&moved(&point, v, h))?;
+            let usable = crossing(&base.branches, &value.branches).is_none() && value.y.len() == base.y.len();
+            if usable && value.y.iter().all(|y| y.is_finite()) {
+                samples.push(value.y);
+            } else {
+                samples.clear();
+            }
+        }
+        if samples.len() >= 4 {
+            break;
         }
     }
     Ok(rounding(&samples, &base.y))
