@@ -181,7 +181,7 @@ fn report(
                     "A network of n streams multiplies them by a matrix A in every block. The product of all A is what \
                      reaches the last block from the first without crossing a branch. Its largest absolute row sum is how \
                      much a signal can grow on the way, its largest column sum how much a gradient can grow on the way \
-                     back, and its second singular value, σ₂, how much of what tells the streams apart is left.  The \
+                     back, and its second singular value, σ₂, how much of what tells the streams apart is left. The \
                      numbers are those of the worst of the first {MAP_SAMPLES} samples: the largest gain, the smallest σ₂.\n\n\
                      At the start every A is the identity, or close to it. Perturbed means that a normal draw of \
                      standard deviation {} has been added to each of its numbers (hc), or to each of the logits that \
