@@ -164,9 +164,9 @@ impl Settings {
         let a = &self.arguments;
         let depths: Vec<String> = a.depths.iter().map(usize::to_string).collect();
         format!(
-            "{} points, width {}, {} epochs in batches of {}; learning rate {}, falling to 0\n\
-             along a cosine; momentum {MOMENTUM}; gradient norm clipped at {CLIP}; seeds {} to {}.\n\
-             Layers: {}.\n\
+            "{} points, width {}, {} epochs in batches of {}; seeds {} to {}.\n\
+             Learning rate {}, falling to 0 along a cosine; momentum {MOMENTUM}; gradients clipped at\n\
+             a norm of {CLIP}. Layers: {}.\n\
              ∇: norm of the gradient of a layer's weights, of the second layer and of the\n\
              last hidden one, on the first batch. lost: runs that diverged. Each number is\n\
              the median over the seeds; in brackets, the smallest and the largest.",
@@ -174,9 +174,9 @@ impl Settings {
             a.width,
             a.epochs,
             a.batch,
-            a.lr,
             a.seed,
             a.seed + a.seeds - 1,
+            a.lr,
             depths.join(", "),
         )
     }
