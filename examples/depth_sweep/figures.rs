@@ -77,15 +77,19 @@ fn composite(settings: &Settings, groups: &[Group]) -> Option<String> {
         Axis::log("gain, singular value"),
     )
     .subtitle(&format!(
-        "forward gain: largest absolute row sum; perturbed: N(0, {}²) added to the mixing before training; {}",
+        "forward: gain, the largest absolute row sum; perturbed: N(0, {}²) added to the mixing before training; {}",
         settings.arguments.perturbation,
         subtitle(settings)
     ))
-    .panel(panel("forward gain, perturbed", |group| group.perturbed(|gain| Some(gain.forward))))
+    .panel(panel("forward, perturbed", |group| group.perturbed(|gain| Some(gain.forward))))
     .panel(panel("σ₂, perturbed", |group| group.perturbed(|gain| gain.second)))
-    .panel(panel("forward gain, trained", |group| group.learned(|gain| Some(gain.forward))))
+    .panel(panel("forward, trained", |group| group.learned(|gain| Some(gain.forward))))
     .panel(panel("σ₂, trained", |group| group.learned(|gain| gain.second)));
     Some(chart.to_svg())
+}
+
+fn median(spread: Option<Spread>) -> String {
+    spread.map_or("–".into(), |spread| scale::number(spread.median))
 }
 
 /// `median (smallest – largest)`.
@@ -106,7 +110,8 @@ fn report(
     let command = settings.command();
     let mut summary =
         Table::new(["variant, layers", "accuracy", "diverged", "∇ second layer", "∇ last block"]);
-    let mut after = Table::new(["variant, layers", "∇ second layer", "∇ last block"]);
+    let mut ranges =
+        Table::new(["variant, layers", "second, before", "last, before", "second, trained", "last, trained"]);
     let mut maps = Table::new([
         "variant, layers",
         "forward, perturbed",
@@ -122,11 +127,13 @@ fn report(
             name.clone(),
             cell(group.accuracy()),
             format!("{} of {}", group.diverged(), group.runs()),
+            median(group.before(|run| run.before.second)),
+            median(group.before(|run| run.before.last)),
+        ]);
+        ranges = ranges.row([
+            name.clone(),
             cell(group.before(|run| run.before.second)),
             cell(group.before(|run| run.before.last)),
-        ]);
-        after = after.row([
-            name.clone(),
             cell(group.after(|trained| trained.gradient.second)),
             cell(group.after(|trained| trained.gradient.last)),
         ]);
@@ -144,8 +151,8 @@ fn report(
     }
     let mut report = Report::new("Two moons, deeper and deeper")
         .lead(&format!(
-            "Networks of {} to {} layers learn the same {} points. The table has the median of {} seeds and, in \
-             brackets, the smallest and the largest; ∇ is the norm of the gradient of a layer's weights on the first batch, \
+            "Networks of {} to {} layers learn the same {} points. The table has medians of {} seeds and, in \
+             brackets, the lowest and the highest accuracy; ∇ is the norm of the gradient of a layer's weights on the first batch, \
              before training. It is a small problem and a narrow network: what it shows of depth, it shows of these.",
             a.depths.first().copied().unwrap_or_default(),
             a.depths.last().copied().unwrap_or_default(),
@@ -171,7 +178,7 @@ fn report(
                      gradient falls with depth while the last block's does not, it vanishes on the way.",
                 )
                 .figure(gradients, "Gradient norm of the second layer and of the last block")
-                .table("After training", after)
+                .table("The numbers", ranges)
                 .command(&command),
         );
     if let Some(composite) = composite {
