@@ -166,8 +166,8 @@ impl Settings {
         let depths: Vec<String> = a.depths.iter().map(usize::to_string).collect();
         format!(
             "{} points, width {}, {} epochs in batches of {}; seeds {} to {}.\n\
-             Learning rate {}, falling to 0 along a cosine; momentum {MOMENTUM}; gradients clipped at\n\
-             a norm of {CLIP}. Layers: {}.\n\
+             Learning rate {}, falling to 0 along a cosine; momentum {MOMENTUM};\n\
+             gradients clipped at a norm of {CLIP}. Layers: {}.\n\
              ∇: norm of the gradient of a layer's weights, of the second layer and of the\n\
              last hidden one, on the first batch. lost: runs that diverged. Each number is\n\
              the median over the seeds; in brackets, the smallest and the largest.",
