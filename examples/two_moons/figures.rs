@@ -1,6 +1,8 @@
 //! The figures and the report.
 
 use limpid::Tensor;
+use limpid::nn::residual::Variant;
+use limpid::report::palette::CATEGORY_COUNT;
 use limpid::report::{
     Axis, Boundary, BoundaryPanel, HeatMap, HeatPanel, LineChart, Panel, Report, Section, Series, Table,
     scale,
@@ -53,7 +55,7 @@ fn gradient_norms(settings: &Settings, runs: &[Trained]) -> LineChart {
     ))
     .key("epoch");
     for run in runs {
-        let mut panel = Panel::new(run.variant.name).caption(run.variant.formula);
+        let mut panel = Panel::new(run.variant.name()).caption(&run.formula);
         let rows = &run.history.gradient_norms;
         let epochs = shown_epochs(rows.len());
         let last = epochs.last().copied().unwrap_or(0).max(1) as f64;
@@ -71,8 +73,12 @@ fn gradient_norms(settings: &Settings, runs: &[Trained]) -> LineChart {
     }
     for run in runs {
         if let Some(d) = &run.history.divergence {
-            chart =
-                chart.note(&format!("{} diverged in epoch {} (step {})", run.variant.name, d.epoch, d.step));
+            chart = chart.note(&format!(
+                "{} diverged in epoch {} (step {})",
+                run.variant.name(),
+                d.epoch,
+                d.step
+            ));
         }
     }
     chart
@@ -92,23 +98,37 @@ fn heat_map(runs: &[Trained]) -> HeatMap {
         let values = (0..rows.len())
             .flat_map(|layer| norms.iter().map(move |epoch| epoch[layer]))
             .collect::<Vec<f64>>();
-        map =
-            map.panel(HeatPanel::new(run.variant.name, &rows, &columns, values).caption(run.variant.formula));
+        map = map.panel(HeatPanel::new(run.variant.name(), &rows, &columns, values).caption(&run.formula));
     }
     map
 }
 
+fn too_many_lines(runs: &[Trained]) -> bool {
+    runs.len() > CATEGORY_COUNT
+}
+
+/// One panel with a line per variant, or a panel per variant where the lines would be too many to tell apart.
 fn losses(runs: &[Trained]) -> LineChart {
-    let mut chart = LineChart::new("Training loss", Axis::linear("epoch"), Axis::log("cross-entropy"));
-    for run in runs {
-        let mut points: Vec<(f64, f64)> =
-            run.history.metrics.iter().enumerate().map(|(epoch, m)| (epoch as f64, m.train_loss)).collect();
+    let chart = |title| LineChart::new(title, Axis::linear("epoch"), Axis::log("cross-entropy"));
+    let line = |run: &Trained, name: &str, loss: fn(&Metrics) -> f64| {
+        let metrics = run.history.metrics.iter().enumerate();
+        let mut points: Vec<(f64, f64)> = metrics.map(|(epoch, m)| (epoch as f64, loss(m))).collect();
         if let Some(d) = &run.history.divergence {
             points.push((d.epoch as f64, f64::NAN));
         }
-        chart = chart.series(Series::new(run.variant.name, points));
+        Series::new(name, points)
+    };
+    if !too_many_lines(runs) {
+        let lines = runs.iter().map(|run| line(run, run.variant.name(), |m| m.train_loss));
+        return lines.fold(chart("Training loss"), LineChart::series);
     }
-    chart
+    let panel = |run: &Trained| {
+        Panel::new(run.variant.name())
+            .caption(&run.formula)
+            .series(line(run, "training", |m| m.train_loss))
+            .series(line(run, "validation", |m| m.validation_loss))
+    };
+    runs.iter().map(panel).fold(chart("Loss"), LineChart::panel)
 }
 
 const GRID: usize = 100;
@@ -141,14 +161,39 @@ fn boundary(data: &Data, runs: &[Trained]) -> Result<Boundary, Failure> {
         let dots = points.chunks(2).zip(&labels).map(|(p, &label)| (p[0], p[1], label as usize));
         let shade = probabilities(&run.model, &data.scaler, &grid)?;
         figure = figure
-            .panel(BoundaryPanel::new(run.variant.name, x, y, GRID, shade).caption(&caption).points(dots));
+            .panel(BoundaryPanel::new(run.variant.name(), x, y, GRID, shade).caption(&caption).points(dots));
     }
     Ok(figure)
 }
 
+/// What differs between some variants besides the way their layers are joined; empty if nothing does.
+fn more_than_joins(runs: &[Trained]) -> String {
+    let any = |is: fn(&Trained) -> bool| runs.iter().any(is);
+    let normed = |run: &Trained| run.formula.contains("norm") || run.variant.has_streams();
+    let notes = [
+        (any(|run| run.variant == Variant::Euler), "euler goes through one block again and again"),
+        (any(|run| run.variant == Variant::DeepNorm), "deepnorm starts with smaller weights in its blocks"),
+        (
+            any(normed),
+            "what has a norm in its formula, or several streams, has the weights of its norms besides",
+        ),
+    ];
+    let notes: Vec<&str> = notes.into_iter().filter_map(|(there, note)| there.then_some(note)).collect();
+    if notes.is_empty() { String::new() } else { format!(" Some differ in more: {}.", notes.join("; ")) }
+}
+
 fn report(settings: &Settings, runs: &[Trained], gradient_norms: &str, loss: &str, boundary: &str) -> String {
     let command = settings.command();
-    let mut summary = Table::new([
+    // Of many variants, formulas would push the numbers off the page; they stand above the panels.
+    let formulas = !too_many_lines(runs);
+    let with_formula = |cells: [String; 8]| {
+        cells
+            .into_iter()
+            .enumerate()
+            .filter(move |(column, _)| formulas || *column != 1)
+            .map(|(_, cell)| cell)
+    };
+    let headers = [
         "variant",
         "connection",
         "accuracy",
@@ -157,7 +202,8 @@ fn report(settings: &Settings, runs: &[Trained], gradient_norms: &str, loss: &st
         "∇ middle",
         "∇ last",
         "last ÷ second",
-    ]);
+    ];
+    let mut summary = Table::new(with_formula(headers.map(String::from)));
     let mut norms_table = Table::new(["variant and layer", "first step", "first epoch", "last epoch"]);
     let mut metrics_table = Table::new(["variant and epoch", "training loss", "validation loss", "accuracy"]);
     for run in runs {
@@ -174,22 +220,22 @@ fn report(settings: &Settings, runs: &[Trained], gradient_norms: &str, loss: &st
             (None, Some(m)) => (format!("{:.3}", m.validation_accuracy), format!("{:.4}", m.train_loss)),
             (None, None) => ("–".into(), "–".into()),
         };
-        summary = summary.row([
-            run.variant.name.to_string(),
-            run.variant.formula.to_string(),
+        summary = summary.row(with_formula([
+            run.variant.name().to_string(),
+            run.formula.clone(),
             accuracy,
             loss,
             norm(1.min(depth - 1)),
             norm(depth / 2),
             norm(depth - 1),
             ratio,
-        ]);
+        ]));
         let at = |rows: Option<&Vec<f64>>, layer: usize| {
             rows.and_then(|row| row.get(layer)).map_or("–".to_string(), |&v| scale::number(v))
         };
         for (layer, name) in h.layers.iter().enumerate() {
             norms_table = norms_table.row([
-                format!("{} {name}", run.variant.name),
+                format!("{} {name}", run.variant.name()),
                 norm(layer),
                 at(h.gradient_norms.first(), layer),
                 at(h.gradient_norms.last(), layer),
@@ -198,7 +244,7 @@ fn report(settings: &Settings, runs: &[Trained], gradient_norms: &str, loss: &st
         for (epoch, m) in h.metrics.iter().enumerate() {
             let Metrics { train_loss, validation_loss, validation_accuracy } = m;
             metrics_table = metrics_table.row([
-                format!("{} {epoch}", run.variant.name),
+                format!("{} {epoch}", run.variant.name()),
                 format!("{train_loss:.6}"),
                 format!("{validation_loss:.6}"),
                 format!("{validation_accuracy:.4}"),
@@ -209,7 +255,13 @@ fn report(settings: &Settings, runs: &[Trained], gradient_norms: &str, loss: &st
         .iter()
         .filter_map(|run| {
             let d = run.history.divergence.as_ref()?;
-            Some(format!("{} diverged in epoch {}, step {}: {}.", run.variant.name, d.epoch, d.step, d.cause))
+            Some(format!(
+                "{} diverged in epoch {}, step {}: {}.",
+                run.variant.name(),
+                d.epoch,
+                d.step,
+                d.cause
+            ))
         })
         .collect();
     let mut loss_prose =
@@ -218,12 +270,15 @@ fn report(settings: &Settings, runs: &[Trained], gradient_norms: &str, loss: &st
         loss_prose += &format!("\n\n{}", diverged.join("\n\n"));
     }
 
+    let loss_caption = match too_many_lines(runs) {
+        true => "Training and validation loss per epoch",
+        false => "Training loss per epoch",
+    };
+    let lead = "The same points, the same layers, the same first weights; only the way the layers are joined differs. \
+                The table (∇: norm of a layer's weight gradient at the first step) and the first figure show how much \
+                of the gradient reaches each layer.";
     Report::new("Two moons through a deep network")
-        .lead(
-            "The same points, the same layers, the same first weights; only the way the layers are joined differs. \
-             The table (∇: norm of a layer's weight gradient at the first step) and the first figure show how much of the \
-             gradient reaches each layer.",
-        )
+        .lead(&format!("{lead}{}", more_than_joins(runs)))
         .summary(summary)
         .section(
             Section::new("How far the gradient gets")
@@ -246,7 +301,7 @@ fn report(settings: &Settings, runs: &[Trained], gradient_norms: &str, loss: &st
         .section(
             Section::new("Loss")
                 .prose(&loss_prose)
-                .figure(loss, "Training loss per epoch")
+                .figure(loss, loss_caption)
                 .table("The numbers", metrics_table)
                 .command(&command),
         )

@@ -41,16 +41,16 @@ pub fn write(
     let mut metrics = "variant,epoch,train_loss,val_loss,val_accuracy\n".to_string();
     let mut weights = Vec::new();
     for run in runs {
-        run.history.gradient_rows(run.variant.name, &mut gradients);
-        run.history.step_rows(run.variant.name, &mut steps);
-        run.history.metric_rows(run.variant.name, &mut metrics);
-        let path = out.join(format!("{}.safetensors", run.variant.name));
+        run.history.gradient_rows(run.variant.name(), &mut gradients);
+        run.history.step_rows(run.variant.name(), &mut steps);
+        run.history.metric_rows(run.variant.name(), &mut metrics);
+        let path = out.join(format!("{}.safetensors", run.variant.name()));
         let list = |values: &limpid::Tensor| -> Result<String, Failure> {
             Ok(json!(values.to_f64_vec()?).to_string())
         };
         let metadata = BTreeMap::from([
-            ("variant".to_string(), run.variant.name.to_string()),
-            ("formula".to_string(), run.variant.formula.to_string()),
+            ("variant".to_string(), run.variant.name().to_string()),
+            ("formula".to_string(), run.formula.clone()),
             ("input_mean".to_string(), list(data.scaler.mean())?),
             ("input_std".to_string(), list(data.scaler.std())?),
         ]);
@@ -84,8 +84,8 @@ pub fn write(
 fn result(run: &Trained) -> Value {
     let history = &run.history;
     json!({
-        "variant": run.variant.name,
-        "formula": run.variant.formula,
+        "variant": run.variant.name(),
+        "formula": run.formula,
         "epochs": history.metrics.len(),
         "train_loss": history.last().map(|m| m.train_loss),
         "val_loss": history.last().map(|m| m.validation_loss),
@@ -109,7 +109,7 @@ pub fn write_seeds(out: &Path, all: &[(u64, Vec<Trained>)]) -> Result<(), Failur
             let _ = writeln!(
                 csv,
                 "{},{seed},{},{},{},{},{diverged}",
-                run.variant.name,
+                run.variant.name(),
                 metric(h.last().map(|m| m.validation_accuracy)),
                 metric(h.last().map(|m| m.validation_loss)),
                 norm(1.min(h.layers.len() - 1)),

@@ -9,6 +9,7 @@
 mod figures;
 mod files;
 mod history;
+mod norm;
 mod settings;
 mod table;
 mod training;
@@ -103,9 +104,10 @@ fn run(settings: &Settings) -> Result<(), Failure> {
         a.width,
         settings.clip.map_or("no clipping".into(), |clip| format!("gradient norm clipped at {clip}")),
     ));
+    let width = settings.name_width();
     for &variant in &settings.variants {
-        let model = training::new_model(settings, variant, a.seed);
-        say(&format!("  {:<9} {}", variant.name, training::memory_line(&model, &data, a.batch)?));
+        let model = norm::network(settings, variant, a.seed)?;
+        say(&format!("  {variant:<width$} {}", training::memory_line(&model, &data, a.batch)?));
     }
     say("");
 
@@ -118,7 +120,7 @@ fn run(settings: &Settings) -> Result<(), Failure> {
             return Err(Failure {
                 message: format!(
                     "interrupted: {} after epoch {}; the same command with --resume goes on from there",
-                    run.variant.name,
+                    run.variant,
                     run.history.metrics.len() - 1
                 ),
                 code: 130,
@@ -130,7 +132,7 @@ fn run(settings: &Settings) -> Result<(), Failure> {
     if a.seeds > 1 {
         files::write_seeds(&a.out, &all)?;
     }
-    say(&table::closing(&all));
+    say(&table::closing(settings.name_width(), &all));
     say(&format!(
         "Written to {}; open {} in a browser.",
         a.out.display(),
@@ -169,13 +171,15 @@ fn train_all(
     stop: &AtomicBool,
 ) -> Result<Vec<Trained>, Failure> {
     let a = &settings.arguments;
+    let width = settings.name_width();
+    let template = format!("{{prefix:{width}}} {{bar:30}} {{pos:>4}}/{{len}} epochs  {{msg}}");
     let mut runs = Vec::new();
     for &variant in &settings.variants {
         let bar = if a.quiet { ProgressBar::hidden() } else { ProgressBar::new(a.epochs as u64) };
-        let style = ProgressStyle::with_template("{prefix:9} {bar:30} {pos:>4}/{len} epochs  {msg}");
+        let style = ProgressStyle::with_template(&template);
         bar.set_style(style.map_err(|e| Failure::input(e.to_string()))?.progress_chars("━━ "));
-        bar.set_prefix(variant.name);
-        let checkpoint = files::checkpoint(out, variant.name);
+        bar.set_prefix(variant.name());
+        let checkpoint = files::checkpoint(out, variant.name());
         let run = training::train(settings, variant, seed, data, &checkpoint, stop, |epoch, history| {
             bar.set_position(epoch as u64 + 1);
             if let Some(metrics) = history.last() {

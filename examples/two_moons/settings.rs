@@ -1,14 +1,19 @@
 //! What a person can ask for on the command line, checked before anything runs.
 
-use std::f64::consts::FRAC_1_SQRT_2;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
-use limpid::nn::residual::{Connection, Gated, Identity, Plain, Scaled};
+use limpid::autograd::ops::sinkhorn::Sinkhorn;
+use limpid::nn::residual::{Variant, VariantConfig};
 use limpid::nn::{Activation, Fan, Init, Initializer};
-use serde_json::{Value, json};
+use limpid::tensor::Stop;
+use serde_json::{Map, Value, json};
 
+use crate::norm::Norm;
 use crate::training::Data;
+
+/// What is compared if nobody says otherwise.
+const DEFAULT_VARIANTS: &str = "plain,residual,scaled,gated";
 
 /// Trains a 20-layer network on two moons, once per residual variant, and writes down every layer's gradient norm.
 ///
@@ -42,15 +47,35 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Training")]
     pub seeds: u64,
 
-    /// Connections to compare, comma-separated: plain, residual, scaled, gated
+    /// Connections to compare, comma-separated, or `all`: plain, residual, scaled, complete-p, rezero, layerscale, gated,
+    /// interpolated, droppath, euler, pre-norm, peri-norm, post-norm, deepnorm, resi-dual, delta, attnres, hc, hc-dynamic,
+    /// mhc, mhc-lite, identity-hc
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "plain,residual,scaled,gated",
+        default_value = DEFAULT_VARIANTS,
         value_name = "LIST",
         help_heading = "Network"
     )]
     pub variants: Vec<String>,
+    /// Streams of hc, hc-dynamic, mhc, mhc-lite (4 at most) and identity-hc
+    #[arg(long, default_value_t = 4, value_name = "N", help_heading = "Network")]
+    pub streams: usize,
+    /// Steps of Sinkhorn–Knopp in mhc
+    #[arg(long, default_value_t = 20, value_name = "T", help_heading = "Network")]
+    pub sinkhorn_iters: usize,
+    /// Norms to add to a branch: `pre` (in front) or `peri` (in front and behind) with plain, residual, scaled,
+    /// complete-p, rezero, layerscale, gated, interpolated and droppath; `post` (behind the addition) with residual. `none`
+    /// leaves each variant as it is; those not named have their norms where they belong
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = Norm::None,
+        hide_possible_values = true,
+        value_name = "none|pre|peri|post",
+        help_heading = "Network"
+    )]
+    pub norm: Norm,
     /// Linear layers, first and last included (at least 2)
     #[arg(long, default_value_t = 20, value_name = "N", help_heading = "Network")]
     pub depth: usize,
@@ -99,33 +124,26 @@ Examples:
   two_moons --recipe article             the popular recipe: see which variants diverge
   two_moons --init he --variants plain   depth alone does not make gradients vanish
   two_moons --seeds 5                    is it luck? five seeds and their spread
+  two_moons --variants all               every way to join the layers
   two_moons --data mine.csv              your own points";
 
-/// A way to join the layers, by the name it has on the command line and in every file.
-#[derive(Clone, Copy)]
-pub struct Variant {
-    pub name: &'static str,
-    /// What it computes, for figures and tables.
-    pub formula: &'static str,
-    /// Makes the connection of one block, given its place and the network's width.
-    pub connect: fn(&Init, usize) -> Box<dyn Connection>,
-}
-
-impl Variant {
-    pub const ALL: &[Variant] = &[
-        Variant { name: "plain", formula: "x' = h", connect: |_, _| Box::new(Plain) },
-        Variant { name: "residual", formula: "x' = x + h", connect: |_, _| Box::new(Identity) },
-        Variant {
-            name: "scaled",
-            formula: "x' = x + h/√2",
-            connect: |_, _| Box::new(Scaled::new(FRAC_1_SQRT_2)),
-        },
-        Variant {
-            name: "gated",
-            formula: "x' = (1−g)·x + g·h",
-            connect: |init, width| Box::new(Gated::new(init, width)),
-        },
-    ];
+/// The variants of these names, or every one if the only name is `all`.
+fn variants(names: &[String]) -> Result<Vec<Variant>, String> {
+    if names == ["all"] {
+        return Ok(Variant::ALL.to_vec());
+    }
+    if names.iter().any(|name| name == "all") {
+        return Err("--variants: all stands for every variant, expected no other name beside it".into());
+    }
+    let mut variants = Vec::new();
+    for name in names {
+        let variant: Variant = name.parse().map_err(|e| format!("--variants: {e}"))?;
+        if variants.contains(&variant) {
+            return Err(format!("--variants: {name} is named twice"));
+        }
+        variants.push(variant);
+    }
+    Ok(variants)
 }
 
 /// How the weights start; their biases are 0, but for the default.
@@ -158,12 +176,18 @@ const MAX_THREADS: usize = 64;
 const MAX_WIDTH: usize = 1 << 15;
 /// A network of this depth takes minutes a step.
 const MAX_DEPTH: usize = 1 << 17;
+/// A mix of this many streams has as many numbers as a layer of the default width.
+const MAX_STREAMS: usize = 64;
+/// Sinkhorn–Knopp that is not done by then will not be.
+const MAX_SINKHORN: usize = 1000;
 
 /// One run's arguments in their final form.
 #[derive(Clone)]
 pub struct Settings {
     pub arguments: Arguments,
     pub variants: Vec<Variant>,
+    /// What variants are told beyond the size of the network.
+    pub of_variants: VariantConfig,
     pub activation: Activation,
     /// `None`: as a linear layer usually starts.
     pub initial: Option<Initializer>,
@@ -203,6 +227,9 @@ impl Settings {
         };
         at_most("depth", a.depth as u64, MAX_DEPTH as u64)?;
         at_most("width", a.width as u64, MAX_WIDTH as u64)?;
+        at_most("streams", a.streams as u64, MAX_STREAMS as u64)?;
+        at_least("sinkhorn-iters", a.sinkhorn_iters, 1)?;
+        at_most("sinkhorn-iters", a.sinkhorn_iters as u64, MAX_SINKHORN as u64)?;
         at_most("threads", a.threads as u64, MAX_THREADS as u64)?;
         at_most("seed", a.seed, u64::MAX - a.seeds)?;
         let within = |name: &str, found: f64, fits: bool, expected: &str| match found.is_finite() && fits {
@@ -215,27 +242,37 @@ impl Settings {
         if let Some(clip) = a.clip {
             within("clip", clip, clip >= 0.0, "a number of at least 0")?;
         }
-        let mut variants: Vec<Variant> = Vec::new();
-        for name in &a.variants {
-            let known = Variant::ALL.iter().find(|variant| variant.name == name);
-            let Some(&variant) = known else {
-                let names: Vec<&str> = Variant::ALL.iter().map(|variant| variant.name).collect();
-                return Err(format!("--variants: expected some of {}, found {name:?}", names.join(", ")));
-            };
-            if variants.iter().any(|earlier| earlier.name == name) {
-                return Err(format!("--variants: {name} is named twice"));
+        let stop = Stop::Steps(a.sinkhorn_iters);
+        let of_variants = VariantConfig {
+            streams: a.streams,
+            sinkhorn: Sinkhorn { stop, ..Sinkhorn::default() },
+            ..VariantConfig::default()
+        };
+        let variants = variants(&a.variants)?;
+        for variant in &variants {
+            // A network without blocks: what it needs tells whether the settings suit the variant.
+            variant.wiring(1, 0, &of_variants, |_| Init::new(0)).map_err(|e| format!("--{e}"))?;
+            if !a.norm.variants().contains(variant) {
+                let names: Vec<&str> = a.norm.variants().iter().map(|v| v.name()).collect();
+                let (norm, names) = (a.norm.name(), names.join(", "));
+                return Err(format!("--norm {norm}: expected only {names} in --variants, found {variant}"));
             }
-            variants.push(variant);
         }
         let activation: Activation = a.activation.parse().map_err(|e| format!("--activation: {e}"))?;
         let default_clip = (a.recipe == Recipe::Stable).then_some(1.0);
         Ok(Settings {
             variants,
+            of_variants,
             activation,
             initial: initializer(&a.init, activation)?,
             clip: a.clip.or(default_clip).filter(|&clip| clip > 0.0),
             arguments,
         })
+    }
+
+    /// The room that the variants' names take in a table.
+    pub fn name_width(&self) -> usize {
+        self.variants.iter().map(|variant| variant.name().len()).fold(9, usize::max)
     }
 
     /// What one run's numbers depend on, but for how long it lasts: a checkpoint goes on only under the same.
@@ -246,10 +283,14 @@ impl Settings {
                 all.remove(free);
             }
             all.extend([
-                ("variant".to_string(), json!(variant.name)),
+                ("variant".to_string(), json!(variant.name())),
                 ("seed".to_string(), json!(seed)),
                 ("points".to_string(), json!(data.fingerprint)),
             ]);
+            for other in ["streams", "sinkhorn_iters"] {
+                all.remove(other);
+            }
+            all.extend(self.concerning(&[variant]));
         }
         all
     }
@@ -257,13 +298,30 @@ impl Settings {
     /// Everything that changes a number in the results, for run.json, and to compare before resuming.
     pub fn to_json(&self) -> Value {
         let a = &self.arguments;
-        json!({
-            "variants": a.variants, "depth": a.depth, "width": a.width, "activation": a.activation, "init": a.init,
+        let names: Vec<&str> = self.variants.iter().map(|variant| variant.name()).collect();
+        let mut all = json!({
+            "variants": names, "depth": a.depth, "width": a.width, "activation": a.activation, "init": a.init,
             "recipe": format!("{:?}", a.recipe).to_lowercase(), "epochs": a.epochs, "batch": a.batch, "lr": a.lr, "momentum": a.momentum, "clip": self.clip,
             "seed": a.seed, "seeds": a.seeds, "every_step": a.every_step,
             "data": a.data.as_ref().map(|path| path.display().to_string()),
             "samples": a.samples, "noise": a.noise, "data_seed": a.data_seed,
-        })
+        });
+        all.as_object_mut().into_iter().for_each(|all| all.extend(self.concerning(&self.variants)));
+        all
+    }
+
+    /// The settings that only some variants read, as far as one of these does.
+    fn concerning(&self, variants: &[Variant]) -> Map<String, Value> {
+        use Variant::*;
+        let a = &self.arguments;
+        let any = |readers: &[Variant]| variants.iter().any(|variant| readers.contains(variant));
+        let settings = [
+            ("streams", json!(a.streams), any(&[Hc, HcDynamic, Mhc, MhcLite, IdentityHc])),
+            ("sinkhorn_iters", json!(a.sinkhorn_iters), any(&[Mhc])),
+            ("norm", json!(a.norm.name()), a.norm != Norm::None),
+        ];
+        let read = settings.into_iter().filter(|(_, _, read)| *read);
+        read.map(|(name, value, _)| (name.to_string(), value)).collect()
     }
 
     /// The command that gives these results again.
@@ -275,7 +333,10 @@ impl Settings {
                 command += &format!(" --{name} {value}");
             }
         };
-        add("variants", a.variants.join(","), "plain,residual,scaled,gated");
+        add("variants", a.variants.join(","), DEFAULT_VARIANTS);
+        add("streams", a.streams.to_string(), "4");
+        add("sinkhorn-iters", a.sinkhorn_iters.to_string(), "20");
+        add("norm", a.norm.name().into(), "none");
         add("recipe", format!("{:?}", a.recipe).to_lowercase(), "stable");
         add("clip", a.clip.map_or(String::new(), |clip| clip.to_string()), "");
         add("depth", a.depth.to_string(), "20");

@@ -6,9 +6,9 @@ use crate::history::History;
 use crate::training::Trained;
 
 /// Gradient norms at the first step, layer by layer, on one logarithmic scale for all rows.
-fn profile(norms: &[f64], low: f64, high: f64) -> String {
+fn profile(norms: &[f64], most: usize, low: f64, high: f64) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let shown = norms.len().min(20);
+    let shown = norms.len().min(most);
     (0..shown)
         .map(|i| {
             let norm = norms[i * norms.len() / shown.max(1)];
@@ -25,16 +25,20 @@ fn spread(values: &[f64]) -> (f64, f64, f64) {
     (low, values.iter().sum::<f64>() / values.len() as f64, high)
 }
 
-/// One row per variant over all seeds, then what diverged.
-pub fn closing(all: &[(u64, Vec<Trained>)]) -> String {
+/// One row per variant over all seeds, with so much room for their names; then what diverged.
+pub fn closing(width: usize, all: &[(u64, Vec<Trained>)]) -> String {
     let first_steps = || all.iter().flat_map(|(_, runs)| runs).map(|run| run.history.first_step());
     let norms: Vec<f64> = first_steps().flatten().copied().filter(|&norm| norm > 0.0).collect();
     let (low, _, high) = spread(&norms);
     let mut text = String::new();
-    let _ = writeln!(text, "                                 │ gradient norm of the weights, first step");
+    // What is left of 80 columns, and the words that fit there.
+    let room = 29 - width;
+    let across = if room >= 18 { "first → last layer" } else { "first → last" };
     let _ =
-        writeln!(text, "variant   accuracy        loss   │  second   middle     last  first → last layer");
-    let _ = writeln!(text, "{}┼{}", "─".repeat(33), "─".repeat(46));
+        writeln!(text, "{:<width$}                        │ gradient norm of the weights, first step", "");
+    let _ =
+        writeln!(text, "{:<width$} accuracy        loss   │  second   middle     last  {across}", "variant");
+    let _ = writeln!(text, "{}┼{}", "─".repeat(width + 24), "─".repeat(55 - width));
     let mut diverged = String::new();
     for i in 0..all[0].1.len() {
         let runs: Vec<(u64, &Trained)> = all.iter().map(|(seed, runs)| (*seed, &runs[i])).collect();
@@ -66,12 +70,12 @@ pub fn closing(all: &[(u64, Vec<Trained>)]) -> String {
         let means: Vec<f64> = (0..depth).map(mean_at).collect();
         let _ = writeln!(
             text,
-            "{:<9} {accuracy:<12}  {loss:>7}  │ {:>7.1e}  {:>7.1e}  {:>7.1e}  {}",
-            runs[0].1.variant.name,
+            "{:<width$} {accuracy:<12}  {loss:>7}  │ {:>7.1e}  {:>7.1e}  {:>7.1e}  {}",
+            runs[0].1.variant,
             means[1.min(depth - 1)],
             means[depth / 2],
             means[depth - 1],
-            profile(&means, low.log10(), high.log10()),
+            profile(&means, room, low.log10(), high.log10()),
         );
         for (seed, run) in runs {
             if let Some(d) = &run.history.divergence {
@@ -79,7 +83,7 @@ pub fn closing(all: &[(u64, Vec<Trained>)]) -> String {
                 let _ = writeln!(
                     diverged,
                     "{}{seed} diverged in epoch {}, step {}:\n  {}",
-                    run.variant.name, d.epoch, d.step, d.cause
+                    run.variant, d.epoch, d.step, d.cause
                 );
             }
         }

@@ -1,5 +1,6 @@
 //! The experiment itself: one network, one seed, every layer's gradient norm at every step.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,15 +8,17 @@ use limpid::autograd::{Tape, format_bytes};
 use limpid::nn::data::{Batch, Batches, Dataset, StandardScaler};
 use limpid::nn::losses::{Reduction, cross_entropy};
 use limpid::nn::optim::{Optimizer, Sgd};
-use limpid::nn::{Checkpoint, Init, Mlp, MlpConfig, Module, clip_norm, gradient_norms};
+use limpid::nn::residual::Variant;
+use limpid::nn::{Checkpoint, Mlp, Module, clip_norm, gradient_norms};
 use limpid::tensor::Element;
 use limpid::tensor::rng::Key;
 use limpid::{DType, Tensor, Var};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::Failure;
 use crate::history::{Divergence, History, Metrics, fingerprint};
-use crate::settings::{Settings, Variant};
+use crate::norm::network;
+use crate::settings::Settings;
 
 /// The points, standardised by the mean and deviation of the training part.
 pub struct Data {
@@ -48,22 +51,12 @@ impl Data {
 /// A network after training, or as far as it got.
 pub struct Trained {
     pub variant: Variant,
+    /// What a block computes, for figures and tables.
+    pub formula: String,
     pub model: Mlp,
     pub history: History,
     /// Somebody asked to stop before the last epoch.
     pub interrupted: bool,
-}
-
-pub fn new_model(settings: &Settings, variant: Variant, seed: u64) -> Mlp {
-    let a = &settings.arguments;
-    let config = MlpConfig {
-        width: a.width,
-        depth: a.depth,
-        activation: settings.activation,
-        initial: settings.initial,
-        ..MlpConfig::default()
-    };
-    Mlp::new(&Init::new(seed), config, |init| (variant.connect)(init, a.width))
 }
 
 /// Trains one variant. `on_epoch` is told each finished epoch; `stop` ends training after the epoch under way, and
@@ -78,10 +71,10 @@ pub fn train(
     on_epoch: impl Fn(usize, &History),
 ) -> Result<Trained, Failure> {
     let a = &settings.arguments;
-    let mut model = new_model(settings, variant, seed);
+    let mut model = network(settings, variant, seed)?;
     let mut optimizer = Sgd::new().with_momentum(a.momentum);
     let batches = Batches::new(data.train.len(), a.batch, Key::new(seed).fold_str("batches"))?;
-    let names = (0..a.depth).map(|i| model.layer(i).weight.path().to_string()).collect();
+    let names = (0..model.depth()).map(|i| model.layer(i).weight.path().to_string()).collect();
     let mut history = History::new(names);
     let mut interrupted = false;
     let this_run = settings.of_one_run(variant, seed, data);
@@ -101,7 +94,7 @@ pub fn train(
             break;
         }
         let mut losses = 0.0;
-        let mut norm_sums = vec![0.0; a.depth];
+        let mut norm_sums = vec![0.0; history.layers.len()];
         let mut steps = 0;
         for batch in batches.of(&data.train, epoch as u64)? {
             let batch = batch?;
@@ -162,7 +155,8 @@ pub fn train(
             break;
         }
     }
-    Ok(Trained { variant, model, history, interrupted })
+    let formula = a.norm.formula(variant);
+    Ok(Trained { variant, formula, model, history, interrupted })
 }
 
 /// The mean cross-entropy of a batch.
@@ -251,12 +245,12 @@ fn restore(
 ) -> Result<History, Failure> {
     let checkpoint = Checkpoint::load(path)?;
     let theirs: Value = checkpoint.get("settings")?;
-    let differing: Vec<String> = settings
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(name, ours)| theirs.get(name) != Some(ours))
-        .map(|(name, ours)| format!("{name} {ours}, found {}", theirs.get(name).unwrap_or(&Value::Null)))
+    let names = |settings: &Value| settings.as_object().into_iter().flat_map(Map::keys).cloned().collect();
+    let (ours, others): (BTreeSet<String>, BTreeSet<String>) = (names(settings), names(&theirs));
+    let differing: Vec<String> = ours
+        .union(&others)
+        .filter(|name| settings[name] != theirs[name])
+        .map(|name| format!("{name} {}, found {}", settings[name], theirs[name]))
         .collect();
     if !differing.is_empty() {
         let differing = differing.join("; expected ");

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use limpid_nn::residual::Variant;
 use limpid_tensor::io::safetensors;
 use limpid_tests::program::example;
 use serde_json::Value;
@@ -302,6 +303,101 @@ fn a_seed_decides_every_byte_whatever_the_threads() {
 }
 
 #[test]
+fn every_variant_runs_and_writes_its_files() {
+    let folder = Folder::new("all");
+    let [a, b, named] = ["a", "b", "named"].map(|name| folder.join(name));
+    let arguments = ["--variants", "all", "--epochs", "2"];
+    let said = succeed(small(&a, &arguments));
+    let names = Variant::ALL.map(Variant::name);
+    for line in said.lines().filter(|line| !line.starts_with("Written")) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    let found = files(&a);
+    for name in names {
+        assert!(found.contains_key(&format!("{name}.safetensors")), "{name}");
+        assert!(found.contains_key(&format!("checkpoints/{name}.safetensors")), "{name}");
+        // A line for its memory, where all that is kept is read, and one in the closing table.
+        let lines: Vec<&str> = said.lines().filter(|line| line.split(' ').any(|word| word == name)).collect();
+        assert!(lines.len() == 2 && lines[0].ends_with('✓'), "{name}: {said}");
+    }
+    for name in ["gradient_norms.svg", "loss.svg", "boundary.svg", "report.html"] {
+        let text = text(&a.join(name));
+        assert_well_formed_and_self_contained(name, &text);
+        for variant in names {
+            assert!(text.contains(&format!(">{variant}<")), "{name} does not name {variant}");
+        }
+    }
+    let metrics = rows(&a.join("metrics.csv"), "variant,epoch,train_loss,val_loss,val_accuracy");
+    let expected: Vec<String> =
+        names.iter().flat_map(|name| [format!("{name},0"), format!("{name},1")]).collect();
+    assert_eq!(metrics.iter().map(|row| row[..2].join(",")).collect::<Vec<_>>(), expected);
+    let settings = &run_json(&a)["settings"];
+    assert_eq!(settings["variants"], serde_json::json!(names));
+    assert_eq!((&settings["streams"], &settings["sinkhorn_iters"]), (&4.into(), &20.into()));
+    // The same bytes again; and each name alone gives what `all` gives.
+    succeed(small(&b, &arguments));
+    assert_same_files(&a, &b);
+    succeed(small(&named, &["--variants", "hc,attnres", "--epochs", "2"]));
+    for name in ["hc.safetensors", "attnres.safetensors"] {
+        assert_eq!(files(&named)[name], found[name], "{name}");
+    }
+}
+
+#[test]
+fn streams_and_sinkhorn_steps_reach_the_network() {
+    let folder = Folder::new("streams");
+    let run = |name: &str, arguments: &[&str]| {
+        let out = folder.join(name);
+        let variants = ["--variants", "residual,mhc", "--quiet"];
+        succeed(small(&out, &[&variants, arguments].concat()));
+        out
+    };
+    let (default, two, one) =
+        (run("default", &[]), run("two", &["--streams", "2"]), run("one", &["--sinkhorn-iters", "1"]));
+    let mix = |out: &Path| {
+        let loaded = safetensors::load(out.join("mhc.safetensors")).unwrap();
+        loaded.tensors["layers.1.res.bias"].meta().to_string()
+    };
+    assert_eq!([mix(&default), mix(&two), mix(&one)], ["f32[4, 4]", "f32[2, 2]", "f32[4, 4]"]);
+    let weights =
+        |out: &Path, variant: &str| std::fs::read(out.join(format!("{variant}.safetensors"))).unwrap();
+    assert_ne!(weights(&default, "mhc"), weights(&one, "mhc"));
+    for other in [&two, &one] {
+        assert_eq!(weights(&default, "residual"), weights(other, "residual"));
+    }
+    let command = run_json(&two)["command"].as_str().unwrap().to_string();
+    assert!(command.contains("--variants residual,mhc --streams 2 "), "{command}");
+}
+
+#[test]
+fn a_norm_around_the_branch_of_a_residual_network_is_the_variant_of_that_name() {
+    let folder = Folder::new("norm");
+    for (norm, variant) in [("pre", "pre-norm"), ("peri", "peri-norm"), ("post", "post-norm")] {
+        let (ours, theirs) = (folder.join(norm), folder.join(variant));
+        succeed(small(&ours, &["--variants", "residual", "--norm", norm]));
+        succeed(small(&theirs, &["--variants", variant]));
+        let numbers = |out: &Path, name: &str| results(out)[name]["train_loss"].as_f64().unwrap();
+        assert_eq!(numbers(&ours, "residual"), numbers(&theirs, variant), "{norm}");
+        assert_eq!(results(&ours)["residual"]["formula"], results(&theirs)[variant]["formula"]);
+        assert_eq!(run_json(&ours)["settings"]["norm"], norm);
+    }
+    // Where the catalogue has no name for it, norms of the branch have weights of their own.
+    let out = folder.join("gated");
+    succeed(small(&out, &["--variants", "gated,plain", "--norm", "peri"]));
+    for variant in ["gated", "plain"] {
+        let loaded = safetensors::load(out.join(format!("{variant}.safetensors"))).unwrap();
+        for i in [1, 2] {
+            for norm in ["before", "after"] {
+                let name = format!("layers.{i}.norm_{norm}.weight");
+                assert_eq!(loaded.tensors[&name].meta().to_string(), "f32[8]", "{variant}: {name}");
+                let learned = loaded.tensors[&name].to_f64_vec().unwrap();
+                assert!(learned.iter().any(|&v| v != 1.0), "{variant}: {name} did not learn");
+            }
+        }
+    }
+}
+
+#[test]
 fn full_size_is_the_same_with_one_thread_and_two() {
     let folder = Folder::new("threads");
     let [one, two] = ["1", "2"].map(|threads| {
@@ -322,13 +418,15 @@ fn wait_for(path: &Path, child: &mut Child) {
     }
 }
 
-#[test]
-fn interrupted_and_resumed_gives_the_bytes_of_an_uninterrupted_run() {
-    let folder = Folder::new("resume");
+/// Interrupts each of `variants` in turn, resumes, and compares with a run that was left alone.
+#[track_caller]
+fn interrupted_and_resumed(test: &str, variants: &[&str], epochs: &str) {
+    let folder = Folder::new(test);
     let (whole, parts) = (folder.join("whole"), folder.join("parts"));
-    let arguments = ["--epochs", "1500", "--variants", "plain,gated", "--quiet"];
+    let list = variants.join(",");
+    let arguments = ["--epochs", epochs, "--variants", &list, "--quiet"];
     succeed(small(&whole, &arguments));
-    for first in ["plain", "gated"] {
+    for first in variants {
         let mut again = small(&parts, &arguments);
         let mut child = again.arg("--resume").stderr(Stdio::piped()).spawn().unwrap();
         wait_for(&parts.join("checkpoints").join(format!("{first}.safetensors")), &mut child);
@@ -347,6 +445,16 @@ fn interrupted_and_resumed_gives_the_bytes_of_an_uninterrupted_run() {
     rest.arg("--resume");
     succeed(rest);
     assert_same_files(&whole, &parts);
+}
+
+#[test]
+fn interrupted_and_resumed_gives_the_bytes_of_an_uninterrupted_run() {
+    interrupted_and_resumed("resume", &["plain", "gated"], "1500");
+}
+
+#[test]
+fn so_it_does_with_streams_and_sinkhorn() {
+    interrupted_and_resumed("resume-mhc", &["mhc"], "200");
 }
 
 #[test]
@@ -396,8 +504,34 @@ fn a_checkpoint_of_another_run_is_refused() {
     // The same names and shapes, but another network.
     std::fs::copy(checkpoint("residual"), &plain).unwrap();
     assert_eq!(resume(&[]), "expected variant \"plain\", found \"residual\"");
+    // A setting that only one of the two has is a difference too.
+    assert_eq!(
+        resume(&["--norm", "pre"]),
+        "expected norm \"pre\", found null; expected variant \"plain\", found \"residual\""
+    );
     std::fs::write(&plain, good).unwrap();
     assert!(files(&out) == before, "a refused run changes nothing");
+}
+
+#[test]
+fn a_checkpoint_goes_on_only_under_the_settings_its_variant_reads() {
+    let folder = Folder::new("settings");
+    let out = folder.join("out");
+    let variants = ["--variants", "residual,mhc", "--epochs", "1", "--quiet"];
+    let run = |arguments: &[&str]| small(&out, &[&variants, arguments].concat());
+    succeed(run(&[]));
+    let refused = |arguments: &[&str]| fail(run(&[arguments, &["--resume"]].concat()), 2);
+    // residual has neither streams nor Sinkhorn–Knopp, and goes on; mhc does not.
+    let mhc = out.join("checkpoints/mhc.safetensors").display().to_string();
+    assert_eq!(refused(&["--streams", "2"]), format!("two_moons: {mhc}: expected streams 2, found 4"));
+    assert_eq!(
+        refused(&["--sinkhorn-iters", "3"]),
+        format!("two_moons: {mhc}: expected sinkhorn_iters 3, found 20")
+    );
+    succeed(run(&["--resume"]));
+    succeed(small(&out, &["--variants", "residual", "--norm", "post", "--epochs", "1"]));
+    let residual = out.join("checkpoints/residual.safetensors").display().to_string();
+    assert_eq!(refused(&[]), format!("two_moons: {residual}: expected norm null, found \"post\""));
 }
 
 #[test]
@@ -433,9 +567,33 @@ fn bad_input_is_one_line_and_leaves_nothing() {
         (vec!["--clip", "-1"], "two_moons: --clip: expected a number of at least 0, found -1".into()),
         (
             vec!["--variants", "plain,nope"],
-            "two_moons: --variants: expected some of plain, residual, scaled, gated, found \"nope\"".into(),
+            "two_moons: --variants: variant: expected one of plain, residual, scaled, complete-p, rezero, layerscale, \
+             gated, interpolated, droppath, euler, pre-norm, peri-norm, post-norm, deepnorm, resi-dual, delta, attnres, \
+             hc, hc-dynamic, mhc, mhc-lite, identity-hc, found nope"
+                .into(),
         ),
         (vec!["--variants", "plain,plain"], "two_moons: --variants: plain is named twice".into()),
+        (
+            vec!["--variants", "all,plain"],
+            "two_moons: --variants: all stands for every variant, expected no other name beside it".into(),
+        ),
+        (
+            vec!["--variants", "mhc,mhc-lite", "--streams", "5"],
+            "two_moons: --streams: expected at most 4 for mhc-lite, found 5".into(),
+        ),
+        (vec!["--streams", "0"], "two_moons: --streams: expected at least 1, found 0".into()),
+        (vec!["--streams", "65"], "two_moons: --streams: expected at most 64, found 65".into()),
+        (vec!["--sinkhorn-iters", "0"], "two_moons: --sinkhorn-iters: expected at least 1, found 0".into()),
+        (
+            vec!["--variants", "gated,hc", "--norm", "pre"],
+            "two_moons: --norm pre: expected only plain, residual, scaled, complete-p, rezero, layerscale, gated, \
+             interpolated, droppath in --variants, found hc"
+                .into(),
+        ),
+        (
+            vec!["--norm", "post"],
+            "two_moons: --norm post: expected only residual in --variants, found plain".into(),
+        ),
         (
             vec!["--init", "nope"],
             "two_moons: --init: expected default, he, xavier, orthogonal or truncated-normal, found \"nope\""
@@ -481,7 +639,8 @@ fn bad_input_is_one_line_and_leaves_nothing() {
         assert!(!out.exists(), "{arguments:?} left something");
     }
     // Where the words are those of other crates, what was given has to be named.
-    let named: [(&[&str], &str); 7] = [
+    let named: [(&[&str], &str); 8] = [
+        (&["--norm", "nope"], "possible values: none, pre, peri, post"),
         (&["--depth", "x"], "'x' for '--depth"),
         (&["--epochs", "1.5"], "'1.5' for '--epochs"),
         (&["--lr", "fast"], "'fast' for '--lr"),
