@@ -10,7 +10,8 @@
 //!
 //! A figure is SVG text that stands alone: fonts of the reader's system, colours for a light and a dark page, a title
 //! and a description for those who hear it. [`Report`] puts figures, words, numbers and commands into one
-//! HTML file that loads nothing and runs nothing. The same data gives the same bytes.
+//! HTML file that loads nothing and runs nothing. The same data gives the same bytes. A figure of many panels stands in a
+//! report as [`Multiples`]: small ones on one scale, as many beside each other as the page is wide.
 //!
 //! Numbers that are not finite are never dropped in silence: a line that leaves them is marked where it ends, a cell is
 //! hatched, and the description counts them.
@@ -21,6 +22,7 @@ mod chart;
 mod frame;
 mod heatmap;
 mod html;
+mod multiples;
 pub mod palette;
 pub mod scale;
 pub mod svg;
@@ -29,6 +31,7 @@ pub use boundary::{Boundary, BoundaryPanel};
 pub use chart::{Axis, LineChart, Panel, Series};
 pub use heatmap::{HeatMap, HeatPanel};
 pub use html::{Report, Section, Table};
+pub use multiples::Multiples;
 
 #[cfg(test)]
 mod tests {
