@@ -159,7 +159,8 @@ fn shares(moment: &'static str, audits: &[(&Run, &Audit)]) -> LineChart {
         let mut panel = panel(run);
         for (k, name) in Shares::NAMES.into_iter().enumerate() {
             let all = || audit.blocks.iter().map(|block| block.shares.map_or(f64::NAN, |s| s.values()[k]));
-            if all().any(|share| share != 0.0) {
+            // Skip and branch everywhere, so that they have one colour; what does not occur elsewhere is left out.
+            if k < 2 || all().any(|share| share != 0.0) {
                 panel = panel.series(Series::new(name, (1..).map(f64::from).zip(all())));
             }
         }
@@ -173,7 +174,8 @@ fn composite(moment: &'static str, audits: &[(&Run, &Audit)]) -> LineChart {
         &format!("The composite map up to each block, {moment}"),
         Axis::linear("block"),
         Axis::log("factor"),
-    );
+    )
+    .note("Where lines lie on each other, the one named last in the key is on top.");
     for (run, audit) in audits {
         let with = |panel: Panel, name: &str, f: &dyn Fn(&Audit, usize) -> Option<f64>| {
             let points: Vec<(f64, f64)> =
@@ -247,7 +249,9 @@ fn memory(runs: &[Run]) -> LineChart {
             sum += node.bytes as f64 / 1024.0;
             (i as f64, sum)
         });
-        chart = chart.panel(panel(run).series(Series::new("held", points)));
+        let caption = format!("{} in {} nodes", run.last().held_text(), run.last().nodes.len());
+        let panel = Panel::new(run.variant().name()).caption(&caption);
+        chart = chart.panel(panel.series(Series::new("held", points)));
     }
     chart
 }

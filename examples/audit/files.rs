@@ -48,7 +48,7 @@ pub fn write(settings: &Settings, data: &Data, runs: &[Run], figures: &Figures) 
         "points": { "training": data.train.len(), "validation": data.validation.len(), "jacobian_samples": SAMPLES },
         "results": runs.iter().map(result).collect::<Vec<Value>>(),
     });
-    text(&out.join("run.json"), &format!("{record:#}\n"))
+    text(&out.join("run.json"), &format!("{record}\n"))
 }
 
 fn text(path: &Path, content: &str) -> Result<(), Failure> {
@@ -150,10 +150,12 @@ fn result(run: &Run) -> Value {
             "val_accuracy": epoch.validation_accuracy, "grad_norms": epoch.gradient_norms,
         })
     });
+    let nodes = run.last().nodes.iter().map(|node| json!([node.op, node.scope, node.bytes]));
     json!({
         "variant": run.variant().name(), "formula": run.variant().formula(), "layers": network.layers,
         "val_loss": network.evaluation.0, "val_accuracy": network.evaluation.1,
         "diverged": network.divergence.as_ref().map(|(epoch, step, cause)| json!({"epoch": epoch, "step": step, "cause": cause})),
+        "nodes": nodes.collect::<Vec<Value>>(),
         "epochs": epochs.collect::<Vec<Value>>(),
         "audits": run.audits.iter().map(audit).collect::<Vec<Value>>(),
     })
@@ -180,11 +182,10 @@ fn audit(audit: &Audit) -> Value {
             "norm": term.norm, "cosine": term.cosine, "share": term.share,
         })
     });
-    let nodes = audit.nodes.iter().map(|node| json!([node.op, node.scope, node.bytes]));
     json!({
         "moment": audit.moment, "loss": audit.loss, "grad_norms": audit.weight_norms,
         "blocks": blocks.collect::<Vec<Value>>(),
         "path_lengths": spectrum.collect::<Vec<Value>>(), "path_lengths_rounding": audit.spectrum_error,
-        "held_bytes": audit.held, "nodes": nodes.collect::<Vec<Value>>(),
+        "held_bytes": audit.held,
     })
 }

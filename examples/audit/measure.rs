@@ -354,6 +354,13 @@ fn method(spectrum: &JacobianSpectrum) -> String {
     }
 }
 
+impl Composite {
+    /// Whether it is a map between streams alone, the same for every channel, up to rounding.
+    pub fn is_of_streams(&self) -> bool {
+        self.spread <= 1e-3 * (1.0 + self.forward_gain)
+    }
+}
+
 impl Audit {
     /// The mean of the blocks' shares; `None` if no block has any.
     pub fn mean_shares(&self) -> Option<Shares> {

@@ -5,7 +5,7 @@ use limpid::report::{Report, Section, Table, scale};
 
 use crate::Run;
 use crate::figures::{Drawn, Figures, by_length};
-use crate::measure::{Audit, SAMPLES, Shares};
+use crate::measure::{Audit, Block, Composite, SAMPLES, Shares};
 use crate::settings::Settings;
 
 fn number(value: Option<f64>) -> String {
@@ -62,7 +62,7 @@ pub fn report(settings: &Settings, runs: &[Run], figures: &Figures) -> String {
          it can amplify. Gain alone is blind: a map that has mixed all streams into their mean has gain 1 too. So \
          beside it stand the second singular value σ₂ and the second eigenvalue |λ₂|: they fall towards 0 when streams collapse \
          into one.\n\nWith one stream there is a gain and no σ₂. Where a norm or a gate acts on the stream, the map \
-         differs between channels (the column spread in the table), and what is shown is its mean.",
+         differs between channels: spread in the table says by how much, and what is shown is its mean.",
     );
     let composite = with(composite, &figures.composite, "Gain, and beside it what is left of differences")
         .table("Composite maps", composite_table(runs));
@@ -118,7 +118,9 @@ pub fn report(settings: &Settings, runs: &[Run], figures: &Figures) -> String {
             0 => "Nothing was trained.".to_string(),
             epochs => format!("Measured before and after {epochs} epochs of training on two moons."),
         }
-    );
+    ) + "\n\nIn the table, ∇ is the norm of a layer's weight gradient; skip, branch and control are the mean shares over all \
+         blocks; gain, σ₂ and |λ₂| are of the composite map through all of them (≈: of its mean over channels, which \
+         differ); held is what a block keeps for the derivative.";
     let mut report = Report::new(&title).lead(&lead).summary(summary(runs));
     if runs.len() > 1 {
         report = report.choose("Networks (none ticked: all)", runs.iter().map(|run| run.variant().name()));
@@ -151,7 +153,6 @@ pub fn report(settings: &Settings, runs: &[Run], figures: &Figures) -> String {
 fn summary(runs: &[Run]) -> Table {
     let table = Table::new([
         "variant",
-        "formula",
         "accuracy",
         "loss",
         "∇ first",
@@ -165,6 +166,7 @@ fn summary(runs: &[Run]) -> Table {
         "|λ₂|",
         "cosine",
         "held a block",
+        "formula",
     ]);
     runs.iter().fold(table, |table, run| {
         let audit = run.last();
@@ -175,7 +177,6 @@ fn summary(runs: &[Run]) -> Table {
         let (accuracy, loss) = outcome(run);
         table.row([
             run.variant().name().to_string(),
-            run.variant().formula().to_string(),
             accuracy,
             loss,
             number(audit.weight_norms.first().copied()),
@@ -183,14 +184,21 @@ fn summary(runs: &[Run]) -> Table {
             share(0),
             share(1),
             share(2),
-            number(c.map(|c| c.forward_gain)),
-            number(c.map(|c| c.backward_gain)),
-            number(c.and_then(|c| c.sigma_2)),
-            number(c.and_then(|c| c.lambda_2)),
+            of_map(c, |c| Some(c.forward_gain)),
+            of_map(c, |c| Some(c.backward_gain)),
+            of_map(c, |c| c.sigma_2),
+            of_map(c, |c| c.lambda_2),
             number(c.and_then(|c| c.cosine)),
             audit.saved_per_block().map_or("–".into(), format_bytes),
+            run.variant().formula().to_string(),
         ])
     })
+}
+
+/// A number of a composite map; after ≈ if channels differ and it is of their mean.
+fn of_map(map: Option<&Composite>, f: impl Fn(&Composite) -> Option<f64>) -> String {
+    let Some((map, value)) = map.and_then(|map| Some((map, f(map)?))) else { return "–".into() };
+    format!("{}{}", if map.is_of_streams() { "" } else { "≈ " }, scale::number(value))
 }
 
 /// Validation accuracy and loss, or that there is none.
@@ -252,7 +260,7 @@ fn length_table(runs: &[Run]) -> Table {
     })
 }
 
-fn blocks(audit: &Audit, row: impl Fn(&crate::measure::Block) -> Vec<String>) -> Vec<Vec<String>> {
+fn blocks(audit: &Audit, row: impl Fn(&Block) -> Vec<String>) -> Vec<Vec<String>> {
     let numbered = |(i, block): (usize, _)| [i.to_string()].into_iter().chain(row(block)).collect();
     (1..).zip(&audit.blocks).map(numbered).collect()
 }

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use limpid::autograd::format_bytes;
 
 use crate::Run;
-use crate::measure::{Audit, Block};
+use crate::figures::by_length;
+use crate::measure::{Audit, Block, CAP, Composite};
 use crate::settings::Settings;
 
 /// A number in seven columns.
@@ -25,6 +26,7 @@ fn optional(value: Option<f64>) -> String {
 /// A share in per cent.
 fn percent(share: f64) -> String {
     match 100.0 * share {
+        share if share.abs() < 0.5 => "0%".into(),
         share if share.abs() < 1000.0 => format!("{share:.0}%"),
         share => format!("{share:.0e}%"),
     }
@@ -85,8 +87,8 @@ fn moments(run: &Run) -> String {
 /// Of each block: who hands the gradient on, and how far the branch stretches.
 fn blocks(run: &Run, text: &mut String) {
     let Some(_) = run.last().blocks.first() else { return };
-    let _ = writeln!(text, "Share of the gradient at each block's input, and the branch Jacobian's largest");
-    let _ = writeln!(text, "singular value (σ₁), {}", moments(run));
+    let _ = writeln!(text, "Signed shares of the gradient at each block's input, and the largest singular");
+    let _ = writeln!(text, "value of the branch's Jacobian (σ₁), {}", moments(run));
     let _ = writeln!(text, "  block             skip         branch       control      other        σ₁");
     for (i, block) in run.last().blocks.iter().enumerate() {
         let share = |k: usize| {
@@ -102,49 +104,46 @@ fn blocks(run: &Run, text: &mut String) {
 /// The composite map from the first block's input on.
 fn streams(run: &Run, text: &mut String) {
     let Some(first) = run.last().blocks.first() else { return };
-    let streams = first.composite.streams;
-    let _ = writeln!(text, "From the first block's input to each block's output, without crossing a branch:");
-    let _ = writeln!(text, "composite map of {streams} stream(s), {}", run.last().moment);
-    let _ =
-        writeln!(text, "  block               gain   gain back  σ₂        |λ₂|      cosine    sums off 1 by");
+    let several = first.composite.streams > 1;
+    let _ = writeln!(
+        text,
+        "The composite map from the first block's input to each block's output: what gets there"
+    );
+    let _ = writeln!(text, "without crossing a branch, {}", run.last().moment);
+    let header = "  block              gain    back";
+    let rest = "       σ₂     |λ₂|   cosine  sums off 1 by";
+    let _ = writeln!(text, "{header}{}", if several { rest } else { "" });
     for Block { scope, composite: c, .. } in &run.last().blocks {
-        let _ = writeln!(
-            text,
-            "  {:<17}   {:<6} {:<10} {:<9} {:<9} {:<9} {}",
-            tail(scope, 17),
-            short(c.forward_gain),
-            short(c.backward_gain),
-            optional(c.sigma_2),
-            optional(c.lambda_2),
-            optional(c.cosine),
-            short(c.row_error.max(c.column_error)),
-        );
+        let gains = format!("{:>7} {:>7}", short(c.forward_gain), short(c.backward_gain));
+        let _ = write!(text, "  {:<14} {gains}", tail(scope, 14));
+        if several {
+            let [sigma, lambda, cosine] = [c.sigma_2, c.lambda_2, c.cosine].map(optional);
+            let off = short(c.row_error.max(c.column_error));
+            let _ = write!(text, " {sigma:>8} {lambda:>8} {cosine:>8}  {off:>13}");
+        }
+        let _ = writeln!(text);
     }
     let spread = run.last().blocks.iter().map(|b| b.composite.spread).fold(0.0, f64::max);
-    if spread > 1e-3 {
-        let _ = writeln!(
-            text,
-            "The map differs between channels, by up to {}: these numbers are its mean.",
-            short(spread)
-        );
+    if !run.last().blocks.iter().all(|block| block.composite.is_of_streams()) {
+        let _ = writeln!(text, "Channels differ in this map, by up to {}: it is their mean.", short(spread));
     }
     let _ = writeln!(text);
 }
 
 /// A bar for each number of branches.
 fn spectrum(audit: &Audit, text: &mut String) {
-    let _ = writeln!(text, "Share of the gradient at the first block by branches crossed, {}", audit.moment);
-    let _ =
-        writeln!(text, "(taken apart where the network stands now; shares sum to 1, some may be negative)");
-    let largest = audit.spectrum.iter().filter_map(|t| t.share).fold(0.0, |m: f64, s| m.max(s.abs()));
-    for term in &audit.spectrum {
-        let Some(share) = term.share else { continue };
-        if share.abs() < 5e-4 {
-            continue;
-        }
-        let bar = "█".repeat((40.0 * share.abs() / largest).round() as usize);
-        let control = if term.through_control { "+ control" } else { "" };
-        let _ = writeln!(text, "  {:>3} {control:<9} {:>7} {bar}", term.branches, percent(share));
+    let _ = writeln!(text, "Signed share of the gradient at the first block by branches crossed,");
+    let _ = writeln!(text, "{}, at the point where the network stands; the shares sum to 1", audit.moment);
+    let _ = writeln!(text, "  branches    share  of it through a coefficient");
+    let shares = by_length(audit);
+    let largest = shares.iter().fold(0.0, |most: f64, (share, _)| most.max(share.abs()));
+    for (k, (all, control)) in
+        shares.iter().enumerate().filter(|(_, s)| s.0.abs() >= 5e-4 || s.1.abs() >= 5e-4)
+    {
+        let k = if k > CAP { format!(">{CAP}") } else { k.to_string() };
+        let bar = "█".repeat((30.0 * all.abs() / largest).round() as usize);
+        let control = if *control == 0.0 { String::new() } else { percent(*control) };
+        let _ = writeln!(text, "  {k:>8}  {:>7} {control:>8}  {bar}", percent(*all));
     }
     let _ = writeln!(text);
 }
@@ -153,6 +152,11 @@ fn spectrum(audit: &Audit, text: &mut String) {
 fn tail(text: &str, width: usize) -> String {
     let skipped = text.chars().count().saturating_sub(width);
     text.chars().skip(skipped).collect()
+}
+
+/// The forward gain; after ≈ if channels differ and it is of their mean.
+fn gain(map: &Composite) -> String {
+    format!("{}{}", if map.is_of_streams() { "" } else { "≈" }, short(map.forward_gain))
 }
 
 /// All networks, a line each.
@@ -170,7 +174,7 @@ pub fn comparison(runs: &[Run]) -> String {
             None => format!("{:.3}", run.network.evaluation.1),
         };
         let shares = audit.mean_shares().map(|s| s.values());
-        let share = |k: usize| shares.map_or("–".into(), |s| format!("{:.0}", 100.0 * s[k]));
+        let share = |k: usize| shares.map_or("–".into(), |s| percent(s[k]).replace('%', ""));
         let composite = audit.composite();
         let decimals = |v: Option<f64>| v.map_or("–".into(), |v| format!("{v:.2}"));
         let _ = writeln!(
@@ -182,7 +186,7 @@ pub fn comparison(runs: &[Run]) -> String {
             share(0),
             share(1),
             share(2),
-            composite.map_or("–".into(), |c| short(c.forward_gain)),
+            composite.map_or("–".into(), gain),
             decimals(composite.and_then(|c| c.sigma_2)),
             decimals(composite.and_then(|c| c.cosine)),
             audit.saved_per_block().map_or("–".into(), format_bytes),

@@ -322,7 +322,8 @@ impl LineChart {
         };
         let y_ticks = y.ticks((height / 32.0) as usize);
         let left = frame::gutter(y_ticks.iter().map(|tick| tick.label.as_str()));
-        let right = if at_ends { self.end_label_width() } else { 6.0 };
+        // Half of the last tick's label may stand beyond the plot.
+        let right = if at_ends { self.end_label_width() } else { 16.0 };
         let between = 26.0;
         let width = frame.panel_width(headings.len(), left + 22.0, between, right);
         let plots = frame.grid(&Grid {

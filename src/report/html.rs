@@ -293,18 +293,20 @@ impl Choices {
                 );
             }
             next += names.len();
-            let _ = match first {
-                Some(_) => {
-                    writeln!(html, "<fieldset id=\"choice{k}\"><legend>{label}</legend>\n{boxes}</fieldset>")
-                }
-                None => writeln!(
-                    html,
-                    "<details><summary>{label}</summary>\n<fieldset id=\"choice{k}\">\
-                     <legend class=\"unseen\">{label}</legend>\n{boxes}</fieldset></details>"
-                ),
+            let fieldset = |reset: &str| {
+                format!(
+                    "<fieldset id=\"choice{k}\"><legend class=\"unseen\">{label}</legend>\n{boxes}{reset}</fieldset>\n"
+                )
             };
+            html.push_str(&match first {
+                Some(_) => fieldset(""),
+                None => {
+                    let reset = "<button type=\"reset\">Show all</button>\n";
+                    format!("<details><summary>{label}</summary>\n{}</details>\n", fieldset(reset))
+                }
+            });
         }
-        html.push_str("<button type=\"reset\">Show all</button>\n</form>\n");
+        html.push_str("</form>\n");
         html
     }
 }
@@ -482,7 +484,7 @@ table{border-collapse:collapse;font-size:.9375rem}
 th,td{padding:.4rem 1.5rem .4rem 0;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}
 th:last-child,td:last-child{padding-right:0}
 thead th{color:var(--muted);font-weight:500;position:sticky;top:0;background:var(--page)}
-tbody th{font-weight:600}
+tbody th{font-weight:600;position:sticky;left:0;background:var(--page)}
 .number{text-align:right}
 .unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 details{margin:1rem 0}
@@ -492,13 +494,13 @@ summary{cursor:pointer;color:var(--link)}
 .part[open]{padding-bottom:1.5rem}
 h3{display:inline;font-size:1.0625rem;margin:0}
 .listing{max-height:28rem;overflow:auto;margin-top:.75rem}
-.choose{position:sticky;top:0;z-index:1;display:flex;flex-wrap:wrap;align-items:baseline;gap:.25rem 1.5rem;margin:1.5rem 0 0;padding:.5rem 0;background:var(--page);border-bottom:1px solid var(--line);font-size:.9375rem}
+.choose{position:sticky;top:0;z-index:1;display:flex;flex-wrap:wrap;align-items:center;gap:.25rem 1.5rem;margin:1.5rem 0 0;padding:.5rem 0;background:var(--page);border-bottom:1px solid var(--line);font-size:.9375rem}
 .choose details{margin:0}
 .choose details[open]{width:100%}
 .choose details fieldset{max-height:50vh;overflow:auto;padding:.5rem 0}
 fieldset{border:0;margin:0;padding:0;min-width:0;display:flex;flex-wrap:wrap;gap:.25rem 1rem}
-legend{float:left;padding:0;margin-right:1rem;color:var(--muted)}
 label{display:inline-flex;align-items:center;gap:.4rem;min-height:1.75rem;white-space:nowrap}
+input{margin:0;width:1rem;height:1rem;accent-color:var(--link)}
 button{font:inherit;color:var(--link);background:none;border:1px solid var(--line);border-radius:6px;padding:.15rem .75rem;cursor:pointer}
 h2,.part{scroll-margin-top:4rem}
 .again{color:var(--muted);font-size:.9375rem;margin:1.25rem 0 .4rem}
