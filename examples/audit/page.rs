@@ -372,9 +372,10 @@ fn part(run: &Run) -> Section {
         prose += &format!("Training diverged in epoch {}, step {step}: {cause}.\n\n", epoch + 1);
     }
     for audit in &run.audits {
-        prose += &format!("{}: loss {:.4}", audit.moment, audit.loss);
+        prose += &format!("Loss {} {:.4}", audit.moment, audit.loss);
         if let Some(error) = audit.spectrum_error {
-            prose += &format!(", path lengths sum to the gradient up to {}", scale::number(error));
+            let error = scale::number(error);
+            prose += &format!("; the path lengths sum to the gradient up to {error} of its norm");
         }
         prose += ".\n\n";
     }

@@ -105,11 +105,8 @@ fn blocks(run: &Run, text: &mut String) {
 fn streams(run: &Run, text: &mut String) {
     let Some(first) = run.last().blocks.first() else { return };
     let several = first.composite.streams > 1;
-    let _ = writeln!(
-        text,
-        "The composite map from the first block's input to each block's output: what gets there"
-    );
-    let _ = writeln!(text, "without crossing a branch, {}", run.last().moment);
+    let _ = writeln!(text, "The composite map from the first block's input to each block's output: what");
+    let _ = writeln!(text, "gets there without crossing a branch, {}", run.last().moment);
     let header = "  block              gain    back";
     let rest = "       σ₂     |λ₂|   cosine  sums off 1 by";
     let _ = writeln!(text, "{header}{}", if several { rest } else { "" });

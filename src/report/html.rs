@@ -480,7 +480,7 @@ figure svg{display:block;width:100%;height:auto}
 .key svg{max-width:21rem}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr));gap:1.25rem 1rem;margin-top:.75rem}
 figcaption{color:var(--muted);font-size:.9375rem;max-width:42rem;margin-top:.5rem}
-table{border-collapse:collapse;font-size:.9375rem}
+table{border-collapse:separate;border-spacing:0;font-size:.9375rem}
 th,td{padding:.4rem 1.5rem .4rem 0;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}
 th:last-child,td:last-child{padding-right:0}
 thead th{color:var(--muted);font-weight:500;position:sticky;top:0;background:var(--page)}
@@ -511,7 +511,7 @@ pre{margin:0;padding:.75rem 1rem;overflow-x:auto;background:var(--tint);border-r
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Axis, HeatMap, HeatPanel, LineChart, Series};
+    use crate::report::{Axis, HeatMap, HeatPanel, LineChart, Panel, Series};
 
     fn report() -> String {
         let figure = LineChart::new("Loss", Axis::linear("epoch"), Axis::log("loss"))
@@ -596,6 +596,45 @@ mod tests {
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), count);
+    }
+
+    #[test]
+    fn what_can_be_chosen_is_marked_wherever_it_stands() {
+        let panel = |name: &str| Panel::new(name).series(Series::new("loss", [(0.0, 1.0), (1.0, 2.0)]));
+        let chart = LineChart::new("Loss", Axis::linear("epoch"), Axis::log("loss"));
+        let multiples = chart.panel(panel("a")).panel(panel("b")).note("A note.").to_multiples();
+        let html = Report::new("t")
+            .choose("Networks", ["a", "b"])
+            .choose_one("Moment", ["before", "after"], 1)
+            .section(
+                Section::new("Loss")
+                    .multiples("after", multiples, "Losses.")
+                    .table(
+                        "Losses",
+                        Table::new(["name", "moment", "loss"]).row(["b", "before", "1"]).row(["c", "d", "a"]),
+                    )
+                    .part(Section::new("b").prose("Alone.").listing("Program", "x < y\nz")),
+            )
+            .to_html();
+        assert_balanced(&html);
+        for part in [
+            "<figure data-of=\"3\" aria-label=\"Losses.\">",
+            "<div data-of=\"0\">\n<svg",
+            "<div data-of=\"1\">\n<svg",
+            "<tr data-of=\"1 2\"><th scope=\"row\">b</th>",
+            "<tr data-of=\"0\"><th scope=\"row\">c</th>",
+            "<details class=\"part\" data-of=\"1\">\n<summary><h3>b</h3></summary>\n<p>Alone.</p>",
+            "<code>x &lt; y\nz</code>",
+            "<figcaption>Losses. Up: loss (log scale). Across: epoch. A note.</figcaption>",
+            "<input type=\"checkbox\" name=\"choice0\" id=\"c1\">b</label>",
+            "<input type=\"radio\" name=\"choice1\" id=\"c3\" checked>after</label>",
+            "body:has(#choice1 :checked):not(:has(#c2:checked)) [data-of~=\"2\"]{display:none}",
+        ] {
+            assert_eq!(html.matches(part).count(), 1, "{part}");
+        }
+        // A page without choices has no trace of them.
+        let plain = report();
+        assert!(!plain.contains("data-of") && !plain.contains("<form") && !plain.contains(":has("));
     }
 
     #[test]

@@ -92,6 +92,14 @@ mod tests {
         }
     }
 
+    fn assert_multiples_legible(multiples: &Multiples, count: usize) {
+        assert_eq!(multiples.panels.len(), count);
+        multiples.panels.iter().for_each(|(_, svg)| assert_legible(svg));
+        let sizes =
+            |svg: &str| svg.split("viewBox=\"").nth(1).and_then(|r| r.split(' ').nth(2).map(str::to_string));
+        assert!(multiples.panels.iter().all(|(_, svg)| sizes(svg) == sizes(&multiples.key)));
+    }
+
     fn names(n: usize) -> Vec<String> {
         (1..=n).map(|i| i.to_string()).collect()
     }
@@ -118,7 +126,9 @@ mod tests {
                             .subtitle(LONG)
                             .note(LONG)
                             .key("key");
-                        assert_legible(&(0..count).map(panel).fold(chart, LineChart::panel).to_svg());
+                        let chart = (0..count).map(panel).fold(chart, LineChart::panel);
+                        assert_legible(&chart.to_svg());
+                        assert_multiples_legible(&chart.to_multiples(), count);
                     }
                 }
             }
@@ -146,7 +156,9 @@ mod tests {
                         HeatPanel::new(LONG, &row_names, &column_names, values.collect()).caption("a")
                     };
                     let map = HeatMap::new("t", "epoch", "layer", Axis::log(if long { LONG } else { "v" }));
-                    assert_legible(&(0..count).map(&mut panel).fold(map, HeatMap::panel).to_svg());
+                    let map = (0..count).map(&mut panel).fold(map, HeatMap::panel);
+                    assert_legible(&map.to_svg());
+                    assert_multiples_legible(&map.to_multiples(), count);
                 }
             }
         }
@@ -160,9 +172,9 @@ mod tests {
                 BoundaryPanel::new(LONG, (-1.0, 2.5), (-1.0, high), 2, vec![0.0, 0.2, f64::NAN, 1.0])
                     .points([(0.0, 0.0, 0)])
             };
-            assert_legible(
-                &(0..count).map(panel).fold(Boundary::new("t", [LONG, "b"]), Boundary::panel).to_svg(),
-            );
+            let figure = (0..count).map(panel).fold(Boundary::new("t", [LONG, "b"]), Boundary::panel);
+            assert_legible(&figure.to_svg());
+            assert_multiples_legible(&figure.to_multiples(), count);
         }
     }
 }
