@@ -115,7 +115,8 @@ fn run(settings: &Settings) -> Result<(), Failure> {
         [run] => say(&terminal::network(settings, run)),
         runs => say(&terminal::comparison(runs)),
     }
-    say(&format!("Written to {0}; open {0}/report.html in a browser.", a.out.display()));
+    say(&format!("Written to {}", a.out.display()));
+    say(&format!("Open {} in a browser.", a.out.join("report.html").display()));
     Ok(())
 }
 

@@ -139,7 +139,8 @@ fn assert_identities(record: &Value) {
                 // The second singular value is at most the first, and that at most √(row gain · column gain).
                 let bound = (number(&c["gain_forward"]) * number(&c["gain_backward"])).sqrt();
                 assert!(number(&c["sigma_2"]) <= bound * (1.0 + 1e-5) + 1e-6, "{what}: {c}");
-                assert!(number(&c["cosine"]).abs() <= 1.0 + 1e-6, "{what}");
+                // A sample of which a stream is 0 has no cosine.
+                assert!(c["cosine"].as_f64().is_none_or(|cosine| cosine.abs() <= 1.0 + 1e-6), "{what}");
             }
             saved += block["saved_bytes"].as_u64().unwrap();
         }
