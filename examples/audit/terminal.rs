@@ -89,14 +89,19 @@ fn blocks(run: &Run, text: &mut String) {
     let Some(_) = run.last().blocks.first() else { return };
     let _ = writeln!(text, "Signed shares of the gradient at each block's input, and the largest singular");
     let _ = writeln!(text, "value of the branch's Jacobian (σ₁), {}", moments(run));
-    let _ = writeln!(text, "  block             skip         branch       control      other        σ₁");
+    let _ = writeln!(text, "  block             skip         branch       control      σ₁");
     for (i, block) in run.last().blocks.iter().enumerate() {
         let share = |k: usize| {
             change(&run.audits, |a| a.blocks[i].shares.map_or("–".into(), |s| percent(s.values()[k])))
         };
         let stretch = change(&run.audits, |a| optional(a.blocks[i].jacobian.first().copied()));
-        let shares: Vec<String> = (0..4).map(|k| format!("{:<12}", share(k))).collect();
+        let shares: Vec<String> = (0..3).map(|k| format!("{:<12}", share(k))).collect();
         let _ = writeln!(text, "  {:<17} {} {stretch}", tail(&block.scope, 17), shares.join(" "));
+    }
+    let other = run.last().blocks.iter().filter_map(|block| block.shares).map(|s| s.other.abs());
+    let other = other.fold(0.0, f64::max);
+    if other >= 5e-3 {
+        let _ = writeln!(text, "The rest, up to {}, came by no marked edge or by several.", percent(other));
     }
     let _ = writeln!(text);
 }

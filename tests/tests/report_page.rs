@@ -219,7 +219,7 @@ fn looks_right(browser: &mut Browser, what: &str, networks: u64) {
            title: s.querySelector('h2').textContent, \
            figures: [...s.querySelectorAll('figure')].filter(f => f.getClientRects().length).length, \
            captions: [...s.querySelectorAll('figure')].every(f => f.querySelector('figcaption').textContent.length > 9), \
-           panels: [...s.querySelectorAll('.panels svg')].filter(e => e.getClientRects().length) \
+           panels: [...s.querySelectorAll('.panels > div > svg')].filter(e => e.getClientRects().length) \
              .map(e => [e.getBoundingClientRect().width, e.querySelectorAll('path').length]), \
            rows: s.querySelectorAll('details table tbody tr').length, \
            command: s.querySelector('.again + pre').textContent }))",
@@ -299,7 +299,7 @@ fn parts_unfold(browser: &mut Browser) {
     assert_eq!(browser.value(&shown), true, "the enter key unfolds");
     let text = browser.value(&format!("document.querySelector('{tape} pre').textContent"));
     assert!(text.as_str().unwrap().contains("layers.1/branch"), "{text}");
-    browser.value("document.querySelectorAll('details').forEach(e => e.open = true)");
+    browser.value("document.querySelectorAll('main details').forEach(e => e.open = true)");
     let tables =
         browser.value("[...document.querySelectorAll('table')].every(e => e.getClientRects().length)");
     assert_eq!(tables, true, "every table can be seen");
