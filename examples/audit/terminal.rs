@@ -164,10 +164,10 @@ fn gain(map: &Composite) -> String {
 /// All networks, a line each.
 pub fn comparison(runs: &[Run]) -> String {
     let mut text = String::from(
-        "\n             accu- gradient norm    mean share, %       composite map       kept\n\
-         variant       racy second    last  skip brnch ctrl    gain    σ₂   cos  a block\n",
+        "\n             accu- gradient norm   mean share, %     composite map      kept\n\
+         variant       racy second   last  skip brnch ctrl    gain    σ₂   cos   a block\n",
     );
-    let _ = writeln!(text, "{}", "─".repeat(80));
+    let _ = writeln!(text, "{}", "─".repeat(79));
     for run in runs {
         let audit = run.last();
         let depth = audit.weight_norms.len();
@@ -181,7 +181,7 @@ pub fn comparison(runs: &[Run]) -> String {
         let decimals = |v: Option<f64>| v.map_or("–".into(), |v| format!("{v:.2}"));
         let _ = writeln!(
             text,
-            "{:<12} {accuracy:>5} {:>7.0e} {:>7.0e} {:>5} {:>5} {:>4} {:>7} {:>5} {:>5} {:>9}",
+            "{:<12} {accuracy:>5} {:>6.0e} {:>6.0e} {:>5} {:>5} {:>4} {:>7} {:>5} {:>5} {:>9}",
             run.variant().name(),
             audit.weight_norms[1.min(depth - 1)],
             audit.weight_norms[depth - 1],

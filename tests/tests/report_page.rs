@@ -290,7 +290,7 @@ fn choices_choose(browser: &mut Browser) {
 /// What is folded unfolds by mouse and by keyboard, and does not widen the page.
 fn parts_unfold(browser: &mut Browser) {
     let tape = "section:last-of-type details.part";
-    let shown = format!("document.querySelector('{tape} pre')?.getClientRects().length > 0");
+    let shown = format!("document.querySelector('{tape} pre').checkVisibility()");
     assert_eq!(browser.value(&shown), false);
     browser.click(&format!("{tape} > summary"));
     assert_eq!(browser.value(&format!("document.querySelector('{tape}').open")), true, "a click unfolds");
@@ -300,8 +300,7 @@ fn parts_unfold(browser: &mut Browser) {
     let text = browser.value(&format!("document.querySelector('{tape} pre').textContent"));
     assert!(text.as_str().unwrap().contains("layers.1/branch"), "{text}");
     browser.value("document.querySelectorAll('main details').forEach(e => e.open = true)");
-    let tables =
-        browser.value("[...document.querySelectorAll('table')].every(e => e.getClientRects().length)");
+    let tables = browser.value("[...document.querySelectorAll('table')].every(e => e.checkVisibility())");
     assert_eq!(tables, true, "every table can be seen");
     for width in [390, 1280] {
         let size = json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600});
