@@ -177,7 +177,8 @@ impl HeatMap {
             headings: &headings,
             left,
             between,
-            right: 6.0,
+            // Half of the last column's name may stand beyond the plot.
+            right: 16.0,
             height: Height::Relative(height),
             x_label,
             y_label,
