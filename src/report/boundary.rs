@@ -2,6 +2,7 @@
 
 use super::cells;
 use super::frame::{self, Frame, Grid, Heading, Height, Plot};
+use super::multiples::Multiples;
 use super::palette::{self, SURFACE, TEXT};
 use super::scale::Scale;
 use super::svg::{Element, Path};
@@ -228,47 +229,75 @@ impl Boundary {
     pub fn to_svg(&self) -> String {
         let mut frame = Frame::new(&self.title, &self.subtitle);
         frame.key("", self.key_entries());
-        let headings: Vec<Heading> = match self.panels.is_empty() {
+        // A panel alone need not fill the page.
+        let right = if self.panels.len() <= 1 { 320.0 } else { 6.0 };
+        self.draw(&mut frame, &self.panels, right, ("x₁", "x₂"));
+        frame.finish(&self.all_notes(), &self.description(&self.panels))
+    }
+
+    /// The same figure as one small SVG text per panel, for a [`Section`](super::Section) that places them as the page
+    /// allows.
+    pub fn to_multiples(&self) -> Multiples {
+        let mut panels = Vec::new();
+        for panel in &self.panels {
+            let shown = std::slice::from_ref(panel);
+            let mut frame = Frame::small(&format!("{}: {}", self.title, panel.title));
+            self.draw(&mut frame, shown, 6.0, ("", ""));
+            panels.push((panel.title.clone(), frame.finish(&[], &self.description(shown))));
+        }
+        let mut key = Frame::small(&format!("{}: what the colours are", self.title));
+        key.key("", self.key_entries());
+        Multiples {
+            title: self.title.clone(),
+            axes: "Across: x₁. Up: x₂.".into(),
+            key: key.finish(&[], &self.description(&[])),
+            panels,
+            notes: self.all_notes(),
+        }
+    }
+
+    fn draw(&self, frame: &mut Frame, shown: &[BoundaryPanel], right: f64, (x_label, y_label): (&str, &str)) {
+        let headings: Vec<Heading> = match shown.is_empty() {
             true => vec![Heading::default()],
-            false => self.panels.iter().map(BoundaryPanel::heading).collect(),
+            false => shown.iter().map(BoundaryPanel::heading).collect(),
         };
-        let all = |axis: fn(&BoundaryPanel) -> (f64, f64)| {
-            self.panels.windows(2).all(|w| axis(&w[0]) == axis(&w[1]))
-        };
+        let all =
+            |axis: fn(&BoundaryPanel) -> (f64, f64)| shown.windows(2).all(|w| axis(&w[0]) == axis(&w[1]));
         let shared = all(|p| p.y);
         let ticks = |range: (f64, f64), count| Scale::linear([range.0, range.1]).ticks(count);
-        let y_labels: Vec<String> =
-            self.panels.iter().flat_map(|p| ticks(p.y, 5)).map(|tick| tick.label).collect();
+        let y_labels: Vec<String> = shown.iter().flat_map(|p| ticks(p.y, 5)).map(|tick| tick.label).collect();
         let left = frame::gutter(y_labels.iter().map(String::as_str));
         // As high as the plane is, where all panels show the same part of it.
-        let shape = self.panels.first().map_or(1.0, |p| (p.y.1 - p.y.0) / (p.x.1 - p.x.0));
+        let shape = shown.first().map_or(1.0, |p| (p.y.1 - p.y.0) / (p.x.1 - p.x.0));
         let ratio = if shared && all(|p| p.x) { shape.clamp(0.5, 1.25) } else { 1.0 };
         let plots = frame.grid(&Grid {
             headings: &headings,
             left,
             between: if shared { 22.0 } else { left + 16.0 },
-            // A panel alone need not fill the page.
-            right: if headings.len() == 1 { 320.0 } else { 6.0 },
+            right,
             height: Height::Relative(ratio),
-            x_label: "x₁",
-            y_label: "x₂",
+            x_label,
+            y_label,
         });
-        if self.panels.is_empty() {
+        if shown.is_empty() {
             frame.empty(&plots[0], "no data");
         }
-        for (plot, panel) in plots.iter().zip(&self.panels) {
-            panel.draw(&mut frame, plot);
+        for (plot, panel) in plots.iter().zip(shown) {
+            panel.draw(frame, plot);
             let plot = Plot { first: plot.first || !shared, ..*plot };
             frame.ticks(&plot, &ticks(panel.x, 5), &ticks(panel.y, 5));
             frame.border(&plot);
         }
+    }
+
+    fn all_notes(&self) -> Vec<String> {
         let points = self.panels.iter().flat_map(|panel| panel.points.iter().map(|point| panel.place(point)));
         let lost = points.filter(Option::is_none).count();
         let mut notes = self.notes.clone();
         if lost > 0 {
             notes.push(format!("Points outside the panels, left out: {lost}."));
         }
-        frame.finish(&notes, &self.description())
+        notes
     }
 
     fn key_entries(&self) -> Vec<(Element, String)> {
@@ -290,9 +319,9 @@ impl Boundary {
         entries
     }
 
-    fn description(&self) -> String {
+    fn description(&self, shown: &[BoundaryPanel]) -> String {
         let mut text = format!("Two classes, {} and {}.", self.classes[0], self.classes[1]);
-        for p in &self.panels {
+        for p in shown {
             text.push_str(&format!(" {}: {} points. {}", p.title, p.points.len(), p.caption));
         }
         text

@@ -1,6 +1,7 @@
 //! Lines: one panel or several that share their axes.
 
 use super::frame::{self, Frame, Grid, Heading, Height, Plot, SMALL};
+use super::multiples::Multiples;
 use super::palette::{self, CATEGORY_COUNT, Ink, MUTED, TEXT};
 use super::scale::{Scale, Tick, number};
 use super::svg::{self, Element, Path, text_width};
@@ -259,62 +260,114 @@ impl LineChart {
 
     /// The figure as an SVG file.
     pub fn to_svg(&self) -> String {
-        let all = || self.panels.iter().flat_map(|panel| &panel.series);
-        let x = self.x.scale(all().flat_map(|s| s.points.iter().map(|p| p.0)));
-        let bands = all().flat_map(|s| s.band.iter().flat_map(|&(low, high)| [low, high]));
-        let y = self.y.scale(all().flat_map(|s| s.points.iter().map(|p| p.1)).chain(bands)).rounded();
         let single = self.panels.len() <= 1;
-        let at_ends = single && all().map(Series::end_label_height).sum::<f64>() <= PLOT_HEIGHT;
-
+        let lines = self.panels.iter().flat_map(|panel| &panel.series);
+        let at_ends = single && lines.map(Series::end_label_height).sum::<f64>() <= PLOT_HEIGHT;
         let mut frame = Frame::new(&self.title, &self.subtitle);
         if !at_ends {
             frame.key(&self.key, self.key_entries());
         }
-        let headings: Vec<Heading> = match self.panels.is_empty() {
+        let height = if self.panels.len() <= 4 { PLOT_HEIGHT } else { 170.0 };
+        let labels = (self.x.full_label(), self.y.full_label());
+        let zeros = self.draw(&mut frame, &self.panels, height, at_ends, (&labels.0, &labels.1));
+        frame.finish(&self.all_notes(zeros), &self.description(&self.panels))
+    }
+
+    /// The same figure as one small SVG text per panel, on the same axes, for a [`Section`](super::Section) that places
+    /// them as the page allows.
+    pub fn to_multiples(&self) -> Multiples {
+        let mut zeros = false;
+        let mut panels = Vec::new();
+        for panel in &self.panels {
+            let shown = std::slice::from_ref(panel);
+            let mut frame = Frame::small(&format!("{}: {}", self.title, panel.title));
+            zeros |= self.draw(&mut frame, shown, 150.0, false, ("", ""));
+            panels.push((panel.title.clone(), frame.finish(&[], &self.description(shown))));
+        }
+        let mut key = Frame::small(&format!("{}: what the lines are", self.title));
+        let entries = self.key_entries();
+        let names: Vec<String> = entries.iter().map(|(_, name)| name.clone()).collect();
+        key.key(&self.key, entries);
+        Multiples {
+            title: self.title.clone(),
+            axes: format!("Up: {}. Across: {}.", self.y.full_label(), self.x.full_label()),
+            key: key.finish(&[], &names.join(", ")),
+            panels,
+            notes: self.all_notes(zeros),
+        }
+    }
+
+    /// The scales of both axes, for all panels.
+    fn scales(&self) -> (Scale, Scale) {
+        let all = || self.panels.iter().flat_map(|panel| &panel.series);
+        let x = self.x.scale(all().flat_map(|s| s.points.iter().map(|p| p.0)));
+        let bands = all().flat_map(|s| s.band.iter().flat_map(|&(low, high)| [low, high]));
+        let y = self.y.scale(all().flat_map(|s| s.points.iter().map(|p| p.1)).chain(bands)).rounded();
+        (x, y)
+    }
+
+    /// Draws some of the panels; whether a line has zeros or less, that a logarithmic scale cannot place.
+    fn draw(
+        &self,
+        frame: &mut Frame,
+        shown: &[Panel],
+        height: f64,
+        at_ends: bool,
+        (x_label, y_label): (&str, &str),
+    ) -> bool {
+        let (x, y) = self.scales();
+        let headings: Vec<Heading> = match shown.is_empty() {
             true => vec![Heading::default()],
-            false => self.panels.iter().map(|panel| self.heading(panel, at_ends)).collect(),
+            false => shown.iter().map(|panel| self.heading(panel, at_ends)).collect(),
         };
-        let height = if headings.len() <= 4 { PLOT_HEIGHT } else { 170.0 };
         let y_ticks = y.ticks((height / 32.0) as usize);
         let left = frame::gutter(y_ticks.iter().map(|tick| tick.label.as_str()));
-        let right = if at_ends { self.end_label_width() } else { 6.0 };
+        // Half of the last tick's label may stand beyond the plot.
+        let right = if at_ends { self.end_label_width() } else { 16.0 };
         let between = 26.0;
-        let width = frame::panel_width(headings.len(), left + 22.0, between, right);
+        let width = frame.panel_width(headings.len(), left + 22.0, between, right);
         let plots = frame.grid(&Grid {
             headings: &headings,
             left,
             between,
             right,
             height: Height::Fixed(height),
-            x_label: &self.x.full_label(),
-            y_label: &self.y.full_label(),
+            x_label,
+            y_label,
         });
         let x_ticks = x.ticks(((width / 36.0) as usize).clamp(2, 12));
         let mut zeros = false;
         for (i, plot) in plots.iter().enumerate() {
             frame.axes(plot, &x_ticks, &y_ticks);
-            let series = self.panels.get(i).map_or(&[][..], |panel| &panel.series);
+            let series = shown.get(i).map_or(&[][..], |panel| &panel.series);
             if !series.iter().any(|s| s.last_finite().is_some()) {
                 frame.empty(plot, if series.is_empty() { "no data" } else { "no finite value" });
             }
-            let categories = self.panels.get(i).map_or(Vec::new(), |panel| self.categories(panel));
-            categories.iter().zip(series).for_each(|(&k, s)| draw_band(&mut frame, plot, (x, y), s, k));
+            let categories = shown.get(i).map_or(Vec::new(), |panel| self.categories(panel));
+            categories.iter().zip(series).for_each(|(&k, s)| draw_band(frame, plot, (x, y), s, k));
             for (&k, s) in categories.iter().zip(series) {
-                zeros |= draw_line(&mut frame, plot, (x, y), s, k);
+                zeros |= draw_line(frame, plot, (x, y), s, k);
             }
             if at_ends {
-                self.end_labels(&mut frame, plot, (x, y), series);
+                self.end_labels(frame, plot, (x, y), series);
             }
         }
+        zeros
+    }
+
+    /// The notes, and what has no place on a scale.
+    fn all_notes(&self, zeros: bool) -> Vec<String> {
         let mut notes = self.notes.clone();
         if zeros {
             notes.push("Dots on the lower axis are zero or negative: they have no logarithm.".into());
         }
-        let lost = all().flat_map(|s| &s.points).filter(|p| x.position(p.0).is_none()).count();
+        let (x, _) = self.scales();
+        let points = self.panels.iter().flat_map(|panel| &panel.series).flat_map(|s| &s.points);
+        let lost = points.filter(|p| x.position(p.0).is_none()).count();
         if lost > 0 {
             notes.push(format!("Points without a place on the lower axis, left out: {lost}."));
         }
-        frame.finish(&notes, &self.description())
+        notes
     }
 
     /// Which category each line of a panel is: in several panels, lines of one name have one colour.
@@ -412,9 +465,9 @@ impl LineChart {
         }
     }
 
-    fn description(&self) -> String {
+    fn description(&self, shown: &[Panel]) -> String {
         let mut text = format!("{} against {}.", self.y.full_label(), self.x.full_label());
-        for panel in &self.panels {
+        for panel in shown {
             if !panel.title.is_empty() {
                 text.push_str(&format!(" {}:", panel.title));
             }

@@ -4,8 +4,12 @@ use super::palette::{AXIS, GRID, MUTED, TEXT};
 use super::scale::Tick;
 use super::svg::{self, Element, Path, text_width};
 
-pub(super) const WIDTH: f64 = 880.0;
-pub(super) const MARGIN: f64 = 24.0;
+/// Of a figure that stands alone.
+const WIDTH: f64 = 880.0;
+const MARGIN: f64 = 24.0;
+/// Of one of many small panels, and of their key: what fits beside two more on a page, and alone on a phone.
+const SMALL_WIDTH: f64 = 310.0;
+const SMALL_MARGIN: f64 = 4.0;
 /// Of tick labels, captions and keys.
 pub(super) const SMALL: f64 = 12.0;
 /// Between a plot's edge and its tick labels.
@@ -15,6 +19,8 @@ const TICK_GAP: f64 = 8.0;
 pub(super) struct Frame {
     title: String,
     body: Element,
+    pub(super) width: f64,
+    pub(super) margin: f64,
     /// Where the next thing goes.
     pub(super) y: f64,
 }
@@ -84,16 +90,11 @@ fn columns(count: usize) -> usize {
     count.div_ceil(rows).max(1)
 }
 
-/// How wide one of `count` panels is, `taken` being what labels need in the whole row.
-pub(super) fn panel_width(count: usize, left: f64, between: f64, right: f64) -> f64 {
-    let columns = columns(count) as f64;
-    (WIDTH - 2.0 * MARGIN - left - right - between * (columns - 1.0)) / columns
-}
-
 impl Frame {
     pub(super) fn new(title: &str, subtitle: &str) -> Frame {
-        let mut frame = Frame { title: title.into(), body: Element::group(), y: MARGIN };
-        for line in svg::wrap(title, WIDTH - 2.0 * MARGIN, 18.0) {
+        let body = Element::group();
+        let mut frame = Frame { title: title.into(), body, width: WIDTH, margin: MARGIN, y: MARGIN };
+        for line in svg::wrap(title, frame.inner(), 18.0) {
             frame.y += 18.0;
             frame.push(Element::text(MARGIN, frame.y, 18.0, TEXT, &line).attribute("font-weight", "600"));
             frame.y += 5.0;
@@ -103,10 +104,27 @@ impl Frame {
         frame
     }
 
+    /// A small figure without words of its own: the page around it has them. The title is for those who hear it.
+    pub(super) fn small(title: &str) -> Frame {
+        let (width, margin) = (SMALL_WIDTH, SMALL_MARGIN);
+        Frame { title: title.into(), body: Element::group(), width, margin, y: 0.0 }
+    }
+
+    /// The width between the margins.
+    pub(super) fn inner(&self) -> f64 {
+        self.width - 2.0 * self.margin
+    }
+
+    /// How wide one of `count` panels is, the rest being what labels need in the whole row.
+    pub(super) fn panel_width(&self, count: usize, left: f64, between: f64, right: f64) -> f64 {
+        let columns = columns(count) as f64;
+        (self.inner() - left - right - between * (columns - 1.0)) / columns
+    }
+
     fn paragraph(&mut self, text: &str, size: f64) {
-        for line in svg::wrap(text, WIDTH - 2.0 * MARGIN, size) {
+        for line in svg::wrap(text, self.inner(), size) {
             self.y += size + 4.0;
-            self.push(Element::text(MARGIN, self.y, size, MUTED, &line));
+            self.push(Element::text(self.margin, self.y, size, MUTED, &line));
         }
     }
 
@@ -121,17 +139,17 @@ impl Frame {
             return;
         }
         self.y += 20.0;
-        let mut x = MARGIN;
+        let mut x = self.margin;
         if !label.is_empty() {
             self.push(Element::text(x, self.y, SMALL, MUTED, label));
             x += text_width(label, SMALL) + 14.0;
         }
         for (swatch, name) in entries {
-            let name = svg::shorten(&name, WIDTH - 2.0 * MARGIN - 24.0, SMALL);
+            let name = svg::shorten(&name, self.inner() - 24.0, SMALL);
             let width = 24.0 + text_width(&name, SMALL);
-            if x + width > WIDTH - MARGIN && x > MARGIN {
+            if x + width > self.width - self.margin && x > self.margin {
                 self.y += 20.0;
-                x = MARGIN;
+                x = self.margin;
             }
             let place = format!("translate({} {})", svg::coordinate(x), svg::coordinate(self.y - 4.0));
             self.push(Element::group().attribute("transform", &place).child(swatch));
@@ -146,7 +164,7 @@ impl Frame {
     pub(super) fn grid(&mut self, grid: &Grid<'_>) -> Vec<Plot> {
         let columns = columns(grid.headings.len());
         let left = grid.left + if grid.y_label.is_empty() { 0.0 } else { 22.0 };
-        let width = panel_width(grid.headings.len(), left, grid.between, grid.right);
+        let width = self.panel_width(grid.headings.len(), left, grid.between, grid.right);
         let height = match grid.height {
             Height::Fixed(height) => height,
             Height::Relative(ratio) => width * ratio,
@@ -158,7 +176,7 @@ impl Frame {
             let lines: Vec<Vec<Element>> = headings.iter().map(|h| h.lines(width)).collect();
             let tallest = lines.iter().map(Vec::len).max().unwrap_or(0) as f64 * 17.0;
             for (column, lines) in lines.into_iter().enumerate() {
-                let x = MARGIN + left + column as f64 * (width + grid.between);
+                let x = self.margin + left + column as f64 * (width + grid.between);
                 for (i, line) in lines.into_iter().enumerate() {
                     let y = self.y + 17.0 * i as f64 + 11.0;
                     let place = format!("translate({} {})", svg::coordinate(x), svg::coordinate(y));
@@ -170,8 +188,8 @@ impl Frame {
         }
         if !grid.x_label.is_empty() {
             self.y += 16.0;
-            let centre = (MARGIN + left + WIDTH - MARGIN - grid.right) / 2.0;
-            let label = svg::shorten(grid.x_label, 2.0 * (centre - MARGIN), 13.0);
+            let centre = (left + self.width - grid.right) / 2.0;
+            let label = svg::shorten(grid.x_label, 2.0 * (centre - self.margin), 13.0);
             self.push(Element::text(centre, self.y, 13.0, MUTED, &label).anchor("middle"));
         }
         if !grid.y_label.is_empty() {
@@ -179,7 +197,7 @@ impl Frame {
             let to = plots.last().map_or(self.y, Plot::bottom);
             let turn = format!(
                 "translate({} {}) rotate(-90)",
-                svg::coordinate(MARGIN + 10.0),
+                svg::coordinate(self.margin + 10.0),
                 svg::coordinate((from + to) / 2.0)
             );
             // A label longer than the plots are high is set smaller, down to what can still be read.
@@ -243,7 +261,7 @@ impl Frame {
         for note in notes {
             self.paragraph(note, SMALL);
         }
-        svg::document(WIDTH, (self.y + MARGIN).ceil(), &self.title, description, self.body)
+        svg::document(self.width, (self.y + self.margin).ceil(), &self.title, description, self.body)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::cells;
 use super::chart::{Axis, index_ticks};
 use super::frame::{self, Frame, Grid, Heading, Height, Plot, SMALL};
+use super::multiples::Multiples;
 use super::palette::{self, AXIS, MUTED, TEXT};
 use super::scale::{Scale, number};
 use super::svg::{self, Element, Path, text_width};
@@ -118,64 +119,109 @@ impl HeatMap {
 
     /// The figure as an SVG file.
     pub fn to_svg(&self) -> String {
-        let scale = self.value.scale(self.panels.iter().flat_map(|p| p.values.iter().copied()));
-        let shades: Vec<Shade> =
-            self.panels.iter().flat_map(|p| p.values.iter().map(|v| shade(&scale, *v))).collect();
         let mut frame = Frame::new(&self.title, &self.subtitle);
-        self.bar(&mut frame, &scale, shades.contains(&Shade::Zero), shades.contains(&Shade::None));
+        self.bar(&mut frame);
+        let height = if self.panels.len() <= 1 { 0.4 } else { 0.92 };
+        let block = self.draw(&mut frame, &self.panels, height, (&self.x_label, &self.y_label));
+        frame.finish(&self.all_notes(block), &self.description(&self.panels))
+    }
 
-        let headings: Vec<Heading> = match self.panels.is_empty() {
+    /// The same figure as one small SVG text per panel, on the same scale, for a [`Section`](super::Section) that places
+    /// them as the page allows.
+    pub fn to_multiples(&self) -> Multiples {
+        let mut block = (1, 1);
+        let mut panels = Vec::new();
+        for panel in &self.panels {
+            let shown = std::slice::from_ref(panel);
+            let mut frame = Frame::small(&format!("{}: {}", self.title, panel.title));
+            let drawn = self.draw(&mut frame, shown, 0.6, ("", ""));
+            block = (block.0.max(drawn.0), block.1.max(drawn.1));
+            panels.push((panel.title.clone(), frame.finish(&[], &self.description(shown))));
+        }
+        let mut key = Frame::small(&format!("{}: what the colours are", self.title));
+        self.bar(&mut key);
+        Multiples {
+            title: self.title.clone(),
+            axes: format!("Down: {}. Across: {}.", self.y_label, self.x_label),
+            key: key.finish(&[], &self.description(&[])),
+            panels,
+            notes: self.all_notes(block),
+        }
+    }
+
+    /// The scale of the colours, for all panels.
+    fn scale(&self) -> Scale {
+        self.value.scale(self.panels.iter().flat_map(|p| p.values.iter().copied()))
+    }
+
+    /// Draws some of the panels; how many columns and rows went into one cell at most.
+    fn draw(
+        &self,
+        frame: &mut Frame,
+        shown: &[HeatPanel],
+        height: f64,
+        (x_label, y_label): (&str, &str),
+    ) -> (usize, usize) {
+        let scale = self.scale();
+        let headings: Vec<Heading> = match shown.is_empty() {
             true => vec![Heading::default()],
-            false => self.panels.iter().map(HeatPanel::heading).collect(),
+            false => shown.iter().map(HeatPanel::heading).collect(),
         };
         // Row names are written once for a row of panels if all have the same.
-        let shared = self.panels.windows(2).all(|w| w[0].rows == w[1].rows);
+        let shared = shown.windows(2).all(|w| w[0].rows == w[1].rows);
         let room = match headings.len() {
             _ if shared => 150.0,
             2 => 90.0,
             _ => 60.0,
         };
-        let rows = || self.panels.iter().flat_map(|p| &p.rows).map(|name| svg::shorten(name, room, SMALL));
+        let rows = || shown.iter().flat_map(|p| &p.rows).map(|name| svg::shorten(name, room, SMALL));
         let left = frame::gutter(rows().collect::<Vec<_>>().iter().map(String::as_str));
         let between = if shared { 22.0 } else { left + 16.0 };
         let plots = frame.grid(&Grid {
             headings: &headings,
             left,
             between,
-            right: 6.0,
-            height: if headings.len() == 1 { Height::Relative(0.4) } else { Height::Relative(0.92) },
-            x_label: &self.x_label,
-            y_label: &self.y_label,
+            // Half of the last column's name may stand beyond the plot.
+            right: 16.0,
+            height: Height::Relative(height),
+            x_label,
+            y_label,
         });
         let mut block = (1, 1);
-        for (plot, panel) in plots.iter().zip(&self.panels) {
-            let drawn = panel.draw(&mut frame, plot, &scale, (plot.first || !shared).then_some(room));
+        for (plot, panel) in plots.iter().zip(shown) {
+            let drawn = panel.draw(frame, plot, &scale, (plot.first || !shared).then_some(room));
             block = (block.0.max(drawn.0), block.1.max(drawn.1));
         }
-        if self.panels.is_empty() {
+        if shown.is_empty() {
             frame.empty(&plots[0], "no data");
         }
+        block
+    }
+
+    fn all_notes(&self, block: (usize, usize)) -> Vec<String> {
         let mut notes = self.notes.clone();
         if block != (1, 1) {
             let mean = if self.value.log { "geometric mean" } else { "mean" };
-            notes.push(format!(
-                "Drawn in blocks of up to {} columns × {} rows: the {mean}.",
-                block.0, block.1
-            ));
+            let (columns, rows) = block;
+            notes.push(format!("Drawn in blocks of up to {columns} columns × {rows} rows: the {mean}."));
         }
-        frame.finish(&notes, &self.description())
+        notes
     }
 
     /// The colour bar, and what the cells without a place on it look like.
-    fn bar(&self, frame: &mut Frame, scale: &Scale, zero: bool, none: bool) {
-        let label = svg::shorten(&self.value.full_label(), frame::WIDTH - 2.0 * frame::MARGIN, SMALL);
+    fn bar(&self, frame: &mut Frame) {
+        let scale = self.scale();
+        let mut values = self.panels.iter().flat_map(|p| &p.values);
+        let zero = values.clone().any(|v| shade(&scale, *v) == Shade::Zero);
+        let none = values.any(|v| shade(&scale, *v) == Shade::None);
+        let label = svg::shorten(&self.value.full_label(), frame.inner(), SMALL);
         frame.y += 20.0;
-        let (mut x, mut y) = (frame::MARGIN, frame.y);
+        let (mut x, mut y) = (frame.margin, frame.y);
         frame.push(Element::text(x, y, SMALL, MUTED, &label));
         x += text_width(&label, SMALL) + 20.0;
         // A long label has a line of its own.
-        if x + BAR.0 + 250.0 > frame::WIDTH {
-            (x, y) = (frame::MARGIN, y + 24.0);
+        if x + BAR.0 + 250.0 > frame.width {
+            (x, y) = (frame.margin, y + 24.0);
         }
         let mut bar = Element::group().attribute("shape-rendering", "crispEdges");
         let width = BAR.0 / SHADES as f64;
@@ -199,6 +245,9 @@ impl HeatMap {
             frame.push(Element::text(x + 24.0, y, SMALL, TEXT, "0"));
             x += 52.0;
         }
+        if none && x + 24.0 + 150.0 > frame.width {
+            (x, y) = (frame.margin, y + 34.0);
+        }
         if none {
             let mut lines = Path::new();
             cells::hatch(&mut lines, x, y - BAR.1, 18.0, BAR.1);
@@ -210,10 +259,10 @@ impl HeatMap {
         frame.y = y + 22.0;
     }
 
-    fn description(&self) -> String {
+    fn description(&self, shown: &[HeatPanel]) -> String {
         let mut text =
             format!("{}: {} down, {} across.", self.value.full_label(), self.y_label, self.x_label);
-        for p in &self.panels {
+        for p in shown {
             let finite = || p.values.iter().copied().filter(|v| v.is_finite());
             let (low, high) =
                 (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));

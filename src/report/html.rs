@@ -1,7 +1,10 @@
 //! A report that is one file: no network, no script, readable on paper, on a phone and in the dark.
+//!
+//! What a reader chooses to see is decided by style sheet alone: a rule for each choice hides what belongs to another.
 
 use std::fmt::Write;
 
+use super::multiples::Multiples;
 use super::svg::escape;
 
 /// Rows of text under headers.
@@ -42,7 +45,7 @@ impl Table {
     }
 
     /// The table as HTML, named for those who do not see it. Columns of numbers stand flush right.
-    fn to_html(&self, name: &str) -> String {
+    fn to_html(&self, name: &str, choices: &Choices) -> String {
         let numeric: Vec<bool> = (0..self.headers.len())
             .map(|column| column > 0 && self.rows.iter().all(|row| is_quantity(&row[column])))
             .collect();
@@ -56,7 +59,7 @@ impl Table {
         }
         html.push_str("</tr></thead>\n<tbody>\n");
         for row in &self.rows {
-            html.push_str("<tr>");
+            let _ = write!(html, "<tr{}>", choices.mark(row.iter().take(3).map(String::as_str)));
             for (column, cell) in row.iter().enumerate() {
                 let _ = match column {
                     0 => write!(html, "<th scope=\"row\">{}</th>", escape(cell)),
@@ -81,9 +84,18 @@ fn is_quantity(cell: &str) -> bool {
 pub struct Section {
     title: String,
     prose: String,
-    figures: Vec<(String, String)>,
+    figures: Vec<Figure>,
     tables: Vec<(String, Table)>,
+    listings: Vec<(String, String)>,
     command: String,
+    parts: Vec<Section>,
+}
+
+/// A figure and its caption.
+#[derive(Clone, Debug, PartialEq)]
+enum Figure {
+    Whole { svg: String, caption: String },
+    Multiples { about: String, multiples: Multiples, caption: String },
 }
 
 impl Section {
@@ -100,13 +112,28 @@ impl Section {
 
     /// With a figure, SVG text of this module's making (it is not escaped), and its caption.
     pub fn figure(mut self, svg: &str, caption: &str) -> Section {
-        self.figures.push((svg.into(), caption.into()));
+        self.figures.push(Figure::Whole { svg: svg.into(), caption: caption.into() });
         self
     }
 
-    /// With the numbers behind it, folded away until asked for.
+    /// With a figure of small panels and its caption. A reader who has [chosen](Report::choose) sees the panels with a
+    /// chosen title, and the whole figure only if what it is `about` is chosen, or is no choice.
+    pub fn multiples(mut self, about: &str, multiples: Multiples, caption: &str) -> Section {
+        let (about, caption) = (about.into(), caption.into());
+        self.figures.push(Figure::Multiples { about, multiples, caption });
+        self
+    }
+
+    /// With the numbers behind it, folded away until asked for. Rows with a choice among their first three cells are
+    /// shown when it is chosen.
     pub fn table(mut self, title: &str, table: Table) -> Section {
         self.tables.push((title.into(), table));
+        self
+    }
+
+    /// With a text in lines, folded away until asked for: a program, a log.
+    pub fn listing(mut self, title: &str, text: &str) -> Section {
+        self.listings.push((title.into(), text.into()));
         self
     }
 
@@ -116,29 +143,44 @@ impl Section {
         self
     }
 
-    fn to_html(&self, anchor: &str) -> String {
-        let mut html = format!(
-            "<section aria-labelledby=\"{anchor}\">\n<h2 id=\"{anchor}\">{}</h2>\n",
-            escape(&self.title)
-        );
-        html.push_str(&paragraphs(&self.prose));
-        for (svg, caption) in &self.figures {
-            let name = escape(if caption.is_empty() { &self.title } else { caption });
-            let _ = write!(
-                html,
-                "<figure>\n<div class=\"wide\" role=\"region\" tabindex=\"0\" aria-label=\"{name}\">\n{svg}</div>\n"
-            );
-            if !caption.is_empty() {
-                let _ = writeln!(html, "<figcaption>{}</figcaption>", escape(caption));
-            }
-            html.push_str("</figure>\n");
+    /// With a section inside it, folded away until asked for. If its title is a choice, it is shown when that is chosen.
+    pub fn part(mut self, part: Section) -> Section {
+        self.parts.push(part);
+        self
+    }
+
+    fn to_html(&self, anchor: &str, choices: &Choices) -> String {
+        format!(
+            "<section aria-labelledby=\"{anchor}\">\n<h2 id=\"{anchor}\">{}</h2>\n{}</section>\n",
+            escape(&self.title),
+            self.content(choices)
+        )
+    }
+
+    fn content(&self, choices: &Choices) -> String {
+        let mut html = paragraphs(&self.prose);
+        for figure in &self.figures {
+            figure.to_html(&self.title, choices, &mut html);
         }
         for (title, table) in &self.tables {
+            let (name, table) = (escape(title), table.to_html(title, choices));
+            let _ = write!(html, "<details>\n<summary>{name}</summary>\n{table}</details>\n");
+        }
+        for (title, text) in &self.listings {
+            let (name, text) = (escape(title), escape(text));
             let _ = write!(
                 html,
-                "<details>\n<summary>{}</summary>\n{}</details>\n",
-                escape(title),
-                table.to_html(title)
+                "<details>\n<summary>{name}</summary>\n<pre class=\"listing\" role=\"region\" tabindex=\"0\" \
+                 aria-label=\"{name}\"><code>{text}</code></pre>\n</details>\n"
+            );
+        }
+        for part in &self.parts {
+            let _ = write!(
+                html,
+                "<details class=\"part\"{}>\n<summary><h3>{}</h3></summary>\n{}</details>\n",
+                choices.mark([part.title.as_str()]),
+                escape(&part.title),
+                part.content(choices)
             );
         }
         if !self.command.is_empty() {
@@ -148,7 +190,123 @@ impl Section {
                 escape(&self.command)
             );
         }
-        html.push_str("</section>\n");
+        html
+    }
+}
+
+impl Figure {
+    /// Written to the end of `html`; without a caption it is named after its section.
+    fn to_html(&self, section: &str, choices: &Choices, html: &mut String) {
+        let (Figure::Whole { caption, .. } | Figure::Multiples { caption, .. }) = self;
+        let name = escape(if caption.is_empty() { section } else { caption });
+        let mut words = escape(caption);
+        match self {
+            Figure::Whole { svg, .. } => {
+                let _ = write!(
+                    html,
+                    "<figure>\n<div class=\"wide\" role=\"region\" tabindex=\"0\" aria-label=\"{name}\">\n{svg}</div>\n"
+                );
+            }
+            Figure::Multiples { about, multiples, .. } => {
+                let _ = write!(
+                    html,
+                    "<figure{} aria-label=\"{name}\">\n<div class=\"key\">\n{}</div>\n<div class=\"panels\">\n",
+                    choices.mark([about.as_str()]),
+                    multiples.key
+                );
+                for (title, svg) in &multiples.panels {
+                    let _ = write!(html, "<div{}>\n{svg}</div>\n", choices.mark([title.as_str()]));
+                }
+                html.push_str("</div>\n");
+                let notes = [&multiples.axes].into_iter().chain(&multiples.notes);
+                words =
+                    [words].into_iter().chain(notes.map(|note| escape(note))).collect::<Vec<_>>().join(" ");
+            }
+        }
+        if !words.is_empty() {
+            let _ = writeln!(html, "<figcaption>{}</figcaption>", words.trim_start());
+        }
+        html.push_str("</figure>\n");
+    }
+}
+
+/// One thing that a reader can choose among.
+#[derive(Clone, Debug, PartialEq)]
+struct Choice {
+    label: String,
+    names: Vec<String>,
+    /// Of several names at most one can be chosen, and this one is at first; otherwise any, and none at first.
+    first: Option<usize>,
+}
+
+/// Everything that a reader can choose; names are numbered through.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Choices(Vec<Choice>);
+
+impl Choices {
+    fn names(&self) -> impl Iterator<Item = &String> {
+        self.0.iter().flat_map(|choice| &choice.names)
+    }
+
+    /// The attribute of an element that is about these, as far as they can be chosen.
+    fn mark<'a>(&self, about: impl IntoIterator<Item = &'a str>) -> String {
+        let number = |name: &str| self.names().position(|choice| choice == name);
+        let numbers: Vec<String> =
+            about.into_iter().filter_map(number).map(|number| number.to_string()).collect();
+        if numbers.is_empty() { String::new() } else { format!(" data-of=\"{}\"", numbers.join(" ")) }
+    }
+
+    /// The rules that hide what is not chosen.
+    fn style(&self) -> String {
+        let mut style = String::new();
+        let mut next = 0;
+        for (k, choice) in self.0.iter().enumerate() {
+            let numbers = next..next + choice.names.len();
+            next = numbers.end;
+            for i in numbers.clone() {
+                let _ = writeln!(
+                    style,
+                    "body:has(#choice{k} :checked):not(:has(#c{i}:checked)) [data-of~=\"{i}\"]{{display:none}}"
+                );
+            }
+        }
+        style
+    }
+
+    /// The boxes to tick. The method of the form keeps it from going anywhere.
+    fn to_html(&self) -> String {
+        if self.0.is_empty() {
+            return String::new();
+        }
+        let mut html = "<form class=\"choose\" method=\"dialog\" aria-label=\"What to show\">\n".to_string();
+        let mut next = 0;
+        for (k, Choice { label, names, first }) in self.0.iter().enumerate() {
+            let label = escape(label);
+            let kind = if first.is_some() { "radio" } else { "checkbox" };
+            let mut boxes = String::new();
+            for (i, name) in (next..).zip(names) {
+                let checked = if *first == Some(i - next) { " checked" } else { "" };
+                let name = escape(name);
+                let _ = writeln!(
+                    boxes,
+                    "<label><input type=\"{kind}\" name=\"choice{k}\" id=\"c{i}\"{checked}>{name}</label>"
+                );
+            }
+            next += names.len();
+            let fieldset = |reset: &str| {
+                format!(
+                    "<fieldset id=\"choice{k}\"><legend class=\"unseen\">{label}</legend>\n{boxes}{reset}</fieldset>\n"
+                )
+            };
+            html.push_str(&match first {
+                Some(_) => fieldset(""),
+                None => {
+                    let reset = "<button type=\"reset\">Show all</button>\n";
+                    format!("<details><summary>{label}</summary>\n{}</details>\n", fieldset(reset))
+                }
+            });
+        }
+        html.push_str("</form>\n");
         html
     }
 }
@@ -172,6 +330,7 @@ pub struct Report {
     lead: String,
     summary: Option<Table>,
     sections: Vec<Section>,
+    choices: Choices,
 }
 
 impl Report {
@@ -198,6 +357,40 @@ impl Report {
         self
     }
 
+    /// With a choice of what to show: any of `names`; all if none is ticked. It applies to every panel and every part with
+    /// such a title, and every row of a table with such a cell among its first three.
+    ///
+    /// ```
+    /// use limpid::report::{Report, Table};
+    /// let table = Table::new(["variant", "loss"]).row(["plain", "0.69"]).row(["residual", "0.02"]);
+    /// let html = Report::new("Loss").summary(table).choose("Networks", ["plain", "residual"]).to_html();
+    /// assert!(html.contains("<tr data-of=\"1\"><th scope=\"row\">residual</th>"));
+    /// ```
+    pub fn choose<S: Into<String>>(self, label: &str, names: impl IntoIterator<Item = S>) -> Report {
+        self.with_choice(label, names, None)
+    }
+
+    /// With a choice of what to show: one of `names`, the one at position `first` to begin with.
+    pub fn choose_one<S: Into<String>>(
+        self,
+        label: &str,
+        names: impl IntoIterator<Item = S>,
+        first: usize,
+    ) -> Report {
+        self.with_choice(label, names, Some(first))
+    }
+
+    fn with_choice<S: Into<String>>(
+        mut self,
+        label: &str,
+        names: impl IntoIterator<Item = S>,
+        first: Option<usize>,
+    ) -> Report {
+        let (label, names) = (label.into(), names.into_iter().map(Into::into).collect());
+        self.choices.0.push(Choice { label, names, first });
+        self
+    }
+
     /// The report as an HTML file.
     pub fn to_html(&self) -> String {
         let title = escape(&self.title);
@@ -207,8 +400,9 @@ impl Report {
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <meta name=\"color-scheme\" content=\"light dark\">\n\
              <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-             <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-             <a class=\"skip\" href=\"#content\">Skip to content</a>\n<header>\n<h1>{title}</h1>\n"
+             <title>{title}</title>\n<style>\n{STYLE}{}</style>\n</head>\n<body>\n\
+             <a class=\"skip\" href=\"#content\">Skip to content</a>\n<header>\n<h1>{title}</h1>\n",
+            self.choices.style()
         );
         html.push_str(&paragraphs(&self.lead).replace("<p>", "<p class=\"lead\">"));
         html.push_str("</header>\n");
@@ -223,14 +417,15 @@ impl Report {
             }
             html.push_str("</ol></nav>\n");
         }
+        html.push_str(&self.choices.to_html());
         html.push_str("<main id=\"content\">\n");
         if let Some(table) = &self.summary {
             html.push_str("<section aria-labelledby=\"summary\">\n<h2 id=\"summary\">Summary</h2>\n");
-            html.push_str(&table.to_html("Summary"));
+            html.push_str(&table.to_html("Summary", &self.choices));
             html.push_str("</section>\n");
         }
         for (anchor, section) in anchors.iter().zip(&self.sections) {
-            html.push_str(&section.to_html(anchor));
+            html.push_str(&section.to_html(anchor, &self.choices));
         }
         html.push_str("</main>\n</body>\n</html>\n");
         html
@@ -280,27 +475,43 @@ a{color:var(--link);text-underline-offset:.2em}
 figure{margin:.5rem 0 1.5rem}
 .wide{overflow-x:auto}
 figure>.wide{margin:0 calc(-1*clamp(1rem,4vw,1.5rem))}
-figure svg{display:block;width:100%;min-width:44rem;height:auto}
+figure svg{display:block;width:100%;height:auto}
+.wide>svg{min-width:44rem}
+.key svg{max-width:21rem}
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr));gap:1.25rem 1rem;margin-top:.75rem}
 figcaption{color:var(--muted);font-size:.9375rem;max-width:42rem;margin-top:.5rem}
-table{border-collapse:collapse;font-size:.9375rem}
+table{border-collapse:separate;border-spacing:0;font-size:.9375rem}
 th,td{padding:.4rem 1.5rem .4rem 0;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}
 th:last-child,td:last-child{padding-right:0}
 thead th{color:var(--muted);font-weight:500;position:sticky;top:0;background:var(--page)}
-tbody th{font-weight:600}
+tbody th{font-weight:600;position:sticky;left:0;background:var(--page)}
 .number{text-align:right}
 .unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 details{margin:1rem 0}
 details .wide{max-height:28rem;overflow:auto;margin-top:.75rem}
 summary{cursor:pointer;color:var(--link)}
+.part{border-top:1px solid var(--line);margin:0;padding:.6rem 0}
+.part[open]{padding-bottom:1.5rem}
+h3{display:inline;font-size:1.0625rem;margin:0}
+.listing{max-height:28rem;overflow:auto;margin-top:.75rem}
+.choose{position:sticky;top:0;z-index:1;display:flex;flex-wrap:wrap;align-items:center;gap:.25rem 1.5rem;margin:1.5rem 0 0;padding:.5rem 0;background:var(--page);border-bottom:1px solid var(--line);font-size:.9375rem}
+.choose details{margin:0}
+.choose details[open]{width:100%}
+.choose details fieldset{max-height:50vh;overflow:auto;padding:.5rem 0}
+fieldset{border:0;margin:0;padding:0;min-width:0;display:flex;flex-wrap:wrap;gap:.25rem 1rem}
+label{display:inline-flex;align-items:center;gap:.4rem;min-height:1.75rem;white-space:nowrap}
+input{margin:0;width:1rem;height:1rem;accent-color:var(--link)}
+button{font:inherit;color:var(--link);background:none;border:1px solid var(--line);border-radius:6px;padding:.15rem .75rem;cursor:pointer}
+h2,.part{scroll-margin-top:4rem}
 .again{color:var(--muted);font-size:.9375rem;margin:1.25rem 0 .4rem}
 pre{margin:0;padding:.75rem 1rem;overflow-x:auto;background:var(--tint);border-radius:6px;font:.875rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,'Liberation Mono',monospace}
-@media print{body{max-width:none;padding:0}nav,.skip{display:none}section,figure{break-inside:avoid}.wide{overflow:visible}figure svg{min-width:0}}
+@media print{body{max-width:none;padding:0}nav,.skip,.choose{display:none}section,figure{break-inside:avoid}.wide{overflow:visible}figure svg{min-width:0}}
 ";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Axis, HeatMap, HeatPanel, LineChart, Series};
+    use crate::report::{Axis, HeatMap, HeatPanel, LineChart, Panel, Series};
 
     fn report() -> String {
         let figure = LineChart::new("Loss", Axis::linear("epoch"), Axis::log("loss"))
@@ -328,7 +539,7 @@ mod tests {
 
     /// Every element that opens closes, in order.
     fn assert_balanced(html: &str) {
-        let void = ["meta", "!doctype"];
+        let void = ["meta", "!doctype", "input"];
         let mut open: Vec<&str> = Vec::new();
         for tag in html.split('<').skip(1) {
             let (tag, _) = tag.split_once('>').expect("a tag ends");
@@ -385,6 +596,45 @@ mod tests {
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), count);
+    }
+
+    #[test]
+    fn what_can_be_chosen_is_marked_wherever_it_stands() {
+        let panel = |name: &str| Panel::new(name).series(Series::new("loss", [(0.0, 1.0), (1.0, 2.0)]));
+        let chart = LineChart::new("Loss", Axis::linear("epoch"), Axis::log("loss"));
+        let multiples = chart.panel(panel("a")).panel(panel("b")).note("A note.").to_multiples();
+        let html = Report::new("t")
+            .choose("Networks", ["a", "b"])
+            .choose_one("Moment", ["before", "after"], 1)
+            .section(
+                Section::new("Loss")
+                    .multiples("after", multiples, "Losses.")
+                    .table(
+                        "Losses",
+                        Table::new(["name", "moment", "loss"]).row(["b", "before", "1"]).row(["c", "d", "a"]),
+                    )
+                    .part(Section::new("b").prose("Alone.").listing("Program", "x < y\nz")),
+            )
+            .to_html();
+        assert_balanced(&html);
+        for part in [
+            "<figure data-of=\"3\" aria-label=\"Losses.\">",
+            "<div data-of=\"0\">\n<svg",
+            "<div data-of=\"1\">\n<svg",
+            "<tr data-of=\"1 2\"><th scope=\"row\">b</th>",
+            "<tr data-of=\"0\"><th scope=\"row\">c</th>",
+            "<details class=\"part\" data-of=\"1\">\n<summary><h3>b</h3></summary>\n<p>Alone.</p>",
+            "<code>x &lt; y\nz</code>",
+            "<figcaption>Losses. Up: loss (log scale). Across: epoch. A note.</figcaption>",
+            "<input type=\"checkbox\" name=\"choice0\" id=\"c1\">b</label>",
+            "<input type=\"radio\" name=\"choice1\" id=\"c3\" checked>after</label>",
+            "body:has(#choice1 :checked):not(:has(#c2:checked)) [data-of~=\"2\"]{display:none}",
+        ] {
+            assert_eq!(html.matches(part).count(), 1, "{part}");
+        }
+        // A page without choices has no trace of them.
+        let plain = report();
+        assert!(!plain.contains("data-of") && !plain.contains("<form") && !plain.contains(":has("));
     }
 
     #[test]

@@ -10,7 +10,8 @@
 //!
 //! A figure is SVG text that stands alone: fonts of the reader's system, colours for a light and a dark page, a title
 //! and a description for those who hear it. [`Report`] puts figures, words, numbers and commands into one
-//! HTML file that loads nothing and runs nothing. The same data gives the same bytes.
+//! HTML file that loads nothing and runs nothing. The same data gives the same bytes. A figure of many panels stands in a
+//! report as [`Multiples`]: small ones on one scale, as many beside each other as the page is wide.
 //!
 //! Numbers that are not finite are never dropped in silence: a line that leaves them is marked where it ends, a cell is
 //! hatched, and the description counts them.
@@ -21,6 +22,7 @@ mod chart;
 mod frame;
 mod heatmap;
 mod html;
+mod multiples;
 pub mod palette;
 pub mod scale;
 pub mod svg;
@@ -29,6 +31,7 @@ pub use boundary::{Boundary, BoundaryPanel};
 pub use chart::{Axis, LineChart, Panel, Series};
 pub use heatmap::{HeatMap, HeatPanel};
 pub use html::{Report, Section, Table};
+pub use multiples::Multiples;
 
 #[cfg(test)]
 mod tests {
@@ -89,6 +92,14 @@ mod tests {
         }
     }
 
+    fn assert_multiples_legible(multiples: &Multiples, count: usize) {
+        assert_eq!(multiples.panels.len(), count);
+        multiples.panels.iter().for_each(|(_, svg)| assert_legible(svg));
+        let sizes =
+            |svg: &str| svg.split("viewBox=\"").nth(1).and_then(|r| r.split(' ').nth(2).map(str::to_string));
+        assert!(multiples.panels.iter().all(|(_, svg)| sizes(svg) == sizes(&multiples.key)));
+    }
+
     fn names(n: usize) -> Vec<String> {
         (1..=n).map(|i| i.to_string()).collect()
     }
@@ -115,7 +126,9 @@ mod tests {
                             .subtitle(LONG)
                             .note(LONG)
                             .key("key");
-                        assert_legible(&(0..count).map(panel).fold(chart, LineChart::panel).to_svg());
+                        let chart = (0..count).map(panel).fold(chart, LineChart::panel);
+                        assert_legible(&chart.to_svg());
+                        assert_multiples_legible(&chart.to_multiples(), count);
                     }
                 }
             }
@@ -143,7 +156,9 @@ mod tests {
                         HeatPanel::new(LONG, &row_names, &column_names, values.collect()).caption("a")
                     };
                     let map = HeatMap::new("t", "epoch", "layer", Axis::log(if long { LONG } else { "v" }));
-                    assert_legible(&(0..count).map(&mut panel).fold(map, HeatMap::panel).to_svg());
+                    let map = (0..count).map(&mut panel).fold(map, HeatMap::panel);
+                    assert_legible(&map.to_svg());
+                    assert_multiples_legible(&map.to_multiples(), count);
                 }
             }
         }
@@ -157,9 +172,9 @@ mod tests {
                 BoundaryPanel::new(LONG, (-1.0, 2.5), (-1.0, high), 2, vec![0.0, 0.2, f64::NAN, 1.0])
                     .points([(0.0, 0.0, 0)])
             };
-            assert_legible(
-                &(0..count).map(panel).fold(Boundary::new("t", [LONG, "b"]), Boundary::panel).to_svg(),
-            );
+            let figure = (0..count).map(panel).fold(Boundary::new("t", [LONG, "b"]), Boundary::panel);
+            assert_legible(&figure.to_svg());
+            assert_multiples_legible(&figure.to_multiples(), count);
         }
     }
 }
