@@ -26,7 +26,8 @@ pub(super) enum Pair {
     },
     /// At this node and element another branch begins.
     Crosses(usize, usize),
-    NotFinite,
+    /// The function is not finite there, or the step is so short that rounding changes its direction.
+    Unusable,
 }
 
 /// The point x + h·v, where `v` has an entry for each input that moves.
@@ -40,7 +41,9 @@ pub(super) fn moved(base: &Point, v: &[Option<Vec<f64>>], h: f64) -> Point {
 
 /// The points x ± h·v, equally far from x: where rounding makes one step longer than the other, a second derivative adds a
 /// part of the first power to their difference, which looks like an error of the gradient where that is tiny.
-fn symmetric(base: &Point, v: &[Option<Vec<f64>>], h: f64) -> [Point; 2] {
+///
+/// `None` if rounding changes a step by more than a thousandth: two equal elements that are to move apart may then not.
+fn symmetric(base: &Point, v: &[Option<Vec<f64>>], h: f64) -> Option<[Point; 2]> {
     let step = |(x, v): (&f64, &f64)| {
         // The farther point is representable, and what it is away by can be gone back.
         let far = x.abs() + (h * v).abs();
@@ -48,7 +51,9 @@ fn symmetric(base: &Point, v: &[Option<Vec<f64>>], h: f64) -> [Point; 2] {
     };
     let exact = |(x, v): (&Vec<f64>, &Option<Vec<f64>>)| Some(x.iter().zip(v.as_ref()?).map(step).collect());
     let steps: Vec<Option<Vec<f64>>> = base.iter().zip(v).map(exact).collect();
-    [moved(base, &steps, 1.0), moved(base, &steps, -1.0)]
+    let changed = |(step, v): (&f64, &f64)| (step - h * v).abs() > 1e-3 * (h * v).abs();
+    let mut moves = steps.iter().flatten().flatten().zip(v.iter().flatten().flatten());
+    (!moves.any(changed)).then(|| [moved(base, &steps, 1.0), moved(base, &steps, -1.0)])
 }
 
 /// x₊ − x₋, as the points were rounded.
@@ -59,7 +64,7 @@ pub(super) fn distance(forth: &[f64], back: &[f64]) -> Vec<f64> {
 /// The steps ±h·v from the point.
 pub(super) fn pair(problem: &Problem<'_>, base: &Value, v: &[Option<Vec<f64>>], h: f64) -> Result<Pair> {
     let point = problem.base();
-    let [forth, back] = symmetric(&point, v, h);
+    let Some([forth, back]) = symmetric(&point, v, h) else { return Ok(Pair::Unusable) };
     let (plus, minus) = (problem.value(&forth)?, problem.value(&back)?);
     if let Some((node, element)) =
         crossing(&base.branches, &plus.branches).or_else(|| crossing(&base.branches, &minus.branches))
@@ -67,7 +72,7 @@ pub(super) fn pair(problem: &Problem<'_>, base: &Value, v: &[Option<Vec<f64>>], 
         return Ok(Pair::Crosses(node, element));
     }
     let finite = plus.y.iter().chain(&minus.y).all(|y| y.is_finite()) && plus.y.len() == base.y.len();
-    Ok(if finite { Pair::Taken { plus, minus, forth, back } } else { Pair::NotFinite })
+    Ok(if finite { Pair::Taken { plus, minus, forth, back } } else { Pair::Unusable })
 }
 
 /// Only input `i` moves.

@@ -45,7 +45,7 @@ pub(super) fn taylor(problem: &Problem<'_>, base: &Value, check: &Check) -> Resu
                         crossed = Some((node, element, h));
                         None
                     }
-                    Pair::NotFinite => None,
+                    Pair::Unusable => None,
                 })
             })?;
             let kink = |(node, element, h): (usize, usize, f64)| {
