@@ -48,9 +48,11 @@ pub use tensor::{DType, Device, Shape, Tensor};
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// The pages about the flow of gradients, likewise.
+/// The pages in docs/, likewise.
 #[cfg(doctest)]
 mod pages {
+    #[doc = include_str!("../docs/checking.md")]
+    struct Checking;
     #[doc = include_str!("../docs/one-plus.md")]
     struct OnePlus;
     #[doc = include_str!("../docs/algebra.md")]

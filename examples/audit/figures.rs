@@ -1,5 +1,7 @@
 //! The figures: a panel per network, one scale for all.
 
+use std::fmt::Write as _;
+
 use limpid::Tensor;
 use limpid::autograd::Degree;
 use limpid::report::{
@@ -32,6 +34,8 @@ pub struct Figures {
     /// Only of networks that were trained.
     pub loss: Option<Drawn>,
     pub boundary: Drawn,
+    /// Its numbers, as rows `variant,x,y,probability`.
+    pub boundary_points: String,
 }
 
 impl Figures {
@@ -43,6 +47,7 @@ impl Figures {
 }
 
 pub fn draw(data: &Data, runs: &[Run]) -> Result<Figures, Failure> {
+    let (boundary, boundary_points) = boundary(data, runs)?;
     Ok(Figures {
         gradients: heat("gradient_norms", gradient_norms(runs)),
         spectrum: at_moments(runs, "path_lengths", path_lengths),
@@ -52,11 +57,13 @@ pub fn draw(data: &Data, runs: &[Run]) -> Result<Figures, Failure> {
         jacobians: at_moments(runs, "jacobians", jacobians),
         memory: lines("memory", "", memory(runs)),
         loss: runs.iter().any(|run| run.audits.len() > 1).then(|| lines("loss", "", loss(runs))),
-        boundary: {
-            let figure = boundary(data, runs)?;
-            let (svg, multiples) = (figure.to_svg(), figure.to_multiples());
-            Drawn { file: "boundary".into(), moment: "", svg, multiples }
+        boundary: Drawn {
+            file: "boundary".into(),
+            moment: "",
+            svg: boundary.to_svg(),
+            multiples: boundary.to_multiples(),
         },
+        boundary_points,
     })
 }
 
@@ -273,7 +280,8 @@ fn loss(runs: &[Run]) -> LineChart {
 /// Grid points along an axis: a panel is small.
 const GRID: usize = 60;
 
-fn boundary(data: &Data, runs: &[Run]) -> Result<Boundary, Failure> {
+/// The figure, and the rows of its numbers.
+fn boundary(data: &Data, runs: &[Run]) -> Result<(Boundary, String), Failure> {
     let points = data.raw.features().to_f64_vec()?;
     let labels = data.raw.labels().to_f64_vec()?;
     let range = |axis: usize| {
@@ -285,10 +293,11 @@ fn boundary(data: &Data, runs: &[Run]) -> Result<Boundary, Failure> {
     };
     let (x, y) = (range(0), range(1));
     let at = |(low, high): (f64, f64), i: usize| low + (high - low) * i as f64 / (GRID - 1) as f64;
-    let grid: Vec<f64> = (0..GRID * GRID).flat_map(|i| [at(x, i % GRID), at(y, i / GRID)]).collect();
-    let grid = Tensor::from_f64(&grid, [GRID * GRID, 2], data.raw.features().dtype());
+    let places: Vec<[f64; 2]> = (0..GRID * GRID).map(|i| [at(x, i % GRID), at(y, i / GRID)]).collect();
+    let grid = Tensor::from_f64(places.as_flattened(), [GRID * GRID, 2], data.raw.features().dtype());
 
     let names = data.raw.class_names();
+    let mut rows = String::new();
     let mut figure = Boundary::new("What each network has learned", [&names[0], &names[1]]);
     for run in runs {
         let caption = match run.network.divergence {
@@ -298,8 +307,11 @@ fn boundary(data: &Data, runs: &[Run]) -> Result<Boundary, Failure> {
         // A quarter of the points: a page has a panel for every network.
         let dots = points.chunks(2).zip(&labels).step_by(4).map(|(p, &label)| (p[0], p[1], label as usize));
         let shade = run.network.probabilities(&data.scaler, &grid)?;
+        for ([x, y], p) in places.iter().zip(&shade) {
+            let _ = writeln!(rows, "{},{x:.4},{y:.4},{p:.4}", run.variant());
+        }
         let panel = BoundaryPanel::new(run.variant().name(), x, y, GRID, shade);
         figure = figure.panel(panel.caption(&caption).points(dots));
     }
-    Ok(figure)
+    Ok((figure, rows))
 }

@@ -37,6 +37,7 @@ pub fn write(settings: &Settings, data: &Data, runs: &[Run], figures: &Figures) 
     for (name, content) in tables.files() {
         text(&out.join(name), &content)?;
     }
+    text(&out.join("boundary.csv"), &format!("variant,x,y,probability\n{}", figures.boundary_points))?;
     for figure in figures.all() {
         text(&out.join(format!("figures/{}.svg", figure.file)), &figure.svg)?;
     }

@@ -84,8 +84,12 @@ pub fn report(settings: &Settings, runs: &[Run], figures: &Figures) -> String {
              iteration; the table says which."
         ),
     );
-    let jacobians = with(jacobians, &figures.jacobians, "Singular values of the branch Jacobian")
-        .table("Singular values", jacobian_table(runs));
+    let jacobians = with(
+        jacobians,
+        &figures.jacobians,
+        "Singular values of the branch Jacobian; jacobians.csv has them all",
+    )
+    .table("Singular values", jacobian_table(runs));
 
     let memory = section(
         "What the tape holds",
@@ -93,16 +97,23 @@ pub fn report(settings: &Settings, runs: &[Run], figures: &Figures) -> String {
          operation by operation, for one batch; a storage that several values share counts once. Parameters and inputs \
          are not the tape's.",
     );
-    let memory = with(memory, std::slice::from_ref(&figures.memory), "Bytes held, summed along the tape.")
-        .table("Bytes by part of a block, mean over blocks", memory_table(runs));
+    let memory = with(
+        memory,
+        std::slice::from_ref(&figures.memory),
+        "Bytes held, summed along the tape. memory.csv has every node.",
+    )
+    .table("Bytes by part of a block, mean over blocks", memory_table(runs));
 
     let boundary = section(
         "What was learned",
         "The probability of each class over the plane. Dots are a quarter of all points.",
     );
-    let boundary =
-        with(boundary, std::slice::from_ref(&figures.boundary), "Two moons, as each network sees them.")
-            .table("Accuracy", accuracy_table(runs));
+    let boundary = with(
+        boundary,
+        std::slice::from_ref(&figures.boundary),
+        "Two moons, as each network sees them. boundary.csv has the grid.",
+    )
+    .table("Accuracy", accuracy_table(runs));
 
     let title = match runs {
         [run] => format!("Audit of {}", run.variant()),

@@ -170,9 +170,11 @@ fn measured(only: &[String], effort: &Effort, threads: usize) -> Vec<Row> {
 /// What is wrong with a row, as it was found.
 fn failures_of(row: &Row) -> Vec<String> {
     let all = [Some(&row.smooth), row.kinks.as_ref(), row.convention.as_ref(), row.extremes.as_ref()];
+    let narrow = row.narrow.iter();
     all.into_iter()
         .flatten()
         .filter_map(|t| t.failure.as_ref())
+        .chain(narrow)
         .map(|f| format!("{}: {f}", row.name))
         .collect()
 }
@@ -236,7 +238,7 @@ fn row_record(row: &Row) -> Value {
         "slope": row.slopes[0],
         "slope_of_the_gradient": row.slopes[1],
         "adjoint_to": row.adjoint,
-        "ulps": { "f32": ulps(row.ulps[0]), "bf16": ulps(row.ulps[1]) },
+        "ulps": { "f32": ulps(row.ulps[0]), "bf16": ulps(row.ulps[1]), "wrong": row.narrow },
         "tiers": tiers,
         "mutants": row.score.mutants(),
         "killed": row.score.killed(),

@@ -11,7 +11,7 @@ use crate::beyond::{self, Tally};
 use crate::mutants;
 use crate::quiet::{caught, quietly};
 use crate::subject::{Group, Subject};
-use crate::ulps::{Ulps, ulps};
+use crate::ulps::{self, Ulps, ulps};
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +40,8 @@ pub struct Row {
     pub slopes: [Option<f64>; 2],
     pub adjoint: f64,
     pub ulps: [Ulps; 2],
+    /// What is wrong with the narrow kernels.
+    pub narrow: Vec<String>,
     pub score: Score,
     pub seconds: f64,
 }
@@ -82,6 +84,7 @@ pub fn measure(subject: &Subject, effort: &Effort, progress: &dyn Fn(usize)) -> 
         slopes: [None; 2],
         adjoint: 0.0,
         ulps: Default::default(),
+        narrow: Vec::new(),
         score: Score::default(),
         seconds: 0.0,
     };
@@ -144,14 +147,26 @@ pub fn measure(subject: &Subject, effort: &Effort, progress: &dyn Fn(usize)) -> 
         }
         row.extremes = Some(tally);
     }
-    for i in 0..fewer as u64 {
-        let case = subject.smooth.case(effort.seed, i);
-        for (worst, dtype) in row.ulps.iter_mut().zip([DType::F32, DType::BF16]) {
-            match caught(|| ulps(&subject.smooth, &case, dtype).map_err(|e| e.to_string())) {
-                Ok(found) => *worst = worst.max(found),
-                Err(error) => row.smooth.failure = Some(format!("{} in {dtype}: {error}", subject.name)),
+    for (worst, dtype) in row.ulps.iter_mut().zip([DType::F32, DType::BF16]) {
+        let limit = match subject.group {
+            Group::Op => ulps::LIMIT,
+            // A module composes operations, and what they add up to may cancel: it has only to be a number.
+            Group::Module => f64::MAX,
+        };
+        let mut failure = None;
+        for i in 0..fewer as u64 {
+            let case = subject.smooth.case(effort.seed, i);
+            let result = caught(|| ulps(&subject.smooth, &case, dtype).map_err(|e| e.to_string()));
+            let found = result.and_then(|found| {
+                *worst = worst.max(found);
+                let far = found.value.max(found.gradient);
+                if far <= limit { Ok(()) } else { Err(format!("{far:.0} ulps off (at most {limit})")) }
+            });
+            if let Err(what) = found {
+                failure.get_or_insert(format!("in {dtype}: {what}, at {case}"));
             }
         }
+        row.narrow.extend(failure);
     }
     if effort.mutant_cases > 0 {
         row.score = mutants::score(subject, effort.seed, effort.mutant_cases);

@@ -11,6 +11,9 @@ use limpid::{DType, Tape, Tensor, Var};
 
 use crate::beyond::{derivatives, numbers, place};
 
+/// An operation's kernel may be so far off: as much as a converged Sinkhorn or the tail of a GELU, and no more.
+pub const LIMIT: f64 = 64.0;
+
 /// The largest distances found.
 #[derive(Clone, Copy, Default, Debug, PartialEq)]
 pub struct Ulps {

@@ -40,6 +40,7 @@ pub struct Parameter {
     value: Tensor,
     role: Role,
     frozen: bool,
+    decays: bool,
 }
 
 impl Parameter {
@@ -55,7 +56,18 @@ impl Parameter {
             "parameter {path}: {} carries no gradient",
             value.dtype()
         );
-        Parameter { id: next_id(), path, value, role, frozen: false }
+        Parameter { id: next_id(), path, value, role, frozen: false, decays: true }
+    }
+
+    /// The same, left alone by the weight decay of an optimiser unless one of its [`Groups`](crate::optim::Groups) names it:
+    /// for coefficients, of which 0 is no neutral value.
+    pub fn without_decay(self) -> Parameter {
+        Parameter { decays: false, ..self }
+    }
+
+    /// Whether an optimiser's weight decay, where it has one for all, is meant for it too.
+    pub fn decays(&self) -> bool {
+        self.decays
     }
 
     /// Identifies it on a tape and in [`Gradients`](limpid_autograd::Gradients).

@@ -48,8 +48,10 @@ def main(folder):
     for seed in seeds:
         for shallow, deep in zip(DEPTHS[1:], DEPTHS[2:]):
             before, after = (float(rows[d, "plain", seed]["grad_second_before"]) for d in (shallow, deep))
-            assert after <= before * 10 ** (-(deep - shallow) / 10), (seed, shallow, deep, before, after)
-    for depth in DEPTHS[2:]:
+            # At 200 layers it is too small for an f32.
+            assert before > 0 and (after == 0 or after <= before * 10 ** (-(deep - shallow) / 10)), (seed, shallow, deep)
+    assert all(a >= 0.9 for a in numbers(5, "plain", "val_accuracy"))
+    for depth in DEPTHS[1:]:
         assert all(0.45 <= a <= 0.55 for a in numbers(depth, "plain", "val_accuracy")), depth
     # The others learn at 20 layers.
     for variant in VARIANTS[1:]:
@@ -59,6 +61,9 @@ def main(folder):
     gains = [statistics.median(numbers(d, "hc", "perturbed_forward")) for d in DEPTHS]
     print("hc, perturbed, forward gain: ", " ".join(f"{gain:.3g}" for gain in gains))
     assert gains == sorted(gains) and gains[-1] > 10 * gains[0], gains
+    # With the default seeds, as the README has them.
+    if seeds == [0, 1, 2]:
+        assert abs(gains[0] / 1.82 - 1) < 0.1 and abs(gains[-1] / 33.0 - 1) < 0.1, gains
     for seed in seeds:
         assert float(rows[50, "hc", seed]["perturbed_forward"]) > float(rows[5, "hc", seed]["perturbed_forward"]), seed
     worst = 0.0
@@ -67,10 +72,12 @@ def main(folder):
             worst = max([worst] + [abs(gain - 1) for gain in numbers(depth, "mhc", column)])
         assert all(gain < 1.1 for gain in numbers(depth, "mhc", "perturbed_backward")), depth
     print(f"mhc, largest deviation of a forward gain from 1: {worst:.1e}")
-    assert worst < 1e-4
+    assert worst < 1e-5
     apart = [statistics.median(numbers(d, "mhc", "perturbed_sigma2")) for d in DEPTHS]
     print("mhc, perturbed, σ₂:          ", " ".join(f"{value:.3f}" for value in apart))
     assert apart == sorted(apart, reverse=True) and 0 < apart[-1] and apart[0] < 1, apart
+    if seeds == [0, 1, 2]:
+        assert abs(apart[0] - 0.996) < 0.002 and abs(apart[-1] - 0.764) < 0.02, apart
     assert all(math.isfinite(float(row["perturbed_forward"])) for row in rows.values() if row["perturbed_forward"])
 
 

@@ -208,8 +208,17 @@ fn every_figure_is_a_file_and_every_table_has_its_rows() {
             ["residual", "mhc"].iter().flat_map(|v| ["txt", "dot", "json"].map(|e| format!("tapes/{v}.{e}"))),
         )
         .chain(
-            ["layers", "blocks", "metrics", "gradient_norms", "path_lengths", "jacobians", "memory"]
-                .map(|table| format!("{table}.csv")),
+            [
+                "layers",
+                "blocks",
+                "metrics",
+                "gradient_norms",
+                "path_lengths",
+                "jacobians",
+                "memory",
+                "boundary",
+            ]
+            .map(|table| format!("{table}.csv")),
         )
         .chain(["report.html", "run.json"].map(String::from))
         .collect();
@@ -230,6 +239,7 @@ fn every_figure_is_a_file_and_every_table_has_its_rows() {
     assert_eq!(rows("jacobians.csv"), 2 * 2 * 3 * 8);
     let nodes: usize = list(&record(&out)["results"]).iter().map(|r| list(&r["nodes"]).len()).sum();
     assert_eq!(rows("memory.csv"), nodes);
+    assert_eq!(rows("boundary.csv"), 2 * 60 * 60);
     assert!(rows("path_lengths.csv") >= 2 * 2 * 4);
 }
 

@@ -58,9 +58,18 @@ fn mutants_are_killed() {
 
 #[test]
 fn the_table_fits_a_terminal_and_the_same_seed_says_the_same() {
-    let run =
-        || text(&gradcheck(&["--cases", "5", "--mutants", "2", "--op", "exp,relu,max,LayerNorm"]).stdout);
+    let rows = ["exp", "relu", "max", "LayerNorm"];
+    let mut arguments = vec!["--cases", "5", "--mutants", "24"];
+    rows.iter().for_each(|row| arguments.extend(["--op", row]));
+    let run = || {
+        let output = gradcheck(&arguments);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
     let (first, second) = (run(), run());
+    for row in rows {
+        assert!(first.lines().any(|line| line.starts_with(row) && line.contains('│')), "{row}\n{first}");
+    }
     let longest = first.lines().take(30).map(|line| line.chars().count()).max();
     assert!(longest <= Some(80), "{longest:?}\n{first}");
     let table = |text: &str| text.lines().filter(|line| line.contains('│')).collect::<Vec<_>>().join("\n");

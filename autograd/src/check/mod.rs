@@ -15,9 +15,10 @@
 //!
 //! The evidence comes in [tiers](Tier): what every rule owes; forward against reverse mode; a ladder of symmetric Taylor
 //! remainders, which fall with slope 3 if the gradient is right and 1 if it is wrong; every entry of a small Jacobian
-//! against differences that know their error; and the second derivative. No tolerance depends on the number of
-//! elements. There are three [verdicts](Verdict): a check that could not have failed is a failure, and one that cannot
-//! decide says why, naming the operation and the element whose kink is in the way.
+//! against differences that know their error; and the second derivative. No tolerance for an error depends on the number of
+//! elements, and allowances for rounding are relative to a Euclidean norm. There are three [verdicts](Verdict): a check that
+//! could not have failed is a failure, and one that cannot decide says why, naming the operation and the element whose kink
+//! is in the way.
 //!
 //! A check is worth what it would have caught: [`Check::score`] makes [mutants](Mutant) of every derivative rule that a
 //! function uses, and counts those it kills.

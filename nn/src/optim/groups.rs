@@ -23,7 +23,8 @@ impl Default for Group {
 }
 
 /// Which weights are treated how: patterns over their paths, of which the first that matches decides, and a default
-/// for those that none matches. `*` stands for any run of characters, dots among them.
+/// for those that none matches. `*` stands for any run of characters, dots among them. The default's decay leaves out
+/// what is made [without it](crate::Parameter::without_decay), such as the coefficients of a connection.
 ///
 /// ```
 /// use limpid_nn::optim::{Adam, Group, Groups};
@@ -82,7 +83,8 @@ impl Groups {
         let mut used = vec![false; self.patterns.len()];
         for weight in weights() {
             let first = self.patterns.iter().position(|(pattern, _)| matches(pattern, weight.path()));
-            let group = first.map_or(self.default, |i| self.patterns[i].1);
+            let weight_decay = if weight.decays() { self.default.weight_decay } else { 0.0 };
+            let group = first.map_or(Group { weight_decay, ..self.default }, |i| self.patterns[i].1);
             if let Some(i) = first {
                 used[i] = true;
             }

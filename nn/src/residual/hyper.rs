@@ -39,7 +39,7 @@ impl HyperConnection {
             let values: Vec<f64> =
                 (0..shape.iter().product()).map(|i| f64::from(u8::from(value(i)))).collect();
             let values = Tensor::from_f64(&values, shape, init.dtype());
-            Parameter::new(init.enter(name).path(), values, Role::Weight)
+            Parameter::new(init.enter(name).path(), values, Role::Weight).without_decay()
         };
         HyperConnection {
             read: numbers("read", &[streams], &|i| i == layer % streams),
@@ -108,8 +108,8 @@ impl DynamicHyperConnection {
             read: dynamic.weight("read", [channels], Initializer::ZEROS),
             write: dynamic.weight("write", [channels], Initializer::ZEROS),
             mix: dynamic.weight("mix", [channels, streams], Initializer::ZEROS),
-            scale: dynamic.weight("scale", [], scale),
-            write_scale: dynamic.weight("write_scale", [], scale),
+            scale: dynamic.weight("scale", [], scale).without_decay(),
+            write_scale: dynamic.weight("write_scale", [], scale).without_decay(),
             eps: 1e-6,
         }
     }

@@ -18,9 +18,9 @@ use crate::parameter::{Parameter, Role};
 pub struct Projection {
     /// φ, `[nC, m]`: `{path}.phi`.
     pub phi: Parameter,
-    /// α, a scalar: `{path}.alpha`. It should not decay.
+    /// α, a scalar: `{path}.alpha`. It does not decay.
     pub alpha: Parameter,
-    /// b, m numbers in the shape of H̃: `{path}.bias`. It should not decay: towards 0, streams are alike.
+    /// b, m numbers in the shape of H̃: `{path}.bias`. It does not decay: towards 0, streams are alike.
     pub bias: Parameter,
 }
 
@@ -73,8 +73,8 @@ impl Projection {
         let values = Tensor::from_f64(&values, shape, init.dtype());
         Projection {
             phi: init.weight("phi", [inputs, count], phi),
-            alpha: init.weight("alpha", [], Initializer::Constant(alpha)),
-            bias: Parameter::new(init.enter("bias").path(), values, Role::Weight),
+            alpha: init.weight("alpha", [], Initializer::Constant(alpha)).without_decay(),
+            bias: Parameter::new(init.enter("bias").path(), values, Role::Weight).without_decay(),
         }
     }
 

@@ -1,9 +1,9 @@
 //! First and second derivatives of every connection, by its state and all of its weights: for every number of streams that
 //! it supports, every number of Sinkhorn steps, and logits from nearly equal to sharp.
 //!
-//! The grid has 129 cells, and each cell 20 points: a batch shape, a layout in memory and a number of channels, with all
-//! weights drawn. `cargo test` checks the first [`USUAL`] of each cell, which takes half a minute on one core;
-//! `LIMPID_CHECK_SEEDS=20` all of them. Each test prints what its part showed.
+//! The grid has 129 cells, and each cell 20 points that pass: a batch shape, a layout in memory and a number of channels, with all
+//! weights drawn. `cargo test` asks each cell for [`USUAL`], which takes half a minute on one core;
+//! `LIMPID_CHECK_SEEDS=20` for all of them. Each test prints what its part showed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use limpid_tensor::rng::Key;
 
 use crate::blocks::{Block, Case, one_stream, with_streams};
 
-/// Points of each cell that a usual run checks.
+/// Points of each cell that are to pass in a usual run.
 const USUAL: u64 = 1;
 
 /// The deviation of what softmaxes, Sinkhorn steps and sigmoids are given, and of every other weight.
@@ -111,11 +111,15 @@ impl Survey {
         };
         let mut survey = Survey { cells: cells.len(), ..Survey::default() };
         for &cell in cells {
-            for seed in 1..=seeds {
+            // Points that rounding leaves undecided are drawn again, a few times.
+            let (mut passed, mut draws) = (0, 1..=seeds + seeds.div_ceil(2) + 2);
+            while passed < seeds
+                && let Some(seed) = draws.next()
+            {
                 survey.points += 1;
                 let report = cell.check(seed);
                 match &report.verdict {
-                    Verdict::Pass => survey.passed += 1,
+                    Verdict::Pass => passed += 1,
                     Verdict::Inconclusive(reason) => {
                         let kind: String = reason.chars().take_while(|c| !c.is_ascii_digit()).collect();
                         let key = format!("{}, std {}: {}", cell.name, cell.std, kind.trim_end());
@@ -124,16 +128,19 @@ impl Survey {
                     Verdict::Fail(_) => survey.wrong.push(format!("{cell}, point {seed}\n{report}")),
                 }
             }
+            survey.passed += passed as usize;
+            if passed < seeds {
+                survey.wrong.push(format!("{cell}: only {passed} of {seeds} points pass"));
+            }
         }
         survey
     }
 
-    /// No derivative is wrong. Where a weight hardly matters (sharp or nearly equal logits) rounding can hide what is wrong
-    /// with its gradient, and the check says so. It may not say so often.
+    /// No derivative is wrong, and each cell has as many points that pass as are asked for. Where a weight hardly matters
+    /// (sharp or nearly equal logits) rounding can hide what is wrong with its gradient, and the check says so; not often.
     fn expect_right(&self, what: &str) {
         println!("{what}: {self}");
         assert!(self.wrong.is_empty(), "{what}: {self}\n{}", self.wrong.join("\n"));
-        assert!(4 * self.passed >= 3 * self.points, "{what}: {self}");
     }
 }
 
@@ -143,7 +150,7 @@ impl fmt::Display for Survey {
         let Survey { cells, points, passed, wrong, .. } = self;
         write!(
             f,
-            "{cells} cells, {points} points: {passed} pass, {} fail, {undecided} undecided",
+            "{cells} cells, {points} points: {passed} pass, {} wrong, {undecided} undecided",
             wrong.len()
         )?;
         for (reason, count) in &self.undecided {

@@ -1,8 +1,9 @@
 //! Optimisers against PyTorch's, and what they promise about memory, missing gradients and frozen weights.
 
-use limpid_autograd::Gradients;
+use limpid_autograd::{Gradients, Tape};
 use limpid_nn::optim::{Adam, Group, Groups, Optimizer, Sgd};
-use limpid_nn::{Error, Parameter, Parameters, Role};
+use limpid_nn::residual::{Mhc, Start};
+use limpid_nn::{Error, Init, Parameter, Parameters, Role};
 use limpid_tensor::rng::Key;
 use limpid_tensor::{DType, Tensor};
 use serde_json::Value;
@@ -304,4 +305,28 @@ fn a_model_cast_under_way_needs_a_new_optimiser() {
     model.cast(DType::F64).unwrap();
     let gradients = all_ones(&model);
     let _ = adam.step(&mut model, &gradients, 0.1);
+}
+
+#[test]
+fn coefficients_of_connections_do_not_decay_unless_a_group_names_them() {
+    let init = Init::new(0).with_dtype(DType::F64);
+    let model = || Mhc::new(&init, 3, 2, 0, Start::default());
+    let step = |groups: Groups| {
+        let mut mhc = model();
+        let tape = Tape::new();
+        // A loss that reaches every weight with gradient 0: all that moves one is decay.
+        let all = mhc.parameters().into_iter().map(|p| p.on(&tape).sum(&[]));
+        let loss = all.reduce(|a, b| a + b).unwrap() * 0.0;
+        let gradients = tape.backward(loss).unwrap();
+        Sgd::new().with_groups(groups).step(&mut mhc, &gradients, 1.0).unwrap();
+        let now =
+            mhc.parameters().into_iter().map(|p| (p.path().to_string(), p.value().to_f64_vec().unwrap()));
+        let before = model();
+        let before = before.parameters().into_iter().map(|p| p.value().to_f64_vec().unwrap());
+        let moved = now.zip(before).filter(|((_, now), before)| now != before).map(|((path, _), _)| path);
+        moved.collect::<Vec<String>>()
+    };
+    let decayed = Group { weight_decay: 0.5, ..Group::default() };
+    assert_eq!(step(Groups::new(decayed)), ["pre.phi", "post.phi", "res.phi"]);
+    assert_eq!(step(Groups::default().with("*.alpha", decayed)), ["pre.alpha", "post.alpha", "res.alpha"]);
 }
