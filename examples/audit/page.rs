@@ -182,8 +182,10 @@ fn summary(runs: &[Run]) -> Table {
     runs.iter().fold(table, |table, run| {
         let audit = run.last();
         let shares = audit.mean_shares().map(Shares::values);
-        let share =
-            |k: usize| shares.map_or("–".into(), |s| format!("{:.0} %", (100.0 * s[k]).round() + 0.0).replace('-', "−"));
+        let share = |k: usize| {
+            shares
+                .map_or("–".into(), |s| format!("{:.0} %", (100.0 * s[k]).round() + 0.0).replace('-', "−"))
+        };
         let c = audit.composite();
         let (accuracy, loss) = outcome(run);
         table.row([
