@@ -73,13 +73,17 @@ fn one_entry_of_ten_thousand_off_by_a_thousandth_is_caught_whatever_the_seed() {
     assert_eq!(missed, 0, "of 1000");
 }
 
-/// y = sin x, with a derivative twice as large as it should be.
+/// y = sin x, with something wrong about its derivative.
 #[derive(Debug)]
-struct TwiceTheSlope;
+struct WrongSine {
+    wrong: for<'t> fn(Var<'t>) -> Var<'t>,
+    /// In forward mode too.
+    both: bool,
+}
 
-impl Op for TwiceTheSlope {
+impl Op for WrongSine {
     fn name(&self) -> &'static str {
-        "twice_the_slope"
+        "wrong_sine"
     }
 
     fn infer(&self, x: &[&Meta]) -> Inferred {
@@ -95,63 +99,37 @@ impl Op for TwiceTheSlope {
     }
 
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
-        at.each(|i| at.g() * at.x(i).cos() * 2.0)
+        at.each(|i| (self.wrong)(at.g() * at.x(i).cos()))
     }
 
     fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
-        at.sum(|i, dx| dx * at.x(i).cos() * 2.0)
+        at.sum(|i, dx| {
+            let right = dx * at.x(i).cos();
+            if self.both { (self.wrong)(right) } else { right }
+        })
     }
 }
 
 #[test]
 fn a_factor_of_two_is_caught_at_every_size() {
+    let twice = || WrongSine { wrong: |slope| slope * 2.0, both: true };
     for n in [10, 1_000, 1_000_000] {
         let x = uniform(&[n], 0.1, 1.2, 3);
         let check = Check::new().probes(1).second_order(false).explain(n < 1_000_000);
-        let message =
-            findings(&check.run(|x| x[0].tape().record(TwiceTheSlope, x), std::slice::from_ref(&x)));
+        let message = findings(&check.run(|x| x[0].tape().record(twice(), x), std::slice::from_ref(&x)));
         assert!(message.contains("slope 1.00 (right: 3)"), "{n}: {message}");
         assert!(n == 1_000_000 || message.contains("2.000000000 times the right one"), "{n}: {message}");
         check.run(|x| x[0].sin(), &[x]).expect_pass();
     }
 }
 
-/// y = sin x, whose vjp has one entry a ten-millionth too large.
-#[derive(Debug)]
-struct OneEntryOff;
-
-impl Op for OneEntryOff {
-    fn name(&self) -> &'static str {
-        "one_entry_off"
-    }
-
-    fn infer(&self, x: &[&Meta]) -> Inferred {
-        Ok(x[0].clone())
-    }
-
-    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
-        Tensor::map(limpid_tensor::Map::Sin, x)
-    }
-
-    fn needs(&self, _tracked: &[bool]) -> Needs {
-        Needs::inputs(&[0])
-    }
-
-    fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
-        at.each(|i| changed(at.g() * at.x(i).cos(), 1.0 + 1e-7))
-    }
-
-    fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
-        at.sum(|i, dx| dx * at.x(i).cos())
-    }
-}
-
 #[test]
 fn what_is_allowed_for_rounding_does_not_grow_with_the_number_of_elements() {
+    let one_off = || WrongSine { wrong: |slope| changed(slope, 1.0 + 1e-7), both: false };
     for n in [10, 1_000, 1_000_000] {
         let x = uniform(&[n], 0.1, 1.2, 3);
         let check = Check::new().probes(1).second_order(false).explain(false);
-        let message = findings(&check.run(|x| x[0].tape().record(OneEntryOff, x), &[x]));
+        let message = findings(&check.run(|x| x[0].tape().record(one_off(), x), &[x]));
         assert!(message.contains("jvp and vjp differ"), "{n}: {message}");
     }
 }
