@@ -111,8 +111,8 @@ impl Survey {
         };
         let mut survey = Survey { cells: cells.len(), ..Survey::default() };
         for &cell in cells {
-            // Points that rounding leaves undecided are drawn again, a few times.
-            let (mut passed, mut draws) = (0, 1..=seeds + seeds.div_ceil(2) + 2);
+            // Points that rounding leaves undecided are drawn again; of hc-dynamic with one stream and large weights half are.
+            let (mut passed, mut draws) = (0, 1..=3 * seeds + 1);
             while passed < seeds
                 && let Some(seed) = draws.next()
             {
