@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use limpid_tests::program::example;
+use limpid_tests::program::{Folder, example, files, succeed};
 use serde_json::Value;
 
 /// The example's binary.
@@ -14,48 +14,12 @@ fn binary() -> &'static Path {
     BINARY.get_or_init(|| example("depth_sweep"))
 }
 
-/// A folder of one test's own, gone when the test is.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(test: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("limpid-depth-sweep-{}-{test}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// A sweep of few points and one epoch.
 fn small(out: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.arg("--out").arg(out).args(["--epochs", "1", "--samples", "100", "--batch", "32"]);
     command.args(arguments).stdin(Stdio::null());
     command
-}
-
-/// Runs to the end, which has to be a good one; what it printed.
-#[track_caller]
-fn succeed(mut command: Command) -> String {
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    assert!(status.success(), "{command:?}: {status}: {}", String::from_utf8_lossy(&stderr));
-    String::from_utf8(stdout).unwrap()
-}
-
-/// What is in a folder, by name.
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_string();
-    paths.map(|path| (name(&path), std::fs::read(&path).unwrap())).collect()
 }
 
 /// The rows of sweep.csv, cells by the names of their columns.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use limpid_nn::residual::Variant;
 use limpid_tensor::io::safetensors;
-use limpid_tests::program::example;
+use limpid_tests::program::{Folder, example, fail, files, succeed};
 use serde_json::Value;
 
 /// A network that trains in a blink.
@@ -21,32 +21,6 @@ const VARIANTS: [&str; 4] = ["plain", "residual", "scaled", "gated"];
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| example("two_moons"))
-}
-
-/// A folder of one test's own, gone when the test is.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(test: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("limpid-two-moons-{}-{test}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn file(&self, name: &str, content: &str) -> String {
-        std::fs::write(self.join(name), content).unwrap();
-        self.join(name).display().to_string()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 fn command(out: &Path, arguments: &[&str]) -> Command {
@@ -66,40 +40,6 @@ fn small(out: &Path, arguments: &[&str]) -> Command {
         command.arg(format!("--{name}={value}"));
     }
     command
-}
-
-/// Runs to the end, which has to be a good one; what it printed.
-fn succeed(mut command: Command) -> String {
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    assert!(status.success(), "{command:?}: {status}: {}", String::from_utf8_lossy(&stderr));
-    String::from_utf8(stdout).unwrap()
-}
-
-/// Runs to an end that has to have this exit code and one line on the error stream; the line.
-fn fail(mut command: Command, code: i32) -> String {
-    let Output { status, stderr, .. } = command.output().unwrap();
-    let message = String::from_utf8(stderr).unwrap();
-    assert_eq!(status.code(), Some(code), "{command:?}: {message}");
-    assert_eq!(message.matches('\n').count(), 1, "{command:?}: {message}");
-    message.trim_end().to_string()
-}
-
-/// Every file below a folder, by its path from there.
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(&next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let name = path.strip_prefix(folder).unwrap().display().to_string();
-                found.insert(name, std::fs::read(&path).unwrap());
-            }
-        }
-    }
-    found
 }
 
 #[track_caller]
