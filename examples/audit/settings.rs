@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use limpid::DType;
 use limpid::autograd::ops::sinkhorn::Sinkhorn;
+use limpid::nn::Init;
 use limpid::nn::residual::{Variant, VariantConfig};
 use limpid::tensor::Stop;
 use serde_json::{Value, json};
@@ -129,6 +130,10 @@ impl Settings {
         }
         let sinkhorn = Sinkhorn { stop: Stop::Steps(a.sinkhorn_iters), ..Sinkhorn::default() };
         let config = VariantConfig { streams: a.streams, sinkhorn, ..VariantConfig::default() };
+        for variant in &variants {
+            // A network without blocks: what it needs tells whether the settings suit the variant, before one is trained.
+            variant.wiring(1, 0, &config, |_| Init::new(0)).map_err(|error| format!("--{error}"))?;
+        }
         Ok(Settings { variants, config, dtype, arguments })
     }
 
