@@ -120,7 +120,10 @@ impl Tape {
         if let Some(failure) = self.failure() {
             return Err(failure);
         }
-        self.drop_unneeded(0, &[loss.id]);
+        let planned = self.begin_planned_backward(loss.id);
+        if planned.is_none() {
+            self.drop_unneeded(0, &[loss.id]);
+        }
         let flow = {
             let nodes = self.nodes.borrow();
             let passes: Vec<bool> = nodes[..=loss.id as usize].iter().map(|node| node.tracked).collect();
@@ -129,10 +132,11 @@ impl Tape {
                 .collect();
             Flow { low: 0, passes, sources, paths: Paths::All }
         };
+        self.rehearse_start();
         let seed = load(Cotangent::Value(self.value_like(loss, 1.0)?));
         let constant = self.stop_recording();
         let swept = self.sweep(loss.id, seed, &flow);
-        drop(constant);
+        drop((constant, planned));
 
         let mut leaves: HashMap<u32, Tensor> = HashMap::new();
         for (id, load) in swept? {
@@ -292,8 +296,10 @@ impl Tape {
                 self.swept_to(id + 1);
             }
             let Some(load) = pending.slot(id).take() else { continue };
+            let watched = if sweep.outermost { self.before_rule(id)? } else { None };
             let load = load.arrived(self, id)?;
-            if sources.contains(&id) {
+            let is_source = sources.contains(&id);
+            if is_source {
                 found.push((id, load.clone()));
             }
             for (operand, load) in load.pulled(self, id, flow)? {
@@ -303,11 +309,27 @@ impl Tape {
                     None => load,
                 });
             }
+            if sweep.outermost {
+                let gradient = if is_source { self.nodes.borrow()[id as usize].meta.bytes() } else { 0 };
+                self.after_rule(id, watched, gradient)?;
+            }
         }
         for (id, load) in pending.below() {
             found.push((id, load.arrived(self, id)?));
         }
         Ok(found)
+    }
+
+    /// A node of the outermost sweep is about to hand its cotangent on.
+    fn before_rule(&self, id: u32) -> Result<Option<isize>> {
+        self.before_planned_rule(id).map_err(|error| self.fail(error))?;
+        Ok(self.rehearse_rule())
+    }
+
+    /// It has, and `gradient` bytes are where they were wanted.
+    fn after_rule(&self, id: u32, watched: Option<isize>, gradient: usize) -> Result<()> {
+        self.rehearsed_rule(id, watched, gradient);
+        self.after_planned_rule(gradient).map_err(|error| self.fail(error))
     }
 
     /// Runs the rule of one node.

@@ -64,6 +64,24 @@ pub enum Error {
         /// Which operation.
         site: Site,
     },
+    /// A value that was computed again is not what it was the first time.
+    #[error("{site}: computed again, it is not what was dropped: {what}")]
+    Drift {
+        /// Which operation.
+        site: Site,
+        /// Where and how they differ.
+        what: String,
+    },
+    /// The program is not the one that the plan was made of.
+    #[error("{site}: the plan has another program: %{node} is {planned} there")]
+    OffPlan {
+        /// What was recorded.
+        site: Site,
+        /// Its position.
+        node: usize,
+        /// What should have been recorded.
+        planned: String,
+    },
     /// The value was asked of an effect, or of a leaf, that the tape no longer holds.
     #[error("{site}: its value was dropped and cannot be computed again")]
     Dropped {

@@ -53,6 +53,8 @@ impl Tape {
         pairs: &[(Var<'t>, Var<'t>)],
     ) -> Result<Vec<Var<'t>>> {
         let start = pairs.iter().map(|(x, _)| x.id).min().unwrap_or(u32::MAX);
+        // What comes back for the rules stays until all have run.
+        let _sweep = self.begin_sweep();
         let tangents = self.push_forward(ys, pairs, start);
         if let Some(failure) = self.failure() {
             return Err(failure);

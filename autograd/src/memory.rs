@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use smallvec::SmallVec;
+
 use crate::error::Result;
 use crate::tape::Tape;
 use crate::value::ReadLog;
@@ -120,11 +122,11 @@ impl Tape {
     }
 
     /// The nodes whose values the rule of node `id` declares to read.
-    fn declared_reads(&self, id: u32) -> Vec<u32> {
+    pub(crate) fn declared_reads(&self, id: u32) -> SmallVec<[u32; 4]> {
         let needs = self.needs_of(id);
         let nodes = self.nodes.borrow();
         let inputs = nodes[id as usize].inputs.iter().enumerate();
-        let mut reads: Vec<u32> =
+        let mut reads: SmallVec<[u32; 4]> =
             inputs.filter(|(i, _)| needs.input(*i)).map(|(_, operand)| operand.id).collect();
         reads.extend(needs.output.then_some(id));
         reads

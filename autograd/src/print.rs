@@ -165,7 +165,10 @@ impl Program<'_> {
             },
         };
         Line {
-            definition: format!("%{id}: {} = {operation}", node.meta),
+            definition: match (&node.op, &node.name) {
+                (Some(_), Some(name)) => format!("%{id} {name}: {} = {operation}", node.meta),
+                _ => format!("%{id}: {} = {operation}", node.meta),
+            },
             held,
             scope: self.tape.scopes.borrow().path_of(node.scope).to_string(),
             source: format!("{}:{}", short_path(node.location.file()), node.location.line()),

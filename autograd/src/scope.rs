@@ -14,12 +14,13 @@ use crate::var::Outputs;
 pub(crate) struct ScopeId(u32);
 
 /// Every scope path that has occurred; the paths stay when a tape is cleared, the counts of draws start anew.
+#[derive(Clone)]
 pub(crate) struct Scopes {
     all: Vec<Scope>,
     current: ScopeId,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Scope {
     path: Rc<str>,
     children: HashMap<String, ScopeId>,
@@ -76,6 +77,11 @@ impl Scopes {
         self.enter(id);
     }
 
+    /// The path of a scope, to keep.
+    pub fn shared_path(&self, scope: ScopeId) -> Rc<str> {
+        self.all[scope.0 as usize].path.clone()
+    }
+
     pub fn path(&self) -> &str {
         self.path_of(self.current)
     }
@@ -122,7 +128,8 @@ impl Drop for Inside<'_> {
 
 impl Tape {
     /// Runs `f` inside a scope. Nodes it records carry the scope's path; when it closes, values that neither a
-    /// derivative rule will read nor `f` returns are dropped (one that is asked for later is computed again). On an
+    /// derivative rule will read nor `f` returns are dropped (one that is asked for later is computed again), unless the tape
+    /// follows a [plan](Tape::with_plan), which then says what is dropped. On an
     /// inference tape the nodes themselves are forgotten.
     ///
     /// ```
@@ -147,7 +154,9 @@ impl Tape {
         } else {
             let mut returned: SmallVec<[u32; 4]> = SmallVec::new();
             result.visit(&mut |var| returned.push(var.id));
-            self.drop_unneeded(start, &returned);
+            if !self.follows_plan() {
+                self.drop_unneeded(start, &returned);
+            }
         }
         result
     }

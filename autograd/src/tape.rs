@@ -15,6 +15,8 @@ use crate::check::mutate::Mutation;
 use crate::error::{Error, Result, Site};
 use crate::hooks::Hooks;
 use crate::op::{Derivative, Op};
+use crate::plan::costs::Rehearsed;
+use crate::plan::run::Run;
 use crate::scope::{ScopeId, Scopes};
 use crate::value::{Drops, ReadLog};
 use crate::var::{Edge, Var};
@@ -48,6 +50,12 @@ pub struct Tape {
     failure: RefCell<Option<(u32, Error)>>,
     pub(crate) drops: Drops,
     pub(crate) reads: RefCell<Option<ReadLog>>,
+    /// The plan that is followed.
+    pub(crate) followed: RefCell<Option<Run>>,
+    /// What a backward pass takes, if this tape is only to find out.
+    pub(crate) rehearsed: RefCell<Option<Rehearsed>>,
+    /// Counts the passes of differentiation begun or ended.
+    pass: Cell<u32>,
     /// What should change outside the tape once the program has run.
     pub(crate) updates: RefCell<Vec<(ParamId, Tensor)>>,
     pub(crate) hooks: Hooks,
@@ -89,6 +97,8 @@ pub(crate) struct Node {
     pub scope: ScopeId,
     pub location: &'static Location<'static>,
     pub epoch: u32,
+    /// Counts the passes of differentiation begun or ended before it was recorded.
+    pub pass: u32,
     pub tracked: bool,
     /// Recorded where gradients were not to pass.
     pub stops: bool,
@@ -124,6 +134,9 @@ impl Tape {
             failure: RefCell::default(),
             drops: Drops::default(),
             reads: RefCell::default(),
+            followed: RefCell::default(),
+            rehearsed: RefCell::default(),
+            pass: Cell::new(0),
             updates: RefCell::default(),
             hooks: Hooks::default(),
             epoch: Cell::new(0),
@@ -151,6 +164,13 @@ impl Tape {
     /// A tape that records shapes and computes nothing: a program that has not run.
     pub fn dry() -> Tape {
         Tape::of(Kind::Dry)
+    }
+
+    /// A tape as this one, without its nodes, on another device.
+    pub(crate) fn rehearsal(&self, device: Device) -> Tape {
+        let tape = Tape::new().with_training(self.is_training()).with_fused_expanded(self.settings.expanded);
+        *tape.scopes.borrow_mut() = self.scopes.borrow().clone();
+        tape.with_device(device)
     }
 
     /// A tape that computes in evaluation mode, tracks no gradient, and forgets a scope's nodes when it closes.
@@ -200,6 +220,8 @@ impl Tape {
         *self.reads.get_mut() = None;
         self.updates.get_mut().clear();
         self.drops = Drops::default();
+        self.pass.set(0);
+        self.restart_run();
         self.epoch.set(self.epoch.get() + 1);
         self.identity = new_identity();
         self.settings.step = step;
@@ -239,6 +261,11 @@ impl Tape {
     /// The training step, as given to [`clear`](Tape::clear).
     pub fn step(&self) -> u64 {
         self.settings.step
+    }
+
+    /// A pass of differentiation has begun or ended: what is recorded from here on belongs to another.
+    pub(crate) fn count_pass(&self) {
+        self.pass.set(self.pass.get() + 1);
     }
 
     /// The key of the next random draw: a function of seed, step, scope path and the draw's ordinal in its scope, so
@@ -393,8 +420,10 @@ impl Tape {
         let inputs = x.iter().map(|x| Operand { id: x.id, edge: x.edge }).collect();
         let y = self.push(Some(op), inputs, meta, None, tracked, None);
         if !self.is_dry() && self.failure.borrow().is_none() {
-            self.run(y.id);
-            self.show_value(y.id);
+            self.compute_planned(y.id, || {
+                self.run(y.id);
+                self.show_value(y.id);
+            });
         }
         y
     }
@@ -429,8 +458,10 @@ impl Tape {
         let id = u32::try_from(nodes.len()).expect("a tape holds at most 2³² nodes");
         let (scope, epoch) = (self.scopes.borrow().current(), self.epoch.get());
         let location = Location::caller();
-        let stops = self.constant.get();
-        nodes.push(Node { op, inputs, meta, value, scope, location, epoch, tracked, stops, name });
+        let (stops, pass) = (self.constant.get(), self.pass.get());
+        nodes.push(Node { op, inputs, meta, value, scope, location, epoch, pass, tracked, stops, name });
+        drop(nodes);
+        self.expect_planned(id);
         Var { tape: self, id, epoch, edge: Edge::Interior }
     }
 

@@ -27,6 +27,11 @@ impl Drops {
         self.dropped.set(self.dropped.get() + 1);
     }
 
+    /// Values computed again by passes that follow no plan, or because somebody asked.
+    pub fn unplanned(&self) -> usize {
+        self.recomputed.get() + self.asked.get()
+    }
+
     /// Values dropped; values computed again by backward passes; values computed again because somebody asked.
     pub fn counts(&self) -> (usize, usize, usize) {
         (self.dropped.get(), self.recomputed.get(), self.asked.get())
@@ -162,7 +167,11 @@ impl Tape {
 
     /// Starts a backward pass: values that come back stay until it has gone by. It ends when the result is dropped.
     pub(crate) fn begin_sweep(&self) -> Sweep<'_> {
-        Sweep { tape: self, outermost: !self.drops.sweeping.replace(true) }
+        let outermost = !self.drops.sweeping.replace(true);
+        if outermost {
+            self.count_pass();
+        }
+        Sweep { tape: self, outermost }
     }
 
     /// The pass has reached node `id`: values from there on have had their last reader.
@@ -188,6 +197,7 @@ impl Drop for Sweep<'_> {
     fn drop(&mut self) {
         if self.outermost {
             self.tape.drops.sweeping.set(false);
+            self.tape.count_pass();
             self.tape.swept_to(0);
         }
     }

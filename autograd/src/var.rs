@@ -110,6 +110,24 @@ impl<'t> Var<'t> {
         value.item().map_err(|e| self.tape.backend_error(self, e))
     }
 
+    /// The same value under a name, by which prints call it and a [policy](crate::plan::Select::name) finds it.
+    ///
+    /// ```
+    /// use limpid_autograd::Tape;
+    /// use limpid_tensor::Tensor;
+    /// let tape = Tape::new();
+    /// let x = tape.variable(&Tensor::scalar(1.0f64));
+    /// let h = x.exp().named("h");
+    /// let _ = h + 1.0;
+    /// assert!(tape.program().to_string().contains("add(h"), "{}", tape.program());
+    /// ```
+    #[track_caller]
+    pub fn named(self, name: &str) -> Var<'t> {
+        drop(self.meta());
+        self.tape.nodes.borrow_mut()[self.id as usize].name = Some(name.into());
+        self
+    }
+
     /// The same value, marked as the skip path of the operation that uses this handle next.
     pub fn skip(self) -> Var<'t> {
         Var { edge: Edge::Skip, ..self }

@@ -1,35 +1,4 @@
-//! Patterns over paths: which names are near one that matches nothing, and how one name becomes another.
-
-/// The (at most three) names that are nearest to a pattern which matches none of them.
-pub(crate) fn nearest<'a>(pattern: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut names: Vec<&str> = names.into_iter().collect();
-    names.sort_by_key(|name| distance(pattern, name));
-    names.truncate(3);
-    names
-}
-
-/// Levenshtein's distance from `name` to the nearest string that `pattern` matches, where `*` stands for any run of
-/// characters. It is 0 exactly if the pattern matches.
-fn distance(pattern: &str, name: &str) -> usize {
-    let name: Vec<char> = name.chars().collect();
-    // row[j]: the distance between the pattern so far and the first j characters of the name.
-    let mut row: Vec<usize> = (0..=name.len()).collect();
-    for p in pattern.chars() {
-        let mut diagonal = row[0];
-        if p != '*' {
-            row[0] += 1;
-        }
-        for j in 1..row.len() {
-            let above = row[j];
-            row[j] = match p {
-                '*' => above.min(row[j - 1]),
-                _ => (diagonal + usize::from(p != name[j - 1])).min(above + 1).min(row[j - 1] + 1),
-            };
-            diagonal = above;
-        }
-    }
-    row[name.len()]
-}
+//! How one name becomes another.
 
 /// A name with holes: `layers.{}.weight`, where `{}` stands for a part of a name without a dot.
 #[derive(Clone, Debug)]
@@ -85,25 +54,6 @@ fn fill<'a>(pieces: &[String], name: &'a str, found: &mut Vec<&'a str>) -> bool 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_distance_is_the_least_number_of_edits_with_stars_free() {
-        for (pattern, name, expected) in [
-            ("abc", "abc", 0),
-            ("abc", "adc", 1),
-            ("kitten", "sitting", 3),
-            ("", "abc", 3),
-            ("abc", "", 3),
-            ("*", "anything", 0),
-            ("layers.*.bias", "layers.10.bias", 0),
-            ("layer.*.bias", "layers.10.bias", 1),
-            ("*.biases", "layers.0.bias", 2),
-            ("a*a", "a", 1),
-        ] {
-            assert_eq!(distance(pattern, name), expected, "{pattern} and {name}");
-        }
-        assert_eq!(nearest("*.baas", ["a.weight", "a.bias", "b.bias", "a.w"]), ["a.bias", "b.bias", "a.w"]);
-    }
 
     #[test]
     fn templates_capture_and_fill() {

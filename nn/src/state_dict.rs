@@ -8,8 +8,9 @@ use limpid_tensor::io::safetensors;
 use limpid_tensor::{Meta, Tensor};
 
 use crate::module::matches;
-use crate::pattern::{Template, nearest};
+use crate::pattern::Template;
 use crate::{Error, Parameter, Parameters, Result};
+use limpid_autograd::glob::nearest;
 
 /// Every parameter's path and value, buffers among them, in order of visit. No element is copied.
 ///

@@ -71,6 +71,35 @@ pub trait Backend: Send + Sync + fmt::Debug {
         let _ = (f, x);
         None
     }
+
+    /// Whether [`fused`](Backend::fused) has this kernel for a first operand of this dtype, without running it.
+    fn has_fused(&self, f: Fused, dtype: DType) -> bool {
+        let _ = (f, dtype);
+        false
+    }
+
+    /// What the device's allocator counts, if it counts.
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
+
+    /// Sets the mark from which [`Usage::peak`] rises: to `live` to measure anew, to an earlier peak to go on with that.
+    /// [`Usage::scratch`] begins anew.
+    fn set_peak(&self, bytes: isize) {
+        let _ = bytes;
+    }
+}
+
+/// The bytes that a device's tensors take, as its allocator counts them. On the CPU: those of the calling thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Bytes held by tensors made, less those of tensors dropped.
+    pub live: isize,
+    /// The largest value `live` has had since [`set_peak`](Backend::set_peak).
+    pub peak: isize,
+    /// The most that a kernel took on top of its operands and its result while it ran. `peak` does not count it: it depends
+    /// on the kernel, not on the program.
+    pub scratch: usize,
 }
 
 /// A handle on a [`Backend`]; two are equal if they are the same device.

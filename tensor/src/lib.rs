@@ -48,13 +48,14 @@ mod dtype;
 mod error;
 pub mod io;
 mod layout;
+mod phantom;
 mod primitive;
 pub mod rng;
 mod shape;
 mod storage;
 mod tensor;
 
-pub use backend::{Backend, Device};
+pub use backend::{Backend, Device, Usage};
 pub use cpu::{Cpu, set_threads};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};

@@ -426,3 +426,24 @@ pub enum Fused {
     /// How many steps [`Sinkhorn`](Fused::Sinkhorn) takes: x `[.., n, n]` → i64 `[.., 1, 1]`.
     SinkhornSteps(Stop),
 }
+
+impl Fused {
+    /// The result's shape and dtype for operands that fit.
+    pub fn result(self, x: &[&Meta]) -> Meta {
+        let (shape, dtype) = (&x[0].shape, x[0].dtype);
+        match self {
+            Fused::Linear(_) => Meta { shape: shape.with(shape.len() - 1, x[1].shape[0]), dtype },
+            Fused::CrossEntropy => Meta { shape: x[1].shape.clone(), dtype },
+            Fused::SinkhornSteps(_) => {
+                let rank = shape.len();
+                Meta { shape: shape.with_ones(&[rank - 2, rank - 1]), dtype: DType::I64 }
+            }
+            Fused::Softmax
+            | Fused::LogSoftmax
+            | Fused::LayerNorm { .. }
+            | Fused::RmsNorm { .. }
+            | Fused::Sinkhorn(_)
+            | Fused::SinkhornBackward(_) => x[0].clone(),
+        }
+    }
+}

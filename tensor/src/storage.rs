@@ -154,8 +154,10 @@ impl HostBuffer {
 pub struct HostMemory {
     /// Bytes held by tensors made on this thread, less those dropped on it.
     pub live: isize,
-    /// The largest value `live` has had since [`reset_peak`](HostMemory::reset_peak).
+    /// The largest value `live` has had since [`reset_peak`](HostMemory::reset_peak), between kernels.
     pub peak: isize,
+    /// The most that a kernel took on top of its operands and its result while it ran, since then.
+    pub scratch: usize,
     /// Bytes waiting in the pool to be used again.
     pub pooled: usize,
     /// Blocks that had to be asked from the operating system.
@@ -168,11 +170,11 @@ impl HostMemory {
         POOL.with(|pool| pool.borrow().memory)
     }
 
-    /// Starts measuring the peak anew, from what is live now.
+    /// Starts measuring the peak and the scratch memory anew, from what is live now.
     pub fn reset_peak() {
         POOL.with(|pool| {
             let memory = &mut pool.borrow_mut().memory;
-            memory.peak = memory.live;
+            (memory.peak, memory.scratch) = (memory.live, 0);
         });
     }
 
@@ -182,6 +184,51 @@ impl HostMemory {
             let mut pool = pool.borrow_mut();
             pool.free.clear();
             pool.memory.pooled = 0;
+        });
+    }
+
+    /// Sets the mark from which [`peak`](HostMemory::peak) rises: for a measurement inside another.
+    pub(crate) fn set_peak(bytes: isize) {
+        POOL.with(|pool| {
+            let memory = &mut pool.borrow_mut().memory;
+            (memory.peak, memory.scratch) = (bytes, 0);
+        });
+    }
+
+    /// Runs a kernel. What it allocates beyond its result counts as scratch and not towards the peak.
+    pub(crate) fn in_kernel<R>(run: impl FnOnce() -> R) -> R {
+        let _kernel = Kernel::begin();
+        run()
+    }
+}
+
+/// A kernel that is running on this thread. One that calls others is one.
+struct Kernel {
+    /// The peak before it began, if it is the outermost.
+    peak_before: Option<isize>,
+}
+
+impl Kernel {
+    fn begin() -> Kernel {
+        let begun = POOL.try_with(|pool| {
+            let mut pool = pool.borrow_mut();
+            let outermost = !std::mem::replace(&mut pool.in_kernel, true);
+            let live = pool.memory.live;
+            outermost.then(|| std::mem::replace(&mut pool.memory.peak, live))
+        });
+        Kernel { peak_before: begun.ok().flatten() }
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        let Some(peak_before) = self.peak_before else { return };
+        let _ = POOL.try_with(|pool| {
+            let mut pool = pool.borrow_mut();
+            pool.in_kernel = false;
+            let memory = &mut pool.memory;
+            memory.scratch = memory.scratch.max(memory.peak.abs_diff(memory.live));
+            memory.peak = peak_before.max(memory.live);
         });
     }
 }
@@ -195,6 +242,7 @@ thread_local! {
 struct Pool {
     free: HashMap<usize, Vec<Arc<Storage>>>,
     memory: HostMemory,
+    in_kernel: bool,
 }
 
 impl Pool {
@@ -303,6 +351,27 @@ mod tests {
         let second = HostBuffer::new(1001);
         assert_eq!(second.0.id(), id, "same size class, same block");
         assert_eq!(HostMemory::current().fresh_blocks, before.fresh_blocks + 1);
+    }
+
+    #[test]
+    fn what_a_kernel_takes_for_a_moment_is_no_part_of_the_peak() {
+        HostMemory::release_pool();
+        HostMemory::reset_peak();
+        let before = HostMemory::current();
+        let result = HostMemory::in_kernel(|| {
+            let scratch = HostMemory::in_kernel(|| HostBuffer::new(3000));
+            let result = HostBuffer::new(100);
+            drop(scratch);
+            result
+        });
+        let after = HostMemory::current();
+        assert_eq!((after.live - before.live, after.peak - before.live, after.scratch), (100, 100, 3000));
+        drop(result);
+        // A kernel that panics has ended too.
+        let panicked = std::panic::catch_unwind(|| HostMemory::in_kernel(|| panic!("a mistake")));
+        assert!(panicked.is_err());
+        drop(HostBuffer::new(5000));
+        assert_eq!(HostMemory::current().peak - before.live, 5000);
     }
 
     #[test]

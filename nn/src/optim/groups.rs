@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::module::matches;
-use crate::pattern::nearest;
 use crate::{Error, Parameters, Result, Role};
+use limpid_autograd::glob::nearest;
 
 /// How an optimiser treats a weight.
 #[derive(Clone, Copy, PartialEq, Debug)]

@@ -20,7 +20,7 @@ pub use threads::set_threads;
 
 use crate::primitive::{Fused, Map, Reduce};
 use crate::rng::{Distribution, Key};
-use crate::{Backend, DType, Layout, Result, Shape, Tensor};
+use crate::{Backend, DType, HostMemory, Layout, Result, Shape, Tensor, Usage};
 
 /// The processor this program runs on, as a [`Backend`].
 #[derive(Debug)]
@@ -37,39 +37,49 @@ impl Backend for Cpu {
         x.contiguous()
     }
     fn map(&self, f: Map, x: &[&Tensor]) -> Result<Tensor> {
-        map::map(f, x)
+        HostMemory::in_kernel(|| map::map(f, x))
     }
     fn reduce(&self, f: Reduce, x: &Tensor, axes: &[usize]) -> Result<Tensor> {
-        reduce::reduce(f, x, axes)
+        HostMemory::in_kernel(|| reduce::reduce(f, x, axes))
     }
     fn cumsum(&self, x: &Tensor, axis: usize) -> Result<Tensor> {
-        scan::cumsum(x, axis)
+        HostMemory::in_kernel(|| scan::cumsum(x, axis))
     }
     fn matmul(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        matmul::matmul(a, b)
+        HostMemory::in_kernel(|| matmul::matmul(a, b))
     }
     fn contiguous(&self, x: &Tensor) -> Result<Tensor> {
-        copy::contiguous(x)
+        HostMemory::in_kernel(|| copy::contiguous(x))
     }
     fn cast(&self, x: &Tensor, dtype: DType) -> Result<Tensor> {
-        copy::cast(x, dtype)
+        HostMemory::in_kernel(|| copy::cast(x, dtype))
     }
     fn assemble(&self, shape: &Shape, dtype: DType, parts: &[(Layout, &Tensor)]) -> Result<Tensor> {
-        copy::assemble(shape, dtype, parts)
+        HostMemory::in_kernel(|| copy::assemble(shape, dtype, parts))
     }
     fn gather(&self, x: &Tensor, axis: usize, index: &Tensor) -> Result<Tensor> {
-        index::gather(x, axis, index)
+        HostMemory::in_kernel(|| index::gather(x, axis, index))
     }
     fn scatter_add(&self, base: &Tensor, axis: usize, index: &Tensor, src: &Tensor) -> Result<Tensor> {
-        index::scatter_add(base, axis, index, src)
+        HostMemory::in_kernel(|| index::scatter_add(base, axis, index, src))
     }
     fn argsort(&self, x: &Tensor, axis: usize, descending: bool) -> Result<Tensor> {
-        index::argsort(x, axis, descending)
+        HostMemory::in_kernel(|| index::argsort(x, axis, descending))
     }
     fn random(&self, what: Distribution, shape: &Shape, dtype: DType, key: Key) -> Result<Tensor> {
-        random::random(what, shape, dtype, key)
+        HostMemory::in_kernel(|| random::random(what, shape, dtype, key))
     }
     fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
-        fused::fused(f, x)
+        HostMemory::in_kernel(|| fused::fused(f, x))
+    }
+    fn has_fused(&self, _f: Fused, dtype: DType) -> bool {
+        dtype.is_float()
+    }
+    fn usage(&self) -> Option<Usage> {
+        let HostMemory { live, peak, scratch, .. } = HostMemory::current();
+        Some(Usage { live, peak, scratch })
+    }
+    fn set_peak(&self, bytes: isize) {
+        HostMemory::set_peak(bytes);
     }
 }
