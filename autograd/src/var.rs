@@ -118,8 +118,8 @@ impl<'t> Var<'t> {
     /// let tape = Tape::new();
     /// let x = tape.variable(&Tensor::scalar(1.0f64));
     /// let h = x.exp().named("h");
-    /// let _ = h + 1.0;
-    /// assert!(tape.program().to_string().contains("add(h"), "{}", tape.program());
+    /// let y = h * h;
+    /// assert!(tape.program().to_string().contains("mul(h, h)"), "{}", tape.program());
     /// ```
     #[track_caller]
     pub fn named(self, name: &str) -> Var<'t> {
