@@ -90,7 +90,7 @@ fn number(v: f64) -> String {
 }
 
 /// A string in JSON's quotes (RFC 8259, section 7).
-fn string(text: &str) -> String {
+pub(crate) fn string(text: &str) -> String {
     let mut quoted = String::from('"');
     for c in text.chars() {
         match c {

@@ -40,7 +40,7 @@ use std::rc::Rc;
 pub use policy::{Candidate, Choice, Every, Policy, Select};
 pub use run::{Difference, Receipt};
 pub use schedule::{Moment, Step};
-pub use table::PlanDiff;
+pub use table::{Change, PlanDiff};
 pub use verify::{Verified, Verify};
 
 use crate::error::{Error, Site};

@@ -103,14 +103,15 @@ impl Policy {
     /// with the bytes that the program really has. The values of a block come back together, as the formula counts them.
     pub fn connections(every: impl Into<Every>) -> Policy {
         let norms = Select::op("rms_norm").or(Select::op("layer_norm"));
-        let state = Select::edge(Edge::Skip);
-        let wiring = ["**/read", "**/mix", "**/write"].map(Select::scope);
-        let [read, mix, write] = wiring;
+        let norms = Select::scope("**/branch").and(norms).called("norms in branches");
+        let state = Select::edge(Edge::Skip).called("the state before a block");
+        let wiring = ["**/read", "**/mix", "**/write"].map(Select::scope).into_iter().reduce(Select::or);
+        let wiring = wiring.expect("there are three").called("reads, mixes and writes");
         Policy::saving("connections")
-            .recompute_where_any(Select::scope("**/branch").and(norms))
+            .recompute_where_any(norms)
             .save(state.clone().every(every))
             .recompute(state)
-            .recompute(read.or(mix).or(write))
+            .recompute(wiring)
             .together()
     }
 
@@ -120,7 +121,8 @@ impl Policy {
         let activations =
             ["relu", "tanh", "sigmoid", "gelu", "gelu_tanh", "silu", "softplus", "leaky_relu", "exp"];
         let cheap = norms.into_iter().chain(activations).map(Select::op).reduce(Select::or);
-        Policy::saving("norms and activations").recompute(cheap.expect("there are some"))
+        let name = "norms and activations";
+        Policy::saving(name).recompute(cheap.expect("there are some").called(name))
     }
 
     /// Saves one [bottleneck](Select::bottleneck) in every so many and recomputes all else, branches included. With
@@ -409,6 +411,11 @@ impl Select {
     pub fn not(self) -> Select {
         let test = self.test;
         Select::when(format!("not ({})", self.text), move |candidate| !test(candidate))
+    }
+
+    /// The same under another text, which a plan shows.
+    pub fn called(self, text: impl Into<String>) -> Select {
+        Select { text: text.into(), ..self }
     }
 
     /// Of what this selects, in the order of the tape, the first and then each so many; the others go on to the next rule.
