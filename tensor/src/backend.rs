@@ -65,6 +65,19 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Random values: element `i` is a function of the distribution, the key and `i` alone.
     fn random(&self, what: Distribution, shape: &Shape, dtype: DType, key: Key) -> Result<Tensor>;
 
+    /// Adds x to a tensor that nothing else refers to, in its own memory: `sum[i] = sum[i] + x[i]`, the bits of
+    /// [`Map::Add`]. Both are contiguous, of one shape, and of one dtype that is f32 or f64. Only called where
+    /// [`adds_in_place`](Backend::adds_in_place).
+    fn add_in_place(&self, sum: &mut Tensor, x: &Tensor) -> Result<()> {
+        *sum = self.map(Map::Add, &[sum, x])?;
+        Ok(())
+    }
+
+    /// Whether [`add_in_place`](Backend::add_in_place) makes no new tensor.
+    fn adds_in_place(&self) -> bool {
+        false
+    }
+
     /// A fused kernel, if this device has one. `None` makes the caller use the kernel's expansion into
     /// primitives, so a new backend works as soon as its primitives do.
     fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {

@@ -141,6 +141,14 @@ impl Backend for Phantom {
         self.of_shape(shape, dtype)
     }
 
+    fn add_in_place(&self, _sum: &mut Tensor, _x: &Tensor) -> Result<()> {
+        Ok(())
+    }
+
+    fn adds_in_place(&self) -> bool {
+        self.of.backend().adds_in_place()
+    }
+
     fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
         let metas: Vec<Meta> = x.iter().map(|x| x.meta()).collect();
         let meta = f.result(&metas.iter().collect::<Vec<_>>());

@@ -78,6 +78,11 @@ impl StorageRef {
         Arc::as_ptr(&self.0) as usize
     }
 
+    /// Whether nothing else refers to the memory.
+    pub(crate) fn is_unique(&mut self) -> bool {
+        Arc::get_mut(&mut self.0).is_some()
+    }
+
     /// The host bytes for writing, if this is the only reference to them.
     pub(crate) fn host_mut(&mut self) -> Option<&mut [u8]> {
         match Arc::get_mut(&mut self.0).map(|storage| &mut storage.memory) {

@@ -376,6 +376,33 @@ impl Tensor {
         same_device(f.name(), x).backend().map(f, x)
     }
 
+    /// `self + x` for tensors of one shape and dtype, in `self`'s own memory where nothing else refers to it, both are
+    /// contiguous f32 or f64, and the device can: a sum of many terms allocates nothing.
+    ///
+    /// ```
+    /// use limpid_tensor::{DType, Tensor};
+    /// let sum = Tensor::ones([3], DType::F32);
+    /// let memory = sum.storage().id();
+    /// let sum = sum.plus(&Tensor::arange(0.0, 3.0, 1.0, DType::F32))?;
+    /// assert_eq!((sum.to_vec::<f32>()?, sum.storage().id()), (vec![1.0, 2.0, 3.0], memory));
+    /// # Ok::<(), limpid_tensor::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If shapes or dtypes differ.
+    #[track_caller]
+    pub fn plus(mut self, x: &Tensor) -> Result<Tensor> {
+        assert!(self.meta() == x.meta(), "plus: {} and {} differ", self.meta(), x.meta());
+        let device = same_device("plus", &[&self, x]).clone();
+        let fits = matches!(self.dtype, DType::F32 | DType::F64)
+            && [&self, x].iter().all(|t| t.layout.is_contiguous() && t.layout.offset() == 0);
+        if !(fits && device.backend().adds_in_place() && self.storage.is_unique()) {
+            return Tensor::map(Map::Add, &[&self, x]);
+        }
+        device.backend().add_in_place(&mut self, x)?;
+        Ok(self)
+    }
+
     /// Combines the elements along some axes (none given: all), which stay with size 1. See [`Reduce`].
     #[track_caller]
     pub fn reduce(&self, f: Reduce, axes: &[isize]) -> Result<Tensor> {

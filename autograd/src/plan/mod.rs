@@ -26,8 +26,10 @@
 //! ```
 //!
 //! A reader's order: `policy.rs` says what is decided, `costs.rs` what a program takes, `schedule.rs` what follows from
-//! both, `run.rs` how it is carried out, `verify.rs` how a value that comes back is proved.
+//! both, `run.rs` how it is carried out, `verify.rs` how a value that comes back is proved, and `budget.rs` which plan is
+//! best.
 
+mod budget;
 pub(crate) mod costs;
 mod policy;
 pub(crate) mod run;
@@ -37,6 +39,7 @@ mod verify;
 
 use std::rc::Rc;
 
+pub use budget::{Budget, Front, Point};
 pub use policy::{Candidate, Choice, Every, Policy, Select};
 pub use run::{Difference, Receipt};
 pub use schedule::{Moment, Step};
@@ -47,6 +50,8 @@ use crate::error::{Error, Site};
 use crate::tape::Tape;
 use crate::var::Var;
 use costs::Costs;
+use policy::Decisions;
+use schedule::{Schedule, Window};
 
 /// Why there is no plan.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -79,6 +84,14 @@ pub enum PlanError {
         site: Site,
         /// What happened when it looked.
         message: String,
+    },
+    /// No plan holds as few bytes.
+    #[error("no plan holds at most {budget}; the least that was found is {least} bytes")]
+    OverBudget {
+        /// The limit.
+        budget: String,
+        /// The smallest peak.
+        least: usize,
     },
     /// The program has failed.
     #[error(transparent)]
@@ -127,7 +140,7 @@ pub struct Plan(Rc<Planned>);
 struct Planned {
     policy: String,
     rules: Vec<String>,
-    costs: Costs,
+    costs: Rc<Costs>,
     decided: Vec<(Choice, Option<usize>)>,
     fates: Vec<Fate>,
     recomputations: Vec<u32>,
@@ -138,10 +151,10 @@ struct Planned {
 }
 
 impl Plan {
-    fn of(costs: Costs, policy: &Policy) -> Result<Plan, PlanError> {
-        let decisions = policy.decide(&costs)?;
+    fn of(costs: &Rc<Costs>, policy: &str, decisions: Decisions) -> Result<Plan, PlanError> {
         let choices: Vec<Choice> = decisions.by_node.iter().map(|(choice, _)| *choice).collect();
-        let (moments, begun) = schedule::scheduled(&costs, &choices, decisions.together)?;
+        let Schedule { moments, begun, held, .. } =
+            schedule::scheduled(Window::all(costs), &choices, decisions.together)?;
         let mut recomputations = vec![0; costs.entries.len()];
         let mut dropped_early = vec![false; costs.entries.len()];
         for (at, moment) in moments.iter().enumerate() {
@@ -158,11 +171,11 @@ impl Plan {
             Some(_) => Fate::Save,
         };
         let fates = (0..costs.entries.len()).map(fate).collect();
-        let totals = totals(&costs, &moments, begun);
+        let totals = totals(costs, &moments, held);
         Ok(Plan(Rc::new(Planned {
-            policy: policy.name().into(),
+            policy: policy.into(),
             rules: decisions.rules,
-            costs,
+            costs: costs.clone(),
             decided: decisions.by_node,
             fates,
             recomputations,
@@ -228,9 +241,8 @@ impl Plan {
     }
 }
 
-fn totals(costs: &Costs, moments: &[Moment], begun: usize) -> Totals {
-    let mut totals =
-        Totals { held: begun.checked_sub(1).map_or(0, |last| moments[last].held), ..Totals::default() };
+fn totals(costs: &Costs, moments: &[Moment], held: usize) -> Totals {
+    let mut totals = Totals { held, ..Totals::default() };
     let mut gradients = 0;
     for moment in moments {
         totals.peak = totals.peak.max(moment.peak);
@@ -261,6 +273,8 @@ impl Tape {
     pub fn plan(&self, loss: Var<'_>, policy: &Policy) -> Result<Plan, PlanError> {
         self.expect_differentiable("plan");
         self.expect_scalar("plan", loss);
-        Plan::of(self.costs(loss)?, policy)
+        let costs = Rc::new(self.costs(loss)?);
+        let decisions = policy.decide(&costs)?;
+        Plan::of(&costs, policy.name(), decisions)
     }
 }

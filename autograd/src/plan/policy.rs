@@ -1,6 +1,6 @@
 //! What should be kept and what computed again: rules over the values of a program.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::rc::Rc;
 
@@ -480,18 +480,13 @@ impl Costs {
     /// Every node as policies see it.
     fn candidates(&self) -> Vec<Candidate<'_>> {
         let mut taken_by = vec![[false; 4]; self.entries.len()];
-        // The last reader of anything so far that is not a leaf.
-        let mut last_reader: HashMap<usize, usize> = HashMap::new();
-        for (id, entry) in self.entries.iter().enumerate() {
-            for operand in &entry.inputs {
-                taken_by[operand.id as usize][operand.edge as usize] = true;
-                last_reader.insert(operand.id as usize, id);
-            }
+        for operand in self.entries.iter().flat_map(|entry| &entry.inputs) {
+            taken_by[operand.id as usize][operand.edge as usize] = true;
         }
-        let mut reach = 0;
+        let mut is_bottleneck = vec![false; self.entries.len()];
+        self.bottlenecks().into_iter().for_each(|id| is_bottleneck[id as usize] = true);
         let mut candidates = Vec::with_capacity(self.entries.len());
         for (index, entry) in self.entries.iter().enumerate() {
-            let is_op = entry.op.is_some();
             candidates.push(Candidate {
                 index,
                 op: entry.op,
@@ -501,15 +496,40 @@ impl Costs {
                 bytes: entry.bytes,
                 flops: entry.flops,
                 taken_by: taken_by[index],
-                is_bottleneck: is_op
-                    && entry.shows.is_none()
-                    && reach <= index
-                    && last_reader.contains_key(&index),
+                is_bottleneck: is_bottleneck[index],
             });
-            if is_op {
-                reach = reach.max(last_reader.get(&index).copied().unwrap_or(0));
-            }
         }
         candidates
+    }
+
+    /// The values, views apart, by way of which alone everything after them depends on what was before them.
+    pub fn bottlenecks(&self) -> Vec<u32> {
+        let mut last_reader = vec![0; self.entries.len()];
+        for (id, entry) in self.entries.iter().enumerate() {
+            entry.inputs.iter().for_each(|operand| last_reader[operand.id as usize] = id);
+        }
+        let mut found = Vec::new();
+        // The last reader of everything so far that is not a leaf.
+        let mut reach = 0;
+        for (id, entry) in self.entries.iter().enumerate().filter(|(_, entry)| entry.op.is_some()) {
+            if reach <= id && last_reader[id] > id && entry.shows.is_none() {
+                found.push(id as u32);
+            }
+            reach = reach.max(last_reader[id]);
+        }
+        found
+    }
+
+    /// Choices as they are made of values, with views going by what they show, and leaves and effects saved.
+    pub fn with_views(&self, mut choices: Vec<Choice>) -> Rc<[Choice]> {
+        for (id, entry) in self.entries.iter().enumerate() {
+            let root = entry.root as usize;
+            let is_leaf = self.entries[root].op.is_none();
+            choices[id] = match is_leaf || entry.purity == Purity::Effect {
+                true => Choice::Save,
+                false => choices[root],
+            };
+        }
+        choices.into()
     }
 }

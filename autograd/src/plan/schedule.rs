@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use crate::error::Site;
 use crate::op::Purity;
-use crate::plan::costs::Costs;
+use crate::plan::costs::{Costs, RuleCost};
 use crate::plan::{Choice, PlanError};
 
 /// One thing that happens in a run. Nodes are positions on the tape.
@@ -46,9 +46,44 @@ pub struct Moment {
     pub gradients: usize,
 }
 
+/// The nodes of a program from `first` to `last`; to a schedule of these all others are leaves.
+#[derive(Clone, Copy)]
+pub(crate) struct Window<'a> {
+    pub costs: &'a Costs,
+    pub first: u32,
+    pub last: u32,
+}
+
+impl<'a> Window<'a> {
+    pub fn all(costs: &'a Costs) -> Window<'a> {
+        Window { costs, first: 0, last: costs.result }
+    }
+
+    fn is_leaf(&self, id: u32) -> bool {
+        id < self.first || id > self.last || self.costs.entries[id as usize].op.is_none()
+    }
+
+    fn ids(&self) -> impl Iterator<Item = u32> + use<> {
+        self.first..=self.last
+    }
+
+    /// Those of its rules: in a part of a program the first node's rule belongs to the part before.
+    fn rules(&self) -> impl Iterator<Item = &'a RuleCost> + use<'a> {
+        let (first, last) = (self.first, self.last);
+        self.costs.rules.iter().filter(move |rule| rule.node <= last && (rule.node > first || first == 0))
+    }
+
+    /// Values that are never dropped here.
+    fn stays(&self, id: u32) -> bool {
+        let entry = &self.costs.entries[id as usize];
+        let for_later = self.first > 0 && id == self.first && entry.reads.contains(&id);
+        self.is_leaf(id) || entry.purity == Purity::Effect || id == self.costs.result || for_later
+    }
+}
+
 /// What is computed, in order, and what is read for it.
 struct Listing<'a> {
-    costs: &'a Costs,
+    window: Window<'a>,
     decided: &'a [Choice],
     /// Whether the value is there.
     present: Vec<bool>,
@@ -56,8 +91,8 @@ struct Listing<'a> {
 }
 
 impl Listing<'_> {
-    fn is_leaf(&self, id: u32) -> bool {
-        self.costs.entries[id as usize].op.is_none()
+    fn is_present(&self, id: u32) -> bool {
+        self.present[id as usize] || self.window.is_leaf(id)
     }
 
     /// Makes sure that a value is there, computing it again with what it takes. Returns the first node computed again.
@@ -65,16 +100,15 @@ impl Listing<'_> {
         let mut first = None;
         let mut stack: SmallVec<[u32; 16]> = SmallVec::from_slice(&[id]);
         while let Some(&next) = stack.last() {
-            if self.present[next as usize] {
+            if self.is_present(next) {
                 stack.pop();
                 continue;
             }
-            let entry = &self.costs.entries[next as usize];
-            let missing = entry.inputs.iter().map(|o| o.id).filter(|&id| !self.present[id as usize]);
-            let before = stack.len();
-            let missing: SmallVec<[u32; 4]> = missing.collect();
-            stack.extend(missing);
-            if stack.len() > before {
+            let entry = &self.window.costs.entries[next as usize];
+            let missing: SmallVec<[u32; 4]> =
+                entry.inputs.iter().map(|operand| operand.id).filter(|&id| !self.is_present(id)).collect();
+            if !missing.is_empty() {
+                stack.extend(missing);
                 continue;
             }
             if entry.purity == Purity::Effect {
@@ -90,40 +124,49 @@ impl Listing<'_> {
 
     /// Forgets what is to be computed again.
     fn forget(&mut self) {
-        for (id, present) in self.present.iter_mut().enumerate() {
-            let kept = self.decided[id] == Choice::Save || self.costs.entries[id].op.is_none();
-            *present &= kept || id == self.costs.result as usize;
+        for id in self.window.ids() {
+            let kept = self.decided[id as usize] == Choice::Save || id == self.window.costs.result;
+            self.present[id as usize] &= kept;
         }
     }
 }
 
+/// Steps, and how many of them belong to the forward pass.
+struct Steps {
+    steps: Vec<Step>,
+    forward: usize,
+}
+
 /// The steps of a run without its drops.
-fn listed(costs: &Costs, decided: &[Choice], together: bool) -> Result<Vec<Step>, Site> {
-    let count = costs.entries.len();
-    let mut listing = Listing { costs, decided, present: vec![false; count], steps: Vec::new() };
-    let mut pass = 0;
-    for (id, entry) in (0..).zip(&costs.entries) {
+fn listed(window: Window<'_>, decided: &[Choice], together: bool) -> Result<Steps, Site> {
+    let entries = &window.costs.entries;
+    let mut listing = Listing { window, decided, present: vec![false; entries.len()], steps: Vec::new() };
+    let mut pass = entries[window.first as usize].pass;
+    for id in window.ids() {
+        let entry = &entries[id as usize];
         if entry.pass != pass {
             pass = entry.pass;
             listing.forget();
         }
-        if !listing.is_leaf(id) {
-            for operand in &entry.inputs {
-                listing.demand(operand.id)?;
-            }
-            listing.steps.push(Step::Compute(id));
+        if window.is_leaf(id) {
+            continue;
         }
+        for operand in &entry.inputs {
+            listing.demand(operand.id)?;
+        }
+        listing.steps.push(Step::Compute(id));
         listing.present[id as usize] = true;
     }
     listing.forget();
-    let mut read_by_rule = vec![false; count];
-    for rule in &costs.rules {
-        for &read in &costs.entries[rule.node as usize].reads {
+    let forward = listing.steps.len();
+    let mut read_by_rule = vec![false; if together { entries.len() } else { 0 }];
+    for rule in window.rules().filter(|_| together) {
+        for &read in &entries[rule.node as usize].reads {
             read_by_rule[read as usize] = true;
         }
     }
-    for rule in &costs.rules {
-        for &read in &costs.entries[rule.node as usize].reads {
+    for rule in window.rules() {
+        for &read in &entries[rule.node as usize].reads {
             let first = listing.demand(read)?;
             // What any rule from here back to the first of them reads comes back with it.
             for id in first.filter(|_| together).map_or(0..0, |first| first..rule.node) {
@@ -134,11 +177,11 @@ fn listed(costs: &Costs, decided: &[Choice], together: bool) -> Result<Vec<Step>
         }
         listing.steps.push(Step::Rule(rule.node));
     }
-    Ok(listing.steps)
+    Ok(Steps { steps: listing.steps, forward })
 }
 
 /// The values that a step reads.
-pub(crate) fn reads(costs: &Costs, step: Step) -> SmallVec<[u32; 4]> {
+fn reads(costs: &Costs, step: Step) -> SmallVec<[u32; 4]> {
     let entry = &costs.entries[step.node()];
     match step {
         Step::Compute(_) | Step::Recompute(_) => entry.inputs.iter().map(|operand| operand.id).collect(),
@@ -148,28 +191,39 @@ pub(crate) fn reads(costs: &Costs, step: Step) -> SmallVec<[u32; 4]> {
 }
 
 /// The steps with each value dropped after its last reader.
-fn with_drops(costs: &Costs, steps: Vec<Step>) -> Vec<Step> {
-    let stays = |id: u32| {
-        let entry = &costs.entries[id as usize];
-        entry.op.is_none() || entry.purity == Purity::Effect || id == costs.result
-    };
+fn with_drops(window: Window<'_>, Steps { steps, forward }: Steps) -> Steps {
     // From the end: whether something later reads the value as it is then.
-    let mut read_later = vec![false; costs.entries.len()];
+    let mut read_later = vec![false; window.costs.entries.len()];
     let mut backwards: Vec<Step> = Vec::with_capacity(steps.len() * 2);
-    for &step in steps.iter().rev() {
-        let mut last_read = reads(costs, step);
+    let mut after_forward = 0;
+    for (at, &step) in steps.iter().enumerate().rev() {
+        let mut last_read = reads(window.costs, step);
         if let Step::Compute(id) | Step::Recompute(id) = step {
-            if !read_later[id as usize] && !stays(id) {
+            if !read_later[id as usize] && !window.stays(id) {
                 backwards.push(Step::Drop(id));
             }
             read_later[id as usize] = false;
         }
-        last_read.retain(|id| !stays(*id) && !std::mem::replace(&mut read_later[*id as usize], true));
+        last_read.retain(|id| !window.stays(*id) && !std::mem::replace(&mut read_later[*id as usize], true));
         backwards.extend(last_read.into_iter().map(Step::Drop));
         backwards.push(step);
+        if at == forward {
+            after_forward = backwards.len();
+        }
     }
     backwards.reverse();
-    backwards
+    Steps { forward: backwards.len() - after_forward, steps: backwards }
+}
+
+/// What happens in a run, step by step.
+pub(crate) struct Schedule {
+    pub moments: Vec<Moment>,
+    /// Where in it the backward pass begins.
+    pub begun: usize,
+    /// What is held there.
+    pub held: usize,
+    /// What of that is the last node's.
+    pub last_held: usize,
 }
 
 /// Storage shared by views.
@@ -178,16 +232,29 @@ struct Stored {
     holders: usize,
 }
 
-/// The steps with what is held. The second result is where the backward pass begins.
-fn weighed(costs: &Costs, steps: Vec<Step>) -> (Vec<Moment>, usize) {
-    let mut rules = costs.rules.iter();
+/// The steps with what is held.
+fn weighed(window: Window<'_>, Steps { steps, forward }: Steps) -> Schedule {
+    let costs = window.costs;
+    let mut rules = window.rules();
+    let later: isize =
+        costs.rules.iter().take_while(|rule| rule.node > window.last).map(|rule| rule.change).sum();
+    let mut from_later = costs.seed_bytes.checked_add_signed(later).expect("cotangents are freed once");
+    if window.last < costs.result {
+        // The result stays, whoever computed it.
+        from_later += costs.entries[costs.entries[costs.result as usize].root as usize].bytes;
+    }
     let mut storages: Vec<Stored> = Vec::new();
     // The storage that a node's value lies in, while it is there and does not lie in a leaf's.
     let mut lies_in: Vec<Option<usize>> = vec![None; costs.entries.len()];
     let (mut held, mut gradients) = (0, 0);
-    let mut begun = None;
+    let mut at_begin = (0, 0);
     let mut moments = Vec::with_capacity(steps.len());
-    for step in steps {
+    for (at, step) in steps.into_iter().enumerate() {
+        if at == forward {
+            let last = lies_in[window.last as usize].map_or(0, |storage| storages[storage].bytes);
+            at_begin = (held, last);
+            held += from_later;
+        }
         let id = step.node();
         let entry = &costs.entries[id];
         let mut peak = held;
@@ -215,41 +282,34 @@ fn weighed(costs: &Costs, steps: Vec<Step>) -> (Vec<Moment>, usize) {
                 }
             }
             Step::Rule(_) => {
-                if begun.is_none() {
-                    held += costs.seed_bytes;
-                }
                 let rule = rules.next().expect("a rule for each step");
                 peak = held + rule.peak;
                 held = held.checked_add_signed(rule.change).expect("cotangents are freed once");
                 gradients += rule.gradient;
             }
         }
-        if matches!(step, Step::Rule(_)) {
-            begun.get_or_insert(moments.len());
-        }
         moments.push(Moment { step, peak, held, gradients });
     }
-    let begun = begun.unwrap_or(moments.len());
-    (moments, begun)
+    let (held, last_held) = if forward < moments.len() { at_begin } else { (held, 0) };
+    Schedule { moments, begun: forward, held, last_held }
 }
 
-/// What happens in a run, step by step, and where its backward pass begins.
+/// What happens in a run of a part of a program, if the nodes are saved and computed again as decided.
 pub(crate) fn scheduled(
-    costs: &Costs,
+    window: Window<'_>,
     decided: &[Choice],
     together: bool,
-) -> Result<(Vec<Moment>, usize), PlanError> {
-    let refused = |site| PlanError::Effect { site, rule: "what it is needed for".into() };
-    let steps = listed(costs, decided, together).map_err(refused)?;
-    Ok(weighed(costs, with_drops(costs, steps)))
+) -> Result<Schedule, PlanError> {
+    let refused = |site| PlanError::Effect { site, rule: "something else needs it".into() };
+    let steps = listed(window, decided, together).map_err(refused)?;
+    Ok(weighed(window, with_drops(window, steps)))
 }
 
 /// The bytes that come back in a run.
 pub(crate) fn returning(costs: &Costs, decided: &[Choice]) -> Result<usize, PlanError> {
-    let (moments, _) = scheduled(costs, decided, false)?;
     let bytes = |moment: &Moment| match moment.step {
         Step::Recompute(id) => costs.entries[id as usize].bytes,
         _ => 0,
     };
-    Ok(moments.iter().map(bytes).sum())
+    Ok(scheduled(Window::all(costs), decided, false)?.moments.iter().map(bytes).sum())
 }

@@ -34,6 +34,24 @@ pub(super) fn map(f: Map, x: &[&Tensor]) -> Result<Tensor> {
     })
 }
 
+/// `sum[i] = sum[i] + x[i]`, for contiguous tensors of one shape, f32 or f64, where nothing else refers to `sum`.
+pub(super) fn add_in_place(sum: &mut Tensor, x: &Tensor) {
+    fn add<T: Float + crate::Element + Pod>(sum: &mut Tensor, x: &Tensor) {
+        let x = contiguous_data::<T>(x).expect("what is added is contiguous");
+        let sum = sum.as_mut_slice::<T>().expect("nothing else refers to the sum");
+        threads::pieces(sum, |start, sum| {
+            widest(
+                #[inline(always)]
+                || sum.iter_mut().zip(&x[start..]).for_each(|(sum, &x)| *sum = *sum + x),
+            )
+        });
+    }
+    match x.dtype() {
+        DType::F32 => add::<f32>(sum, x),
+        _ => add::<f64>(sum, x),
+    }
+}
+
 fn float<T: Float>(f: Map, x: &[&Tensor]) -> Tensor {
     use Map::*;
     let of = T::of;
@@ -285,6 +303,27 @@ mod tests {
     use Map::*;
 
     const NAN: f64 = f64::NAN;
+
+    #[test]
+    fn a_sum_in_place_has_the_bits_of_a_sum() {
+        for n in [0, 1, 7, 1000, PARALLEL + 3] {
+            let at = |i: usize, k: f64| ((i as f64 * k).sin() * 1e3) as f32;
+            let a: Vec<f32> = (0..n).map(|i| at(i, 0.7)).collect();
+            let x = Tensor::from_vec((0..n).map(|i| at(i, 1.3)).collect::<Vec<f32>>(), [n]);
+            let expected = map(Add, &[&Tensor::from_slice(&a, [n]), &x]).unwrap();
+            let sum = Tensor::from_slice(&a, [n]);
+            let (id, shared) = (sum.storage().id(), sum.clone());
+            let beside = sum.plus(&x).unwrap();
+            assert_ne!(beside.storage().id(), id, "somebody else refers to it");
+            let within = shared.plus(&x).unwrap();
+            assert_eq!(within.storage().id(), id);
+            for sum in [beside, within] {
+                let bits =
+                    |t: &Tensor| t.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                assert_eq!(bits(&sum), bits(&expected));
+            }
+        }
+    }
 
     /// Each function, its definition in f64, and the ulps its composition may lose.
     type Definition1 = (Map, fn(f64) -> f64, f64);

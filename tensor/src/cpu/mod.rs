@@ -69,6 +69,13 @@ impl Backend for Cpu {
     fn random(&self, what: Distribution, shape: &Shape, dtype: DType, key: Key) -> Result<Tensor> {
         HostMemory::in_kernel(|| random::random(what, shape, dtype, key))
     }
+    fn add_in_place(&self, sum: &mut Tensor, x: &Tensor) -> Result<()> {
+        map::add_in_place(sum, x);
+        Ok(())
+    }
+    fn adds_in_place(&self) -> bool {
+        true
+    }
     fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
         HostMemory::in_kernel(|| fused::fused(f, x))
     }
