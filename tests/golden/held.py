@@ -267,6 +267,8 @@ networks = {
     "residual": lambda: Network(Residual),
     "gated": lambda: Network(Gated),
     "pre-norm, tanh": lambda: Network(functools.partial(PreNorm, torch.tanh)),
+    "pre-norm, gelu": lambda: Network(functools.partial(PreNorm, F.gelu)),
+    "pre-norm, silu": lambda: Network(functools.partial(PreNorm, F.silu)),
     "hc-dynamic": lambda: Streams(DynamicHyperConnection, MeanOfStreams),
     "mhc": lambda: Streams(functools.partial(Mhc, sinkhorn), SigmoidRead),
     "mhc, checkpointed": lambda: Streams(functools.partial(Mhc, checkpointed_sinkhorn), SigmoidRead),
