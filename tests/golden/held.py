@@ -100,6 +100,10 @@ class PreNorm(nn.Module):
         return x + self.dropout(self.activation(self.linear(self.norm(x))))
 
 
+def gelu_tanh(x):
+    return F.gelu(x, approximate="tanh")
+
+
 class DynamicHyperConnection(nn.Module):
     """arXiv 2409.19606, Eq. 3-5 and 10-13; A is held as the matrix that multiplies the streams from the left."""
 
@@ -267,7 +271,9 @@ networks = {
     "residual": lambda: Network(Residual),
     "gated": lambda: Network(Gated),
     "pre-norm, tanh": lambda: Network(functools.partial(PreNorm, torch.tanh)),
+    "pre-norm, elu": lambda: Network(functools.partial(PreNorm, F.elu)),
     "pre-norm, gelu": lambda: Network(functools.partial(PreNorm, F.gelu)),
+    "pre-norm, gelu_tanh": lambda: Network(functools.partial(PreNorm, gelu_tanh)),
     "pre-norm, silu": lambda: Network(functools.partial(PreNorm, F.silu)),
     "hc-dynamic": lambda: Streams(DynamicHyperConnection, MeanOfStreams),
     "mhc": lambda: Streams(functools.partial(Mhc, sinkhorn), SigmoidRead),

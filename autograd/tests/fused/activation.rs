@@ -8,7 +8,8 @@ use crate::{agrees, panic_message};
 
 type Unary = for<'t> fn(Var<'t>) -> Var<'t>;
 
-const SELF_GATED: [(&str, Unary); 2] = [("gelu", |x| x.gelu()), ("silu", |x| x.silu())];
+const SELF_GATED: [(&str, Unary); 3] =
+    [("gelu", |x| x.gelu()), ("gelu_tanh", |x| x.gelu_tanh()), ("silu", |x| x.silu())];
 
 #[test]
 fn fused_is_expanded() {
