@@ -72,6 +72,24 @@ fn values_and_slopes() {
     }
 }
 
+/// With a positive α the derivative of elu is a function of the result; with a negative one the result is positive on both
+/// sides, and the operand is read as well.
+#[test]
+fn the_sides_of_elu() {
+    for (alpha, held) in [(1.5, 40), (0.0, 40), (-0.5, 80)] {
+        let tape = Tape::new();
+        let x = tape.variable(&Tensor::from_slice(&[-2.0f64, -1e-300, 0.0, 1e-300, 3.0], [5]));
+        let y = tape.scope("block", || (x * 1.0).elu(alpha));
+        assert_eq!(tape.memory().needed, held, "{alpha}");
+        let slope = to_vec(tape.grad(y.sum(&[]), &[x]).unwrap()[0]);
+        let expected = [alpha * (-2f64).exp(), alpha, alpha, 1.0, 1.0];
+        let off = slope.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(off < 1e-15, "{alpha}: {slope:?}, expected {expected:?}");
+        let read = tape.audit_reads(y.sum(&[])).unwrap();
+        assert_eq!((read.declared == read.read, read.read_bytes), (true, held), "{alpha}");
+    }
+}
+
 #[test]
 fn far_from_zero() {
     for (name, f) in POINTWISE {

@@ -9,13 +9,14 @@ use crate::quiet::quietly;
 use crate::subject::Subject;
 
 /// Mistakes that are none: operation, the start of the place, the edit, and why nothing changes. `*` is any.
-const EXCLUSIONS: [(&str, &str, &str, &str); 15] = [
+const EXCLUSIONS: [(&str, &str, &str, &str); 16] = [
     ("sign", "*", "*", NO_SLOPE),
     ("*", "operand 0 of sign(", "detached", NO_SLOPE),
     ("*", "sum(", "left out", NOTHING_MOVES),
     ("*", "place(", "left out", NOTHING_MOVES),
     ("*", "slice(", "left out", NOTHING_MOVES),
     ("affine", "affine(", "left out", "a number is only added: the slope is 1"),
+    ("gelu_tanh", "clamp(", "left out", FLAT),
     ("concat", "concat(expand(0), dx1, expand(0))", "swapped 0 and 2", "zeros are exchanged for zeros"),
     ("concat", "x̄0", "swapped 0 and 2", "both belong to one value, and are added up"),
     ("max", "cast(eq(x0, y))", "sign", RATIO),
@@ -35,6 +36,7 @@ const NO_SLOPE: &str =
     "the derivative of sign is 0 and so is any multiple of it; its result is as good as a constant";
 const NOTHING_MOVES: &str =
     "it fits only where the result has the operand's shape, and then it is the identity";
+const FLAT: &str = "where the bound takes effect the tanh is ±1 to the last bit; it is against overflow";
 const RATIO: &str = "each of k equal extremes gets a hit divided by the sum of hits: a factor cancels";
 
 /// Why a mutant changes nothing, if that is known.

@@ -33,13 +33,21 @@ fn local_derivative<'t>(f: Map, x: Var<'t>, y: Var<'t>) -> Option<Var<'t>> {
         Map::Softplus => x.sigmoid(),
         Map::Relu => y.sign(),
         Map::LeakyRelu(slope) => where_(x.gt(x.fill(0.0)), x.fill(1.0), x.fill(slope)),
-        Map::Elu(alpha) => where_(x.gt(x.fill(0.0)), x.fill(1.0), y + alpha),
+        Map::Elu(alpha) => {
+            let side = if keeps_signs(alpha) { y } else { x };
+            where_(side.gt(side.fill(0.0)), side.fill(1.0), y + alpha)
+        }
         Map::Powf(p) if p != 0.0 => x.powf(p - 1.0) * p,
         Map::Clamp { low, high } => {
             where_(x.ge(x.fill(low)).and(x.le(x.fill(high))), x.fill(1.0), x.fill(0.0))
         }
         _ => return None,
     })
+}
+
+/// Whether `elu` with this α is positive only where its operand is, so that its derivative is a function of its result.
+fn keeps_signs(alpha: f64) -> bool {
+    alpha >= 0.0
 }
 
 /// The derivative of a function whose derivative is a constant.
@@ -139,7 +147,7 @@ impl Op for Elementwise {
                 Needs::inputs(&[0])
             }
             Exp | Expm1 | Sqrt | Rsqrt | Recip | Tanh | Sigmoid | Relu => Needs::OUTPUT,
-            Elu(_) => Needs::inputs(&[0]).or(Needs::OUTPUT),
+            Elu(alpha) => Needs::OUTPUT.or(Needs::inputs(&[0]).when(!keeps_signs(alpha))),
             Mul => Needs::inputs(&[1]).when(wants(0)).or(Needs::inputs(&[0]).when(wants(1))),
             Div => Needs::inputs(&[1]).or(Needs::OUTPUT.when(wants(1))),
             Pow => {

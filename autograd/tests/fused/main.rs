@@ -1,5 +1,6 @@
 //! Fused operations: against differences, against their expansions, and against what they are on paper.
 
+mod activation;
 #[path = "../check/mod.rs"]
 mod check;
 mod cross_entropy;
