@@ -224,8 +224,11 @@ impl Way {
     }
 }
 
+/// Choices for every node, and a name for them.
+type Named = (String, Rc<[Choice]>);
+
 /// The choices of the best plans that save, or compute again, each part between saved cuts as a whole.
-fn best_by_parts(costs: &Costs, cuts: &[u32]) -> Result<Vec<(String, Rc<[Choice]>)>, PlanError> {
+fn best_by_parts(costs: &Costs, cuts: &[u32]) -> Result<Vec<Named>, PlanError> {
     // ends[0] is the beginning of the program, the last its result.
     let ends: Vec<u32> =
         [0].into_iter().chain(cuts.iter().copied().filter(|&id| id < costs.result)).collect();

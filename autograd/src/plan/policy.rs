@@ -172,6 +172,12 @@ impl Policy {
         Policy { together: true, ..self }
     }
 
+    /// Each value comes back when something first reads it: the opposite of [`together`](Policy::together), and how a policy
+    /// begins.
+    pub fn one_by_one(self) -> Policy {
+        Policy { together: false, ..self }
+    }
+
     /// The same policy under another name.
     pub fn named(self, name: impl Into<String>) -> Policy {
         Policy { name: name.into(), ..self }
