@@ -3,7 +3,7 @@
 use std::panic::Location;
 use std::rc::Rc;
 
-use limpid_tensor::{Device, Layout, Meta, Tensor};
+use limpid_tensor::{Device, Meta, Tensor};
 use smallvec::SmallVec;
 
 use crate::error::{Error, Site};
@@ -33,6 +33,7 @@ pub(crate) struct Entry {
     pub inputs: SmallVec<[Operand; 3]>,
     pub meta: Meta,
     pub purity: Purity,
+    pub tracked: bool,
     /// Counts the passes of differentiation begun or ended before it.
     pub pass: u32,
     /// The node that allocated the storage it lies in: itself, or what it is a view of.
@@ -75,16 +76,13 @@ impl Tape {
         let backend = phantom.backend();
         let usage = || backend.usage().expect("a phantom counts");
         let tape = self.rehearsal(phantom.clone());
+        *tape.rehearsed.borrow_mut() = Some(Rehearsed::default());
         let mut entries: Vec<Entry> = Vec::with_capacity(loss.id as usize + 1);
         for id in 0..=loss.id {
             let node = self.nodes.borrow()[id as usize].clone();
             let before = usage().live;
             backend.set_peak(before);
-            let depends = |e: limpid_tensor::Error| PlanError::DependsOnValues {
-                site: self.site(id),
-                message: e.to_string(),
-            };
-            let value = tape.phantom_value(&phantom, &node).map_err(depends)?;
+            let value = tape.phantom_value(&phantom, &node);
             let after = usage();
             let shows = node.inputs.iter().map(|operand| operand.id).find(|&operand| {
                 let nodes = tape.nodes.borrow();
@@ -103,6 +101,7 @@ impl Tape {
                 scope: self.scopes.borrow().shared_path(node.scope),
                 location: node.location,
                 purity: op.map_or(Purity::Pure, |op| op.purity()),
+                tracked: node.tracked,
                 pass: node.pass,
                 root: shows.map_or(id, |shown| entries[shown as usize].root),
                 shows,
@@ -118,7 +117,6 @@ impl Tape {
         for id in 0..=loss.id {
             entries[id as usize].reads = tape.declared_reads(id);
         }
-        *tape.rehearsed.borrow_mut() = Some(Rehearsed::default());
         tape.backward(tape.var(loss.id)).map_err(|error| match error {
             Error::Backend { site, message } => PlanError::DependsOnValues { site, message },
             other => PlanError::Tape(other),
@@ -129,27 +127,43 @@ impl Tape {
     }
 
     /// The value of a node as a phantom.
-    fn phantom_value(&self, phantom: &Device, node: &Node) -> limpid_tensor::Result<Tensor> {
-        let blank = |meta: &Meta| Tensor::assemble(phantom, meta.shape.clone(), meta.dtype, &[]);
+    fn phantom_value(&self, phantom: &Device, node: &Node) -> Tensor {
         match (&node.op, &node.value) {
             (None, Some(value)) if !value.layout().is_contiguous() => {
                 let elements = value.storage().bytes() / value.dtype().size();
-                let all =
-                    Tensor::assemble(phantom, Layout::contiguous([elements]).shape(), value.dtype(), &[])?;
-                Ok(Tensor::from_storage(all.storage().clone(), value.layout().clone(), value.dtype()))
+                let all = blank(phantom, Meta::new([elements], value.dtype()));
+                Tensor::from_storage(all.storage().clone(), value.layout().clone(), value.dtype())
             }
-            (None, _) => blank(&node.meta),
+            (None, _) => blank(phantom, node.meta.clone()),
             // It holds its device, which is not the phantom.
-            (Some(_), _) if node.inputs.is_empty() => blank(&node.meta),
+            (Some(_), _) if node.inputs.is_empty() => blank(phantom, node.meta.clone()),
             (Some(op), _) => {
                 let nodes = self.nodes.borrow();
                 let operand = |operand: &Operand| nodes[operand.id as usize].value.clone();
                 let operands: SmallVec<[Tensor; 3]> = node.inputs.iter().filter_map(operand).collect();
                 drop(nodes);
-                op.forward(&operands.iter().collect::<SmallVec<[&Tensor; 3]>>())
+                let operands: SmallVec<[&Tensor; 3]> = operands.iter().collect();
+                op.forward(&operands).unwrap_or_else(|_| blank(phantom, node.meta.clone()))
             }
         }
     }
+
+    /// In a rehearsal, what stands in for the result of an operation that looks at elements itself: it is taken to make a
+    /// tensor and nothing else. Elsewhere the error.
+    pub(crate) fn rehearsed_result(
+        &self,
+        id: u32,
+        error: limpid_tensor::Error,
+    ) -> limpid_tensor::Result<Tensor> {
+        if self.rehearsed.borrow().is_none() {
+            return Err(error);
+        }
+        Ok(blank(self.device(), self.nodes.borrow()[id as usize].meta.clone()))
+    }
+}
+
+fn blank(phantom: &Device, meta: Meta) -> Tensor {
+    Tensor::assemble(phantom, meta.shape, meta.dtype, &[]).expect("a phantom has room for everything")
 }
 
 /// What a rehearsal writes down.

@@ -77,8 +77,10 @@ pub enum PlanError {
         /// The rule that selects it.
         rule: String,
     },
-    /// A derivative rule, or an operation, looks at numbers, and a plan is made before there are any.
-    #[error("{site}: it depends on values, so that what it takes is not known before it runs: {message}")]
+    /// A derivative rule looks at numbers, and a plan is made before there are any.
+    #[error(
+        "{site}: its derivative depends on values, so that what it takes is not known before it runs: {message}"
+    )]
     DependsOnValues {
         /// Which operation.
         site: Site,
@@ -262,7 +264,9 @@ fn totals(costs: &Costs, moments: &[Moment], held: usize) -> Totals {
 
 impl Tape {
     /// What running the program up to `loss`, and differentiating it, takes under a policy. Nothing is computed: the tape may
-    /// be [dry](Tape::dry), and is where the program is known before it runs. (Its leaves are taken to be contiguous.)
+    /// be [dry](Tape::dry), and is where the program is known before it runs. (Its leaves are taken to be contiguous. An
+    /// operation that reads elements of tensors itself, as one outside this crate may, is taken to allocate its result and
+    /// nothing else.)
     ///
     /// # Errors
     /// If a rule of the policy selects nothing, if it would repeat an effect, or if the program depends on values.
