@@ -5,10 +5,11 @@
 //! plan up to a bottleneck is found from the best plans up to the bottlenecks before it, as a shortest path is; what
 //! there is to compare is three numbers: the bytes kept, the peak, and the operations repeated.
 //!
-//! Where every value is a bottleneck (a chain) these are all the plans there are, and the result is exact. Elsewhere the
-//! inside of a part is either saved or computed again as a whole, plans by [`Policy`] join the contest, and each
-//! result has a bound below which no plan can be.
+//! Where every value is a bottleneck (a chain) these are all the plans there are, and the result is exact. Elsewhere a few
+//! things are tried inside a part: to save nothing, or all, or what takes the most operations per byte to compute; plans by
+//! [`Policy`] join the contest, and each result has a bound below which no plan can be.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::rc::Rc;
 
@@ -25,7 +26,13 @@ use crate::var::Var;
 pub struct Budget(pub usize);
 
 /// More bottlenecks than these are thinned out: the work grows with their square.
-const MOST_BOTTLENECKS: usize = 96;
+const MOST_BOTTLENECKS: usize = 64;
+
+/// The same for a chain, whose parts are small.
+const MOST_IN_CHAIN: usize = 256;
+
+/// The ways to a cut that are followed further, where the program is no chain.
+const MOST_WAYS: usize = 256;
 
 /// The plans of a program of which none is better than another in both bytes and operations: made by [`Tape::front`].
 pub struct Front {
@@ -130,7 +137,7 @@ impl Front {
     fn of(costs: Rc<Costs>) -> Result<Front, PlanError> {
         let (cuts, exact) = cuts(&costs);
         let mut points: Vec<Point> = Vec::new();
-        for (name, choices) in best_by_parts(&costs, &cuts)? {
+        for (name, choices) in best_by_parts(&costs, &cuts, exact)? {
             points.push(Point::of(&costs, name, choices, false)?);
         }
         if !exact {
@@ -182,7 +189,8 @@ fn cuts(costs: &Costs) -> (Vec<u32>, bool) {
     let inside = |id: usize| costs.entries[id].bytes > 0 && id != costs.result as usize;
     let exact =
         (0..costs.entries.len()).filter(|&id| inside(id)).all(|id| bottlenecks.contains(&(id as u32)));
-    let thinned = bottlenecks.len().div_ceil(MOST_BOTTLENECKS).max(1);
+    let most = if exact { MOST_IN_CHAIN } else { MOST_BOTTLENECKS };
+    let thinned = bottlenecks.len().div_ceil(most).max(1);
     let cuts = bottlenecks.into_iter().filter(|&id| id > 0).step_by(thinned).collect();
     (cuts, exact && thinned == 1)
 }
@@ -196,10 +204,48 @@ fn contenders(bottlenecks: usize) -> Vec<Policy> {
     policies
 }
 
-/// A part of a program between two cuts, in one of two ways to run it.
-#[derive(Clone, Copy)]
+/// What is saved inside a part of a program: values that take at least so many operations per byte to compute. Infinitely
+/// many: none; 0: all.
+type Density = f64;
+
+/// The densities that are tried: above them lie none, half, and nine tenths of all operations.
+fn densities(costs: &Costs) -> Vec<Density> {
+    let mut values: Vec<(Density, u64)> = (0..costs.entries.len())
+        .filter(|&id| costs.entries[id].bytes > 0)
+        .map(|id| (density(costs, id), costs.entries[id].flops))
+        .collect();
+    values.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let total: u64 = values.iter().map(|value| value.1).sum();
+    let mut found = vec![Density::INFINITY];
+    for share in [0.5, 0.9] {
+        let mut above = 0;
+        let at = values.iter().find(|value| {
+            above += value.1;
+            above as f64 >= share * total as f64
+        });
+        found.extend(at.map(|value| value.0));
+    }
+    found.dedup();
+    found
+}
+
+fn density(costs: &Costs, id: usize) -> Density {
+    costs.entries[id].flops as f64 / costs.entries[id].bytes.max(1) as f64
+}
+
+/// Saves `first` and `last`, and what is dense enough in between.
+fn choose(costs: &Costs, first: u32, last: u32, saves: Density, choices: &mut [Choice]) {
+    let inside = first as usize..=last as usize;
+    for id in inside.clone() {
+        let is_end = id == first as usize || id == last as usize;
+        let saved = is_end || density(costs, id) >= saves;
+        choices[id] = if saved { Choice::Save } else { Choice::Recompute };
+    }
+    costs.complete(choices, inside);
+}
+
+/// A part of a program between two cuts, in one of the ways to run it.
 struct Part {
-    saves_inside: bool,
     /// The most held in it, besides what is kept of the parts before its first node.
     peak: usize,
     /// What it keeps for the backward pass, its first node included and its last one not.
@@ -213,91 +259,67 @@ struct Way {
     kept: usize,
     peak: usize,
     extra_flops: u64,
-    /// The cut where the last part begins, and which way led there.
-    from: Option<(usize, usize)>,
-    saves_inside: bool,
-}
-
-impl Way {
-    fn is_no_better_than(&self, other: &Way) -> bool {
-        self.kept >= other.kept && self.peak >= other.peak && self.extra_flops >= other.extra_flops
-    }
+    /// The cut where the last part begins, which way led there, and what is saved in between.
+    from: Option<(usize, usize, Density)>,
 }
 
 /// Choices for every node, and a name for them.
 type Named = (String, Rc<[Choice]>);
 
-/// The choices of the best plans that save, or compute again, each part between saved cuts as a whole.
-fn best_by_parts(costs: &Costs, cuts: &[u32]) -> Result<Vec<Named>, PlanError> {
+/// The choices of the best plans that run each part between saved cuts in one of a few ways.
+fn best_by_parts(costs: &Costs, cuts: &[u32], exact: bool) -> Result<Vec<Named>, PlanError> {
     // ends[0] is the beginning of the program, the last its result.
     let ends: Vec<u32> =
         [0].into_iter().chain(cuts.iter().copied().filter(|&id| id < costs.result)).collect();
     let ends: Vec<u32> = ends.into_iter().chain([costs.result]).collect();
-    let start = Way { kept: 0, peak: 0, extra_flops: 0, from: None, saves_inside: false };
-    let mut ways: Vec<Vec<Way>> = vec![vec![start]];
+    // Where there is nothing inside a part but cuts, it makes no difference what is saved inside.
+    let densities = if exact { vec![Density::INFINITY] } else { densities(costs) };
+    let mut ways: Vec<Vec<Way>> = vec![vec![Way { kept: 0, peak: 0, extra_flops: 0, from: None }]];
     let mut choices = vec![Choice::Save; costs.entries.len()];
     for to in 1..ends.len() {
         let mut found: Vec<Way> = Vec::new();
         for from in 0..to {
-            for saves_inside in [false, true].into_iter().take(if from + 1 == to { 2 } else { 1 }) {
-                let part = part(costs, ends[from], ends[to], saves_inside, &mut choices)?;
+            let neighbours = (!exact && from + 1 == to).then_some(0.0);
+            for saves in densities.iter().copied().chain(neighbours) {
+                let (first, last) = (ends[from], ends[to]);
+                choose(costs, first, last, saves, &mut choices);
+                let part = part(costs, first, last, &choices)?;
                 for (index, way) in ways[from].iter().enumerate() {
                     found.push(Way {
                         kept: way.kept + part.kept,
                         peak: way.peak.max(way.kept + part.peak),
                         extra_flops: way.extra_flops + part.extra_flops,
-                        from: Some((from, index)),
-                        saves_inside: part.saves_inside,
+                        from: Some((from, index, saves)),
                     });
                 }
             }
         }
-        ways.push(without_worse(found));
+        let found = without_worse(found);
+        // Where the result is an approximation anyway, some ways stand for all.
+        let thinned = if exact { 1 } else { found.len().div_ceil(MOST_WAYS).max(1) };
+        ways.push(found.into_iter().step_by(thinned).collect());
     }
     let last = ends.len() - 1;
-    Ok((0..ways[last].len())
-        .map(|index| {
-            let mut choices = vec![Choice::Recompute; costs.entries.len()];
-            let (mut at, mut index, mut saved) = (last, index, 0);
-            loop {
-                let way = ways[at][index];
-                let Some((from, earlier)) = way.from else { break };
-                if way.saves_inside {
-                    choices[ends[from] as usize..=ends[at] as usize].fill(Choice::Save);
-                }
-                choices[ends[at] as usize] = Choice::Save;
-                saved += 1;
-                (at, index) = (from, earlier);
-            }
-            let name = format!("{} of {} bottlenecks", saved - 1, ends.len() - 2);
-            (name, costs.with_views(choices))
-        })
-        .collect())
+    let named = |index: usize| {
+        let mut choices = vec![Choice::Recompute; costs.entries.len()];
+        let (mut at, mut index, mut saved) = (last, index, 0);
+        while let Some((from, earlier, saves)) = ways[at][index].from {
+            choose(costs, ends[from], ends[at], saves, &mut choices);
+            saved += 1;
+            (at, index) = (from, earlier);
+        }
+        (format!("{} of {} bottlenecks", saved - 1, ends.len() - 2), choices.into())
+    };
+    Ok((0..ways[last].len()).map(named).collect())
 }
 
 /// What it takes to run a part from after `first` to `last`.
-fn part(
-    costs: &Costs,
-    first: u32,
-    last: u32,
-    saves_inside: bool,
-    choices: &mut [Choice],
-) -> Result<Part, PlanError> {
-    let inside = first as usize..=last as usize;
-    if !saves_inside {
-        choices[inside.clone()].fill(Choice::Recompute);
-        choices[first as usize] = Choice::Save;
-        choices[last as usize] = Choice::Save;
-    }
-    let decided = costs.with_views(choices.to_vec());
-    choices[inside].fill(Choice::Save);
-    let schedule = scheduled(Window { costs, first, last }, &decided, false)?;
-    let steps = || schedule.moments.iter().map(|moment| moment.step);
+fn part(costs: &Costs, first: u32, last: u32, choices: &[Choice]) -> Result<Part, PlanError> {
+    let schedule = scheduled(Window { costs, first, last }, choices, false)?;
     Ok(Part {
-        saves_inside,
         peak: schedule.moments.iter().map(|moment| moment.peak).max().unwrap_or(0),
         kept: schedule.held - schedule.last_held,
-        extra_flops: repeated(costs, steps()),
+        extra_flops: repeated(costs, schedule.moments.iter().map(|moment| moment.step)),
     })
 }
 
@@ -305,10 +327,21 @@ fn part(
 fn without_worse(mut ways: Vec<Way>) -> Vec<Way> {
     ways.sort_by_key(|way| (way.kept, way.peak, way.extra_flops));
     let mut best: Vec<Way> = Vec::new();
+    // The fewest operations of any way so far, by peak: they fall as the peak rises. All so far keep no more.
+    let mut stairs: BTreeMap<usize, u64> = BTreeMap::new();
     for way in ways {
-        if !best.iter().any(|better| way.is_no_better_than(better)) {
-            best.push(way);
+        let below = stairs.range(..=way.peak).next_back();
+        if below.is_some_and(|(_, &flops)| flops <= way.extra_flops) {
+            continue;
         }
+        let above: Vec<usize> = stairs
+            .range(way.peak..)
+            .take_while(|(_, flops)| **flops >= way.extra_flops)
+            .map(|(peak, _)| *peak)
+            .collect();
+        above.iter().for_each(|peak| drop(stairs.remove(peak)));
+        stairs.insert(way.peak, way.extra_flops);
+        best.push(way);
     }
     best
 }

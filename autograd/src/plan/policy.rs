@@ -526,16 +526,15 @@ impl Costs {
         found
     }
 
-    /// Choices as they are made of values, with views going by what they show, and leaves and effects saved.
-    pub fn with_views(&self, mut choices: Vec<Choice>) -> Rc<[Choice]> {
-        for (id, entry) in self.entries.iter().enumerate() {
-            let root = entry.root as usize;
-            let is_leaf = self.entries[root].op.is_none();
+    /// Makes views in a range of nodes go by what they show, and saves leaves and effects.
+    pub fn complete(&self, choices: &mut [Choice], range: std::ops::RangeInclusive<usize>) {
+        for id in range {
+            let entry = &self.entries[id];
+            let is_leaf = self.entries[entry.root as usize].op.is_none();
             choices[id] = match is_leaf || entry.purity == Purity::Effect {
                 true => Choice::Save,
-                false => choices[root],
+                false => choices[entry.root as usize],
             };
         }
-        choices.into()
     }
 }

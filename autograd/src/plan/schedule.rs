@@ -67,10 +67,24 @@ impl<'a> Window<'a> {
         self.first..=self.last
     }
 
-    /// Those of its rules: in a part of a program the first node's rule belongs to the part before.
-    fn rules(&self) -> impl Iterator<Item = &'a RuleCost> + use<'a> {
-        let (first, last) = (self.first, self.last);
-        self.costs.rules.iter().filter(move |rule| rule.node <= last && (rule.node > first || first == 0))
+    /// A node's place in lists of the window's nodes.
+    fn place(&self, id: u32) -> usize {
+        (id - self.first) as usize
+    }
+
+    fn len(&self) -> usize {
+        self.place(self.last) + 1
+    }
+
+    /// The rules that run before its own, and those: in a part of a program the first node's belongs to the part before.
+    fn rules(&self) -> (&'a [RuleCost], &'a [RuleCost]) {
+        let rules = &self.costs.rules;
+        let start = rules.partition_point(|rule| rule.node > self.last);
+        let end = match self.first {
+            0 => rules.len(),
+            first => rules.partition_point(|rule| rule.node > first),
+        };
+        (&rules[..start], &rules[start..end])
     }
 
     /// Values that are never dropped here.
@@ -92,7 +106,7 @@ struct Listing<'a> {
 
 impl Listing<'_> {
     fn is_present(&self, id: u32) -> bool {
-        self.present[id as usize] || self.window.is_leaf(id)
+        self.window.is_leaf(id) || self.present[self.window.place(id)]
     }
 
     /// Makes sure that a value is there, computing it again with what it takes. Returns the first node computed again.
@@ -115,7 +129,7 @@ impl Listing<'_> {
                 return Err(entry.site());
             }
             self.steps.push(Step::Recompute(next));
-            self.present[next as usize] = true;
+            self.present[self.window.place(next)] = true;
             first = Some(first.map_or(next, |first: u32| first.min(next)));
             stack.pop();
         }
@@ -126,7 +140,7 @@ impl Listing<'_> {
     fn forget(&mut self) {
         for id in self.window.ids() {
             let kept = self.decided[id as usize] == Choice::Save || id == self.window.costs.result;
-            self.present[id as usize] &= kept;
+            self.present[self.window.place(id)] &= kept;
         }
     }
 }
@@ -140,7 +154,7 @@ struct Steps {
 /// The steps of a run without its drops.
 fn listed(window: Window<'_>, decided: &[Choice], together: bool) -> Result<Steps, Site> {
     let entries = &window.costs.entries;
-    let mut listing = Listing { window, decided, present: vec![false; entries.len()], steps: Vec::new() };
+    let mut listing = Listing { window, decided, present: vec![false; window.len()], steps: Vec::new() };
     let mut pass = entries[window.first as usize].pass;
     for id in window.ids() {
         let entry = &entries[id as usize];
@@ -155,17 +169,18 @@ fn listed(window: Window<'_>, decided: &[Choice], together: bool) -> Result<Step
             listing.demand(operand.id)?;
         }
         listing.steps.push(Step::Compute(id));
-        listing.present[id as usize] = true;
+        listing.present[window.place(id)] = true;
     }
     listing.forget();
     let forward = listing.steps.len();
+    let (_, rules) = window.rules();
     let mut read_by_rule = vec![false; if together { entries.len() } else { 0 }];
-    for rule in window.rules().filter(|_| together) {
+    for rule in rules.iter().filter(|_| together) {
         for &read in &entries[rule.node as usize].reads {
             read_by_rule[read as usize] = true;
         }
     }
-    for rule in window.rules() {
+    for rule in rules {
         for &read in &entries[rule.node as usize].reads {
             let first = listing.demand(read)?;
             // What any rule from here back to the first of them reads comes back with it.
@@ -193,18 +208,20 @@ fn reads(costs: &Costs, step: Step) -> SmallVec<[u32; 4]> {
 /// The steps with each value dropped after its last reader.
 fn with_drops(window: Window<'_>, Steps { steps, forward }: Steps) -> Steps {
     // From the end: whether something later reads the value as it is then.
-    let mut read_later = vec![false; window.costs.entries.len()];
+    let mut read_later = vec![false; window.len()];
     let mut backwards: Vec<Step> = Vec::with_capacity(steps.len() * 2);
     let mut after_forward = 0;
     for (at, &step) in steps.iter().enumerate().rev() {
         let mut last_read = reads(window.costs, step);
         if let Step::Compute(id) | Step::Recompute(id) = step {
-            if !read_later[id as usize] && !window.stays(id) {
+            let read_later = &mut read_later[window.place(id)];
+            if !*read_later && !window.stays(id) {
                 backwards.push(Step::Drop(id));
             }
-            read_later[id as usize] = false;
+            *read_later = false;
         }
-        last_read.retain(|id| !window.stays(*id) && !std::mem::replace(&mut read_later[*id as usize], true));
+        last_read
+            .retain(|id| !window.stays(*id) && !std::mem::replace(&mut read_later[window.place(*id)], true));
         backwards.extend(last_read.into_iter().map(Step::Drop));
         backwards.push(step);
         if at == forward {
@@ -235,9 +252,9 @@ struct Stored {
 /// The steps with what is held.
 fn weighed(window: Window<'_>, Steps { steps, forward }: Steps) -> Schedule {
     let costs = window.costs;
-    let mut rules = window.rules();
-    let later: isize =
-        costs.rules.iter().take_while(|rule| rule.node > window.last).map(|rule| rule.change).sum();
+    let (later, rules) = window.rules();
+    let mut rules = rules.iter();
+    let later: isize = later.iter().map(|rule| rule.change).sum();
     let mut from_later = costs.seed_bytes.checked_add_signed(later).expect("cotangents are freed once");
     if window.last < costs.result {
         // The result stays, whoever computed it.
@@ -245,36 +262,37 @@ fn weighed(window: Window<'_>, Steps { steps, forward }: Steps) -> Schedule {
     }
     let mut storages: Vec<Stored> = Vec::new();
     // The storage that a node's value lies in, while it is there and does not lie in a leaf's.
-    let mut lies_in: Vec<Option<usize>> = vec![None; costs.entries.len()];
+    let mut lies_in: Vec<Option<usize>> = vec![None; window.len()];
     let (mut held, mut gradients) = (0, 0);
     let mut at_begin = (0, 0);
     let mut moments = Vec::with_capacity(steps.len());
     for (at, step) in steps.into_iter().enumerate() {
         if at == forward {
-            let last = lies_in[window.last as usize].map_or(0, |storage| storages[storage].bytes);
+            let last = lies_in[window.place(window.last)].map_or(0, |storage| storages[storage].bytes);
             at_begin = (held, last);
             held += from_later;
         }
-        let id = step.node();
-        let entry = &costs.entries[id];
+        let entry = &costs.entries[step.node()];
+        let place = window.place(step.node() as u32);
         let mut peak = held;
         match step {
             Step::Compute(_) | Step::Recompute(_) => {
-                lies_in[id] = match entry.shows {
-                    Some(shown) => lies_in[shown as usize],
+                lies_in[place] = match entry.shows {
+                    Some(shown) if shown < window.first => None,
+                    Some(shown) => lies_in[window.place(shown)],
                     None => {
                         storages.push(Stored { bytes: entry.bytes, holders: 0 });
                         Some(storages.len() - 1)
                     }
                 };
-                if let Some(storage) = lies_in[id] {
+                if let Some(storage) = lies_in[place] {
                     storages[storage].holders += 1;
                 }
                 held += entry.bytes;
                 peak = held + entry.transient;
             }
             Step::Drop(_) => {
-                if let Some(storage) = lies_in[id].take() {
+                if let Some(storage) = lies_in[place].take() {
                     storages[storage].holders -= 1;
                     if storages[storage].holders == 0 {
                         held -= storages[storage].bytes;
