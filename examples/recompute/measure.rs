@@ -88,8 +88,8 @@ fn run(network: &Network, text: &Text, plan: &Plan, how: Verify) -> Outcome<Run>
 /// Keeps the first that is wrong.
 fn judge(row: &mut Measured, run: &Run, reference: &[(String, Vec<u64>)], plan: &Plan) {
     if row.differs.is_none() {
-        let differs = |(here, there): &(&(String, Vec<u64>), &(String, Vec<u64>))| here != there;
-        row.differs = run.bits.iter().zip(reference).find(differs).map(|((name, _), _)| name.clone());
+        let differing = run.bits.iter().zip(reference).find(|(here, there)| here != there);
+        row.differs = differing.map(|((name, _), _)| name.clone());
     }
     if row.unplanned.is_empty() {
         row.unplanned = run.receipt.differences(plan);
@@ -99,5 +99,5 @@ fn judge(row: &mut Measured, run: &Run, reference: &[(String, Vec<u64>)], plan: 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let half = values.len() / 2;
-    if values.len() % 2 == 0 { (values[half - 1] + values[half]) / 2.0 } else { values[half] }
+    if values.len().is_multiple_of(2) { (values[half - 1] + values[half]) / 2.0 } else { values[half] }
 }

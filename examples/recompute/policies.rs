@@ -25,7 +25,7 @@ pub fn plans(
     policies.iter().map(|policy| tape.plan(loss, policy)).collect()
 }
 
-/// k, if a plan saves the state behind every k-th block.
+/// k, if a plan saves the state of the streams before every k-th block.
 pub fn spacing(plan: &Plan) -> Option<usize> {
     let chosen = |&node: &usize| {
         let saved = plan.fate(node) == Fate::Save && plan.bytes(node) > 0;

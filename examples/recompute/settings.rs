@@ -65,13 +65,13 @@ blocks-balanced, nothing
 
 Examples:
   recompute --depth 200                     deeper
-  recompute --every 4                       the streams before every fourth block
+  recompute --every 4                       the state before every 4th block
   recompute --plan blocks-root              what becomes of every value
   recompute --diff everything connections   the values of which two plans differ";
 
 /// A block of this width has some ten million weights.
 const MAX_WIDTH: usize = 1024;
-/// A network of this depth takes a minute to plan.
+/// A network of this depth takes half a minute to plan.
 const MAX_DEPTH: usize = 10_000;
 const MAX_STREAMS: usize = 64;
 const MAX_TOKENS: usize = 1 << 20;

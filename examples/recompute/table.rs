@@ -9,7 +9,7 @@ use crate::measure::{Measured, Measurement};
 use crate::policies;
 
 const EXPLANATION: &str = "
-k       the state of the streams is saved behind every k-th block
+k       the state of the streams is saved before every k-th block
 held    bytes held when the backward pass begins
 peak    the most held at any time, and that in % of the first plan's
 again   operations computed again, in % of those of the forward pass
