@@ -63,4 +63,6 @@ mod pages {
     struct Sinkhorn;
     #[doc = include_str!("../docs/symmetry.md")]
     struct Symmetry;
+    #[doc = include_str!("../docs/recomputation.md")]
+    struct Recomputation;
 }

@@ -1,4 +1,4 @@
-//! The numbers and the figures of the pages in `docs/` about the flow of gradients.
+//! The numbers and the figures of the pages in `docs/` about gradients: where they come from, and what they cost.
 //!
 //! ```text
 //! cargo run --release --example pages
@@ -10,6 +10,7 @@
 mod algebra;
 mod gain;
 mod one_plus;
+mod recomputation;
 mod sinkhorn;
 mod stack;
 mod symmetry;
@@ -56,7 +57,9 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Outcome<()> {
     let out = &arguments.out;
     std::fs::create_dir_all(out).map_err(|e| format!("{}: cannot be written to: {e}", out.display()))?;
-    for page in [one_plus::page, algebra::page, gain::page, sinkhorn::page, symmetry::page] {
+    for page in
+        [one_plus::page, algebra::page, gain::page, sinkhorn::page, symmetry::page, recomputation::page]
+    {
         let Page { file, printed, figures } = page()?;
         for (name, block) in printed {
             println!("docs/{file}: {name}\n{}\n", block.trim_end());

@@ -215,6 +215,7 @@ pub struct LineChart {
     y: Axis,
     key: String,
     panels: Vec<Panel>,
+    mark: Option<(f64, String)>,
     notes: Vec<String>,
 }
 
@@ -222,7 +223,8 @@ impl LineChart {
     /// A figure without lines.
     pub fn new(title: &str, x: Axis, y: Axis) -> LineChart {
         let (subtitle, key) = (String::new(), String::new());
-        LineChart { title: title.into(), subtitle, x, y, key, panels: Vec::new(), notes: Vec::new() }
+        let (panels, mark, notes) = (Vec::new(), None, Vec::new());
+        LineChart { title: title.into(), subtitle, x, y, key, panels, mark, notes }
     }
 
     /// With a sentence below the title: what to see.
@@ -249,6 +251,23 @@ impl LineChart {
             Some(panel) => panel.series.push(series),
             None => self.panels.push(Panel::default().series(series)),
         }
+        self
+    }
+
+    /// With a vertical line through every panel at this x, and, where there is room beside it, a few words: what
+    /// happens there. Beyond the lines it has no place and is left out.
+    ///
+    /// ```
+    /// use limpid::report::{Axis, LineChart, Series};
+    /// let rate = (0..100).map(|step| (f64::from(step), if step < 60 { 0.1 } else { 0.01 }));
+    /// let svg = LineChart::new("Learning rate", Axis::linear("step"), Axis::log("rate"))
+    ///     .series(Series::new("sgd", rate))
+    ///     .mark(60.0, "milestone")
+    ///     .to_svg();
+    /// assert!(svg.contains(">milestone<"));
+    /// ```
+    pub fn mark(mut self, x: f64, label: &str) -> LineChart {
+        self.mark = Some((x, label.into()));
         self
     }
 
@@ -339,6 +358,11 @@ impl LineChart {
         let mut zeros = false;
         for (i, plot) in plots.iter().enumerate() {
             frame.axes(plot, &x_ticks, &y_ticks);
+            if let Some((at, label)) = &self.mark
+                && let Some(across) = x.position(*at).filter(|across| (0.0..=1.0).contains(across))
+            {
+                draw_mark(frame, plot, across, label);
+            }
             let series = shown.get(i).map_or(&[][..], |panel| &panel.series);
             if !series.iter().any(|s| s.last_finite().is_some()) {
                 frame.empty(plot, if series.is_empty() { "no data" } else { "no finite value" });
@@ -482,6 +506,21 @@ impl LineChart {
             }
         }
         text
+    }
+}
+
+/// A vertical line, and right or left of it at the top its label, if there is room for that.
+fn draw_mark(frame: &mut Frame, plot: &Plot, across: f64, label: &str) {
+    let ((x, top), (_, bottom)) = (plot.at(across, 1.0), plot.at(across, 0.0));
+    let mut line = Path::new();
+    line.polyline([(x, top), (x, bottom)]);
+    frame.push(Element::path(line).stroke(MUTED, 1.0).attribute("stroke-dasharray", "4 3"));
+    let room = text_width(label, SMALL) + 16.0;
+    let text = |x: f64| Element::text(x, top + 11.0, SMALL, MUTED, label);
+    if x + room <= plot.x + plot.width {
+        frame.push(text(x + 14.0));
+    } else if x - room >= plot.x {
+        frame.push(text(x - 14.0).anchor("end"));
     }
 }
 

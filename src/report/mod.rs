@@ -7,6 +7,7 @@
 //! | what is it in every layer at every epoch? | [`HeatMap`] |
 //! | what is the whole made of? | [`LineChart`] with [`Series::stacked`] |
 //! | what has the classifier learned? | [`Boundary`] |
+//! | how much memory does a plan take, step by step? | [`memory_over_time`] |
 //!
 //! A figure is SVG text that stands alone: fonts of the reader's system, colours for a light and a dark page, a title
 //! and a description for those who hear it. [`Report`] puts figures, words, numbers and commands into one
@@ -22,6 +23,7 @@ mod chart;
 mod frame;
 mod heatmap;
 mod html;
+mod memory;
 mod multiples;
 pub mod palette;
 pub mod scale;
@@ -31,6 +33,7 @@ pub use boundary::{Boundary, BoundaryPanel};
 pub use chart::{Axis, LineChart, Panel, Series};
 pub use heatmap::{HeatMap, HeatPanel};
 pub use html::{Report, Section, Table};
+pub use memory::memory_over_time;
 pub use multiples::Multiples;
 
 #[cfg(test)]
@@ -125,6 +128,7 @@ mod tests {
                         let chart = LineChart::new(LONG, Axis::linear("epoch"), y)
                             .subtitle(LONG)
                             .note(LONG)
+                            .mark(f64::from(count as u32) * 12.0, if lines > 4 { LONG } else { "now" })
                             .key("key");
                         let chart = (0..count).map(panel).fold(chart, LineChart::panel);
                         assert_legible(&chart.to_svg());
