@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::fmt::Write as _;
 
-use limpid::autograd::plan::{Every, Moment, Plan, Policy, Select, Step};
+use limpid::autograd::plan::{Every, Front, Moment, Plan, Policy, Select, Step};
 use limpid::autograd::{Cotangents, Error, Needs, Op, Pullback, Pushforward, format_bytes};
-use limpid::report::memory_over_time;
+use limpid::nn::Activation;
+use limpid::report::{bytes_and_operations, memory_over_time};
 use limpid::tensor::{Inferred, Map, Meta};
 use limpid::{DType, Tape, Tensor, Var, tensor};
 
@@ -21,21 +22,28 @@ use crate::{Outcome, Page};
 
 pub fn page() -> Outcome<Page> {
     let small = small()?;
-    let plans = plans()?;
+    let (plans, front) = plans()?;
     let drawn = ["everything", "connections", "blocks-root", "nothing"];
     let drawn: Vec<(&str, &Plan)> =
         plans.iter().map(|plan| (plan.policy(), plan)).filter(|(name, _)| drawn.contains(name)).collect();
     let figure = memory_over_time(&drawn)
         .subtitle("60 mHC blocks, forward and backward, under four plans. Each line is as long as its plan takes steps.");
+    let of_front = bytes_and_operations(&front)
+        .subtitle("60 mHC blocks. The best plans that were found, and a bound that no plan is below.");
     Ok(Page {
         file: "recomputation.md",
         printed: vec![
             ("plan", small.to_string().replacen("; ", ";\n  ", 1)),
             ("steps", steps(&small)?),
             ("plans", table(&plans)?),
+            ("formula", formula()?),
+            ("budget", budget(&front)?),
             ("drift", drift()?),
         ],
-        figures: vec![("memory_over_the_tape.svg", figure.to_svg())],
+        figures: vec![
+            ("memory_over_the_tape.svg", figure.to_svg()),
+            ("bytes_and_operations.svg", of_front.to_svg()),
+        ],
     })
 }
 
@@ -71,10 +79,77 @@ fn steps(plan: &Plan) -> Outcome<String> {
     Ok(text)
 }
 
-fn plans() -> Outcome<Vec<Plan>> {
-    let sizes = Sizes { depth: 60, streams: 4, width: 64, tokens: 256, dtype: DType::F32 };
+/// The plans of the example, and the best there are of its network.
+fn plans() -> Outcome<(Vec<Plan>, Front)> {
+    let (dtype, activation) = (DType::F32, Activation::Silu);
+    let sizes = Sizes { depth: 60, streams: 4, width: 64, tokens: 256, dtype, activation };
     let (network, text) = (Network::new(&sizes), Text::random(sizes.tokens)?);
-    Ok(policies::plans(|tape| network.loss(tape, &text), &policies::policies(Every::Balanced))?)
+    let tape = Tape::dry();
+    let loss = network.loss(&tape, &text);
+    Ok((policies::plans(&tape, loss, &policies::policies(Every::Balanced))?, tape.front(loss)?))
+}
+
+/// The peak of the policy `connections` by mHC's formula and as planned, in C elements per token.
+fn formula() -> Outcome<String> {
+    let (streams, width, tokens) = (4, 256, 128);
+    let (dtype, activation) = (DType::F32, Activation::Tanh);
+    let (n, c) = (streams as f64, width as f64);
+    let mut columns = Vec::new();
+    for depth in [24, 60] {
+        let sizes = Sizes { depth, streams, width, tokens, dtype, activation };
+        let (network, text) = (Network::new(&sizes), Text::random(tokens)?);
+        let tape = Tape::dry();
+        let loss = network.loss(&tape, &text);
+        let mut column = Vec::new();
+        for k in 1..=12 {
+            let coefficients = 2.0 * (n * n + 2.0 * n) * depth as f64 / c;
+            let states = n * depth.div_ceil(k) as f64 + (n + 2.0) * k as f64;
+            let expected = states + depth as f64 + coefficients + 2.0 * n;
+            let plan = tape.plan(loss, &Policy::connections(k))?;
+            let planned = plan.totals().peak_activations as f64 / (width * tokens * dtype.size()) as f64;
+            column.push((expected, planned));
+        }
+        columns.push((depth, column));
+    }
+    let mut text = String::new();
+    writeln!(text, "{:>6}{:>24}{:>27}", "", "L = 24", "L = 60")?;
+    writeln!(text, "{:>6}{:>12}{:>12}{:>15}{:>12}", "k", "formula", "planned", "formula", "planned")?;
+    let least = |column: &[(f64, f64)], of: fn(&(f64, f64)) -> f64| {
+        column.iter().map(of).fold(f64::INFINITY, f64::min)
+    };
+    for k in 1..=12 {
+        let mut line = format!("{k:>6}");
+        for (_, column) in &columns {
+            for (i, of) in [(0, (|at| at.0) as fn(&(f64, f64)) -> f64), (1, |at| at.1)] {
+                let value = of(&column[k - 1]);
+                let mark = if value == least(column, of) { '*' } else { ' ' };
+                line += &format!("{:>1$}{mark}", format!("{value:.1} C"), if i == 0 { 12 } else { 11 });
+            }
+            line += "  ";
+        }
+        writeln!(text, "{}", line.trim_end())?;
+    }
+    Ok(text)
+}
+
+/// The best plans within some budgets.
+fn budget(front: &Front) -> Outcome<String> {
+    let mut text = String::new();
+    writeln!(text, "{:<18}{:>10}{:>12}{:>18}", "budget", "peak", "again", "no plan below")?;
+    for mebibytes in [7, 8, 10, 12, 16, 24, 32] {
+        let within = front.points().iter().rfind(|point| point.peak <= mebibytes << 20);
+        let point = within.ok_or("no plan is within the budget")?;
+        let percent = |flops: u64| format!("{:.1} %", 100.0 * flops as f64 / front.flops() as f64);
+        writeln!(
+            text,
+            "{:<18}{:>10}{:>12}{:>18}",
+            format!("{mebibytes} MiB"),
+            format_bytes(point.peak),
+            percent(point.extra_flops),
+            percent(point.bound)
+        )?;
+    }
+    Ok(text)
 }
 
 fn table(plans: &[Plan]) -> Outcome<String> {

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use limpid::autograd::plan::Plan;
-use limpid::report::memory_over_time;
+use limpid::autograd::plan::{Front, Plan};
+use limpid::report::{bytes_and_operations, memory_over_time};
 use limpid::tensor::Error;
 use limpid::tensor::io::write_atomically;
 use serde_json::{Value, json};
@@ -22,8 +22,8 @@ pub fn prepare(arguments: &Arguments) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes the figure, every plan as a table, and all of them as JSON.
-pub fn write(settings: &Settings, plans: &[Plan]) -> Result<(), Error> {
+/// Writes the figure, every plan as a table, and all of them as JSON; and the front, if there is one.
+pub fn write(settings: &Settings, plans: &[Plan], front: Option<&Front>) -> Result<(), Error> {
     let out = &settings.arguments.out;
     let named: Vec<(&str, &Plan)> = plans.iter().map(|plan| (plan.policy(), plan)).collect();
     let figure = memory_over_time(&named).subtitle(&settings.network()).to_svg();
@@ -31,9 +31,13 @@ pub fn write(settings: &Settings, plans: &[Plan]) -> Result<(), Error> {
     let all: Vec<String> = plans.iter().map(Plan::to_json).collect();
     text(&out.join("plans.json"), &format!("[{}]\n", all.join(",")))?;
     for plan in plans {
-        text(&out.join(format!("plan-{}.txt", plan.policy())), &plan.to_string())?;
+        let name = plan.policy().replace(' ', "-");
+        text(&out.join(format!("plan-{name}.txt")), &plan.to_string())?;
     }
-    Ok(())
+    let Some(front) = front else { return Ok(()) };
+    let figure = bytes_and_operations(front).subtitle(&settings.network()).to_svg();
+    text(&out.join("front.svg"), &figure)?;
+    text(&out.join("front.csv"), &front.to_csv())
 }
 
 /// Everything measured as one JSON object.

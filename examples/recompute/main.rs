@@ -16,7 +16,8 @@ mod table;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
-use limpid::autograd::plan::Plan;
+use limpid::Tape;
+use limpid::autograd::plan::{Front, Plan, PlanError};
 use limpid::tensor::set_threads;
 
 use network::{Network, Text};
@@ -55,7 +56,8 @@ fn run(settings: &Settings) -> Result<(), Failure> {
     let a = &settings.arguments;
     let policies = policies::policies(settings.every);
     let named = |option: &str, name: &str| {
-        let names: Vec<&str> = policies.iter().map(|policy| policy.name()).collect();
+        let names = policies.iter().map(|policy| policy.name()).chain(a.budget.as_ref().map(|_| "budget"));
+        let names: Vec<&str> = names.collect();
         let expected = || format!("--{option}: expected one of {}, found {name:?}", names.join(", "));
         names.iter().position(|known| *known == name).ok_or_else(|| Failure::input(expected()))
     };
@@ -66,21 +68,36 @@ fn run(settings: &Settings) -> Result<(), Failure> {
     set_threads(a.threads).map_err(Failure::input)?;
     let network = Network::new(&settings.sizes);
     let text = Text::random(a.tokens).map_err(Failure::input)?;
-    let plans = policies::plans(|tape| network.loss(tape, &text), &policies).map_err(Failure::input)?;
+    let program = |tape: &Tape| -> Result<_, PlanError> {
+        let loss = network.loss(tape, &text);
+        let mut plans = policies::plans(tape, loss, &policies)?;
+        let front = settings.budget.map(|_| tape.front(loss)).transpose()?;
+        if let (Some(front), Some(budget)) = (&front, settings.budget) {
+            plans.push(front.within(budget)?);
+        }
+        Ok((plans, front))
+    };
+    let (plans, front) = program(&Tape::dry()).map_err(Failure::input)?;
     if let Some(index) = shown {
         return say(&plans[index].to_string());
     }
     if let Some([a, b]) = parted.as_deref() {
         return say(&plans[*a].diff(&plans[*b]).to_string());
     }
-    compare(settings, &network, &text, &plans)
+    compare(settings, &network, &text, &plans, front.as_ref())
 }
 
 /// Runs the network under every plan.
-fn compare(settings: &Settings, network: &Network, text: &Text, plans: &[Plan]) -> Result<(), Failure> {
+fn compare(
+    settings: &Settings,
+    network: &Network,
+    text: &Text,
+    plans: &[Plan],
+    front: Option<&Front>,
+) -> Result<(), Failure> {
     let a = &settings.arguments;
     files::prepare(a).map_err(Failure::input)?;
-    files::write(settings, plans).map_err(Failure::input)?;
+    files::write(settings, plans, front).map_err(Failure::input)?;
     let say = |text: &str| if a.quiet { Ok(()) } else { say(text) };
     say(&format!("{}\n\n", settings.network()))?;
     let measurement = measure::measure(network, text, plans, a.rounds).map_err(Failure::found)?;

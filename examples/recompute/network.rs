@@ -21,13 +21,15 @@ pub struct Sizes {
     /// In one batch.
     pub tokens: usize,
     pub dtype: DType,
+    /// Of the branches.
+    pub activation: Activation,
 }
 
 /// ```text
 /// tokens → embedding → n streams → L blocks → mean of the streams → norm → head → cross-entropy
 /// ```
 ///
-/// The branch of a block is `silu(W·norm(x) + b)`.
+/// The branch of a block is `activation(W·norm(x) + b)`.
 pub struct Network {
     embedding: Parameter,
     enter: Expand,
@@ -38,11 +40,11 @@ pub struct Network {
 
 impl Network {
     pub fn new(sizes: &Sizes) -> Network {
-        let &Sizes { depth, streams, width, dtype, .. } = sizes;
+        let &Sizes { depth, streams, width, dtype, activation, .. } = sizes;
         let init = Init::new(0).with_dtype(dtype);
         let block = |layer: usize| {
             let init = init.enter("blocks").enter(layer);
-            let branch = Linear::new(&init, width, width, Activation::Silu);
+            let branch = Linear::new(&init, width, width, activation);
             Residual {
                 connection: Mhc::new(&init, width, streams, layer, Start::default()),
                 branch: Normed::new(&init, width, Placement::Pre, branch),

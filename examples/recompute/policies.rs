@@ -15,13 +15,8 @@ pub fn policies(connections: Every) -> Vec<Policy> {
     ]
 }
 
-/// A plan of each policy for one program. Nothing is computed.
-pub fn plans(
-    program: impl for<'t> Fn(&'t Tape) -> Var<'t>,
-    policies: &[Policy],
-) -> Result<Vec<Plan>, PlanError> {
-    let tape = Tape::dry();
-    let loss = program(&tape);
+/// A plan of each policy for the program up to `loss`. Nothing is computed.
+pub fn plans(tape: &Tape, loss: Var<'_>, policies: &[Policy]) -> Result<Vec<Plan>, PlanError> {
     policies.iter().map(|policy| tape.plan(loss, policy)).collect()
 }
 

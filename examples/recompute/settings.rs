@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use limpid::DType;
-use limpid::autograd::plan::Every;
+use limpid::autograd::plan::{Budget, Every};
+use limpid::nn::Activation;
 use serde_json::{Value, json};
 
 use crate::network::Sizes;
@@ -34,6 +35,9 @@ pub struct Arguments {
     /// Save the streams before every k-th block in the plan `connections`, instead of the spacing of mHC's formula
     #[arg(long, value_name = "K", help_heading = "Plans")]
     pub every: Option<usize>,
+    /// Also the plan that repeats the fewest operations with a peak of at most so many bytes (12MiB, 800KiB, 1000000)
+    #[arg(long, value_name = "BYTES", help_heading = "Plans")]
+    pub budget: Option<String>,
     /// Print one plan, a line per value, and run nothing
     #[arg(long, value_name = "NAME", conflicts_with = "diff", help_heading = "Plans")]
     pub plan: Option<String>,
@@ -66,6 +70,7 @@ blocks-balanced, nothing
 Examples:
   recompute --depth 200                     deeper
   recompute --every 4                       the state before every 4th block
+  recompute --budget 8MiB                   the best within 8 MiB
   recompute --plan blocks-root              what becomes of every value
   recompute --diff everything connections   the values of which two plans differ";
 
@@ -84,6 +89,15 @@ pub struct Settings {
     pub sizes: Sizes,
     /// The spacing of the streams saved in the plan `connections`.
     pub every: Every,
+    pub budget: Option<Budget>,
+}
+
+/// A number of bytes as a person writes it.
+fn bytes(text: &str) -> Option<usize> {
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("B", 1), ("", 1)];
+    let (number, unit) = units.into_iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
+    let number: f64 = number.trim().parse().ok()?;
+    (number.is_finite() && number >= 0.0).then_some((number * f64::from(unit)) as usize)
 }
 
 impl Settings {
@@ -124,14 +138,26 @@ impl Settings {
             "f64" => DType::F64,
             other => return Err(format!("--dtype: expected f32 or f64, found {other:?}")),
         };
-        let sizes = Sizes { depth: a.depth, streams: a.streams, width: a.width, tokens: a.tokens, dtype };
+        let sizes = Sizes {
+            depth: a.depth,
+            streams: a.streams,
+            width: a.width,
+            tokens: a.tokens,
+            dtype,
+            activation: Activation::Silu,
+        };
         let every = a.every.map_or(Every::Balanced, Every::Nth);
-        Ok(Settings { sizes, every, arguments })
+        let budget = a.budget.as_ref().map(|text| {
+            let expected = || format!("--budget: expected a number of bytes such as 12MiB, found {text:?}");
+            bytes(text).map(Budget).ok_or_else(expected)
+        });
+        let budget = budget.transpose()?;
+        Ok(Settings { sizes, every, budget, arguments })
     }
 
     /// The network in a line.
     pub fn network(&self) -> String {
-        let Sizes { depth, streams, width, tokens, dtype } = self.sizes;
+        let Sizes { depth, streams, width, tokens, dtype, .. } = self.sizes;
         format!("{depth} mHC blocks, {streams} streams of {width} channels, {tokens} tokens, {dtype}")
     }
 
@@ -140,7 +166,7 @@ impl Settings {
         let a = &self.arguments;
         json!({
             "depth": a.depth, "streams": a.streams, "width": a.width, "tokens": a.tokens, "dtype": a.dtype,
-            "every": a.every, "rounds": a.rounds, "threads": a.threads,
+            "every": a.every, "budget": self.budget.map(|budget| budget.0), "rounds": a.rounds, "threads": a.threads,
         })
     }
 
@@ -155,6 +181,7 @@ impl Settings {
             ("tokens", a.tokens.to_string(), d.tokens.to_string()),
             ("dtype", a.dtype.clone(), d.dtype),
             ("every", a.every.map_or(String::new(), |k| k.to_string()), String::new()),
+            ("budget", a.budget.clone().unwrap_or_default(), String::new()),
             ("rounds", a.rounds.to_string(), d.rounds.to_string()),
             ("threads", a.threads.to_string(), d.threads.to_string()),
         ];

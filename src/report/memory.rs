@@ -1,6 +1,6 @@
 //! How much memory does a run take, from its first step to its last?
 
-use limpid_autograd::plan::{Moment, Plan, Step};
+use limpid_autograd::plan::{Front, Moment, Plan, Point, Step};
 
 use super::chart::{Axis, LineChart, Series};
 
@@ -46,6 +46,39 @@ pub fn memory_over_time(plans: &[(&str, &Plan)]) -> LineChart {
     match begins[..] {
         [at] => chart.mark(at as f64, "the backward pass begins"),
         _ => chart,
+    }
+}
+
+/// The operations that the plans of a [`Front`] repeat, in % of a forward pass, over the bytes of their peak, and the bound
+/// below which no plan can be. For a chain the two are one line.
+///
+/// ```
+/// use limpid::report::bytes_and_operations;
+/// use limpid::{DType, Tape, Tensor, Var};
+/// let dry = Tape::dry();
+/// let x = dry.variable(&Tensor::ones([1000], DType::F32));
+/// let front = dry.front((0..64).fold(x, |x: Var<'_>, _| x.exp()).sum(&[]))?;
+/// assert!(bytes_and_operations(&front).to_svg().contains("exact"));
+/// # Ok::<(), limpid::autograd::plan::PlanError>(())
+/// ```
+pub fn bytes_and_operations(front: &Front) -> LineChart {
+    let highest = front.points().last().map_or(0, |point| point.peak);
+    let (unit, bytes) = unit(highest);
+    let line = |name: &str, repeated: &dyn Fn(&Point) -> u64| {
+        let percent = |point: &Point| 100.0 * repeated(point) as f64 / front.flops().max(1) as f64;
+        let at = |point| (point, percent(point));
+        Series::new(name, front.points().iter().map(at).map(|(point, y)| (point.peak as f64 / bytes, y)))
+    };
+    let chart = LineChart::new(
+        "Bytes and operations",
+        Axis::linear(&format!("peak memory / {unit}")),
+        Axis::linear("operations computed again / % of a forward pass"),
+    );
+    match front.is_exact() {
+        true => chart.series(line("every plan (exact)", &|point| point.extra_flops)),
+        false => chart
+            .series(line("plans found", &|point| point.extra_flops))
+            .series(line("no plan is below", &|point| point.bound)),
     }
 }
 

@@ -8,6 +8,7 @@
 //! | what is the whole made of? | [`LineChart`] with [`Series::stacked`] |
 //! | what has the classifier learned? | [`Boundary`] |
 //! | how much memory does a plan take, step by step? | [`memory_over_time`] |
+//! | how many operations buy how many bytes? | [`bytes_and_operations`] |
 //!
 //! A figure is SVG text that stands alone: fonts of the reader's system, colours for a light and a dark page, a title
 //! and a description for those who hear it. [`Report`] puts figures, words, numbers and commands into one
@@ -33,7 +34,7 @@ pub use boundary::{Boundary, BoundaryPanel};
 pub use chart::{Axis, LineChart, Panel, Series};
 pub use heatmap::{HeatMap, HeatPanel};
 pub use html::{Report, Section, Table};
-pub use memory::memory_over_time;
+pub use memory::{bytes_and_operations, memory_over_time};
 pub use multiples::Multiples;
 
 #[cfg(test)]

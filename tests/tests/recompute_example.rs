@@ -133,6 +133,30 @@ fn the_spacing_can_be_given() {
 }
 
 #[test]
+fn a_budget_adds_the_best_plan_within_it_and_the_front() {
+    let folder = Folder::new("recompute-budget");
+    let (out, record) = (folder.join("out"), folder.join("record.json"));
+    let said = succeed(small(&out, &["--budget", "80KiB", "--json", record.to_str().unwrap()]));
+    let line = said.lines().find(|line| line.starts_with("within 80.0 KiB")).expect("a row of its own");
+    assert!(line.ends_with(" same same"), "{line}");
+    let record = json(&record);
+    let row = record["plans"].as_array().unwrap().last().unwrap();
+    assert!(row["peak"].as_u64().unwrap() <= 80 << 10 && row["extra_flops"].as_u64().unwrap() > 0, "{row}");
+    assert_eq!(record["settings"]["budget"], 80 << 10);
+    let found = files(&out);
+    let csv = String::from_utf8(found["front.csv"].clone()).unwrap();
+    let points: Vec<Vec<u64>> = (csv.lines().skip(1))
+        .map(|line| line.split(',').take(4).map(|number| number.parse().unwrap()).collect())
+        .collect();
+    assert!(points.windows(2).all(|pair| pair[0][0] < pair[1][0] && pair[0][1] > pair[1][1]), "{csv}");
+    assert!(points.iter().all(|point| point[2] <= point[1]), "{csv}");
+    assert_eq!(points.last().unwrap()[1], 0, "keeping everything repeats nothing");
+    let svg = String::from_utf8(found["front.svg"].clone()).unwrap();
+    assert!(svg.contains("no plan is below") && !svg.contains("NaN"));
+    assert!(found.contains_key("plan-within-80.0-KiB.txt"));
+}
+
+#[test]
 fn plans_are_shown_without_running_anything() {
     let folder = Folder::new("recompute-plan");
     let out = folder.join("out");
@@ -155,7 +179,7 @@ fn what_cannot_be_is_one_line() {
     let out = folder.join("out");
     let file = folder.file("file", "");
     let names = PLANS.join(", ");
-    let cases: [(&[&str], String); 11] = [
+    let cases: [(&[&str], String); 13] = [
         (&["--plan", "most"], format!("--plan: expected one of {names}, found \"most\"")),
         (&["--diff", "nothing", "most"], format!("--diff: expected one of {names}, found \"most\"")),
         (&["--every", "0"], "--every: expected at least 1, found 0".into()),
@@ -165,6 +189,8 @@ fn what_cannot_be_is_one_line() {
         (&["--width", "5000"], "--width: expected at most 1024, found 5000".into()),
         (&["--threads", "65"], "--threads: expected at most 64, found 65".into()),
         (&["--dtype", "bf16"], "--dtype: expected f32 or f64, found \"bf16\"".into()),
+        (&["--budget", "much"], "--budget: expected a number of bytes such as 12MiB, found \"much\"".into()),
+        (&["--budget", "-1"], "unexpected argument '-1' found".into()),
         (&["--every", "x"], "invalid value 'x' for '--every <K>': invalid digit found in string".into()),
         (
             &["--json", &format!("{file}/x/y")],

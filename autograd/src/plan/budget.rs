@@ -106,7 +106,7 @@ impl Front {
     /// If none is within it.
     pub fn within(&self, budget: Budget) -> Result<Plan, PlanError> {
         match self.points.iter().rfind(|point| point.peak <= budget.0) {
-            Some(point) => self.plan(point),
+            Some(point) => self.named(point, &format!("within {}", format_bytes(budget.0))),
             None => Err(PlanError::OverBudget {
                 budget: format_bytes(budget.0),
                 least: self.points.first().map_or(0, |point| point.peak),
@@ -119,14 +119,23 @@ impl Front {
     /// # Errors
     /// Those of [`Tape::plan`], which do not occur for a point of this front.
     pub fn plan(&self, point: &Point) -> Result<Plan, PlanError> {
+        self.named(point, &point.name)
+    }
+
+    fn named(&self, point: &Point, name: &str) -> Result<Plan, PlanError> {
         let by_node = point.choices.iter().map(|&choice| (choice, None)).collect();
         let decisions = Decisions { by_node, rules: Vec::new(), together: point.together };
-        Plan::of(&self.costs, &point.name, decisions)
+        Plan::of(&self.costs, name, decisions)
+    }
+
+    /// The operations of one forward pass.
+    pub fn flops(&self) -> u64 {
+        self.costs.entries.iter().map(|entry| entry.flops).sum()
     }
 
     /// A line for each point: `peak_bytes,extra_flops,bound_flops,flops,plan`, where `flops` are those of one forward pass.
     pub fn to_csv(&self) -> String {
-        let flops: u64 = self.costs.entries.iter().map(|entry| entry.flops).sum();
+        let flops = self.flops();
         let mut csv = String::from("peak_bytes,extra_flops,bound_flops,flops,plan\n");
         for Point { peak, extra_flops, bound, name, .. } in &self.points {
             let _ = writeln!(csv, "{peak},{extra_flops},{bound},{flops},\"{name}\"");
@@ -339,7 +348,9 @@ fn without_worse(mut ways: Vec<Way>) -> Vec<Way> {
             .take_while(|(_, flops)| **flops >= way.extra_flops)
             .map(|(peak, _)| *peak)
             .collect();
-        above.iter().for_each(|peak| drop(stairs.remove(peak)));
+        for peak in above {
+            stairs.remove(&peak);
+        }
         stairs.insert(way.peak, way.extra_flops);
         best.push(way);
     }
