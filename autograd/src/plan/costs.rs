@@ -32,6 +32,7 @@ pub(crate) struct Entry {
     pub location: &'static Location<'static>,
     pub inputs: SmallVec<[Operand; 3]>,
     pub meta: Meta,
+    pub tracked: bool,
     pub purity: Purity,
     /// Counts the passes of differentiation begun or ended before it.
     pub pass: u32,
@@ -112,6 +113,7 @@ impl Tape {
                 reads: SmallVec::new(),
                 inputs: node.inputs.clone(),
                 meta: node.meta.clone(),
+                tracked: node.tracked,
             });
             tape.nodes.borrow_mut().push(Node { value: Some(value), ..node });
         }
