@@ -396,6 +396,15 @@ impl Tape {
         }
     }
 
+    /// To look at a value that is not in row-major order takes a copy, which is not the program's.
+    fn forget_peak_since(&self, before: Option<Usage>) {
+        let Some(before) = before else { return };
+        if let Some(run) = &mut *self.followed.borrow_mut() {
+            run.receipt.scratch = run.receipt.scratch.max(before.scratch);
+        }
+        self.device().backend().set_peak(before.peak);
+    }
+
     /// Computes a value again, and compares it with what was dropped.
     fn recompute_planned(&self, id: u32) -> Result<()> {
         if self.nodes.borrow()[id as usize].value.is_none() {
@@ -423,6 +432,7 @@ impl Tape {
     }
 
     fn expect_unchanged(&self, id: u32, value: &Tensor) -> Result<()> {
+        let before = self.usage();
         let drift = match &mut *self.followed.borrow_mut() {
             Some(Run { plan, prints, receipt, .. }) => match prints.get(&id) {
                 Some(print) => {
@@ -435,6 +445,7 @@ impl Tape {
             },
             None => return Ok(()),
         };
+        self.forget_peak_since(before);
         match drift.map_err(|e| self.backend_error(self.var(id), e))? {
             None => Ok(()),
             Some(what) => Err(Error::Drift { site: self.site(id), what }),
@@ -442,6 +453,7 @@ impl Tape {
     }
 
     fn drop_planned(&self, id: u32) -> Result<()> {
+        let before = self.usage();
         let value = self.nodes.borrow_mut()[id as usize].value.take();
         let mut printed = Ok(());
         if let (Some(value), Some(run)) = (&value, &mut *self.followed.borrow_mut())
@@ -454,6 +466,7 @@ impl Tape {
                 Err(error) => printed = Err(error),
             }
         }
+        self.forget_peak_since(before);
         if value.is_some() {
             self.drops.count_dropped();
         }

@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 
-use limpid_autograd::plan::{Every, Fate, Plan, Policy, Select, Step, Totals};
-use limpid_autograd::{Tape, Var};
-use limpid_tensor::{DType, Tensor};
+use limpid_autograd::plan::{Every, Fate, Plan, Policy, Select, Step, Totals, Verify};
+use limpid_autograd::{Cotangents, Error, Needs, Op, Pullback, Tape, Var};
+use limpid_tensor::{DType, HostMemory, Inferred, Map, Meta, Result, Tensor};
 
 use crate::bits::Bits;
 
@@ -271,4 +271,211 @@ fn what_is_recorded_behind_the_loss_is_not_in_the_plan() {
     assert_eq!(gradient(&tape, loss), unplanned(chain));
     as_planned(&tape, &plan);
     assert_eq!(metric.item().unwrap(), (loss.item().unwrap() * 2.0).exp());
+}
+
+#[test]
+fn the_peak_is_what_somebody_else_measures() {
+    let x = ones(&[1000]);
+    let program = |tape: &Tape| {
+        let chain = |x: Var<'_>| (x * x.sigmoid()).sin().tanh().exp().index();
+        let y = (0..20).fold(tape.variable(&x), |x, _| tape.at(chain(x)));
+        y.sum(&[]).index()
+    };
+    for policy in [Policy::everything(), Policy::nothing(), Policy::blocks(4), Policy::blocks(4).together()] {
+        let dry = Tape::dry();
+        let plan = dry.plan(dry.at(program(&dry)), &policy).unwrap();
+        for verify in [Verify::Off, Verify::Hash, Verify::Full] {
+            let before = HostMemory::current().live;
+            HostMemory::reset_peak();
+            let tape = Tape::new().with_plan(&plan).with_verification(verify);
+            let loss = tape.at(program(&tape));
+            assert_eq!(HostMemory::current().live - before, plan.totals().held as isize);
+            let gradients = tape.backward(loss).unwrap();
+            assert_eq!(HostMemory::current().peak - before, plan.totals().peak as isize, "{}", plan.policy());
+            let last = plan.moments().last().unwrap();
+            assert_eq!(HostMemory::current().live - before, last.held as isize);
+            drop(gradients);
+            assert_eq!(HostMemory::current().live - before, (last.held - last.gradients) as isize);
+        }
+    }
+}
+
+#[test]
+fn a_step_that_went_astray_does_not_spoil_the_next() {
+    let plan = plan(chain, &Policy::blocks(3));
+    let mut tape = Tape::new().with_plan(&plan);
+    for step in 0..6 {
+        tape.clear(step);
+        if step % 2 == 0 {
+            let loss = chain(&tape);
+            assert_eq!(gradient(&tape, loss), unplanned(chain));
+            as_planned(&tape, &plan);
+        } else {
+            let loss = chain_of(&tape, 11);
+            assert!(matches!(tape.backward(loss), Err(Error::OffPlan { .. })));
+            assert!(tape.receipt().is_none());
+        }
+    }
+}
+
+#[test]
+fn the_first_value_that_is_not_finite_is_found_as_ever() {
+    let program: for<'t> fn(&'t Tape) -> Var<'t> = |tape| {
+        let x = tape.variable(&ones(&[8]));
+        tape.scope("layer", || ((x.sin() - x.sin()).log().exp() * x.tanh()).sum(&[]))
+    };
+    let plan = plan(program, &Policy::nothing());
+    let found = |tape: Tape| {
+        let tape = tape.with_anomaly_detection(true);
+        let loss = program(&tape);
+        tape.backward(loss).unwrap_err().to_string()
+    };
+    let expected = found(Tape::new());
+    assert!(expected.starts_with("log in layer at "), "{expected}");
+    assert_eq!(found(Tape::new().with_plan(&plan)), expected);
+    // One that arises on the way back: the derivative of a root at 0.
+    let program: for<'t> fn(&'t Tape) -> Var<'t> = |tape| {
+        let x = tape.variable(&ones(&[8]));
+        tape.scope("layer", || ((x.sin() - x.sin()).sqrt().tanh() * x.exp()).sum(&[]))
+    };
+    let plan = self::plan(program, &Policy::nothing());
+    let found = |tape: Tape| {
+        let tape = tape.with_anomaly_detection(true);
+        let loss = program(&tape);
+        tape.backward(loss).unwrap_err().to_string()
+    };
+    assert_eq!(found(Tape::new().with_plan(&plan)), found(Tape::new()));
+}
+
+/// eˣ of a matrix, stored with its axes the other way round: a result that is no view and not in row-major order.
+#[derive(Debug)]
+struct Columns;
+
+impl Op for Columns {
+    fn name(&self) -> &'static str {
+        "columns"
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        Map::Exp.infer(x)
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+        Ok(Tensor::map(Map::Exp, &[&x[0].transpose(0, 1)])?.transpose(0, 1))
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        Needs::OUTPUT
+    }
+
+    fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
+        at.each(|_| at.g() * at.y())
+    }
+}
+
+#[test]
+fn comparing_takes_no_memory_of_the_tape() {
+    let program: for<'t> fn(&'t Tape) -> Var<'t> = |tape| {
+        let x = tape.variable(&ones(&[40, 30]));
+        (0..3).fold(x, |x, _| tape.record(Columns, &[x.sin()])).sum(&[])
+    };
+    let plan = plan(program, &Policy::nothing());
+    for verify in [Verify::Off, Verify::Hash, Verify::Full] {
+        let tape = Tape::new().with_plan(&plan).with_verification(verify);
+        assert_eq!(gradient(&tape, program(&tape)), unplanned(program));
+        as_planned(&tape, &plan);
+    }
+}
+
+/// −x, whose gradient passes or does not.
+#[derive(Debug)]
+struct Gate {
+    open: bool,
+}
+
+impl Op for Gate {
+    fn name(&self) -> &'static str {
+        "gate"
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        Map::Neg.infer(x)
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+        Tensor::map(Map::Neg, x)
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        Needs::NOTHING
+    }
+
+    fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
+        at.each(|_| -at.g()).into_iter().map(|g| g.filter(|_| self.open)).collect()
+    }
+}
+
+#[test]
+fn a_program_with_other_derivatives_is_another_program() {
+    let program = |tape: &Tape, open: bool| {
+        let x = tape.variable(&ones(&[4]));
+        (tape.record(Gate { open }, &[x.sin()]).tanh() + x).sum(&[]).index()
+    };
+    for planned in [true, false] {
+        let dry = Tape::dry();
+        let plan = dry.plan(dry.at(program(&dry, planned)), &Policy::nothing()).unwrap();
+        let tape = Tape::new().with_plan(&plan);
+        let loss = tape.at(program(&tape, !planned));
+        let message = tape.backward(loss).unwrap_err().to_string();
+        // The sine is differentiated in one of the two, and it is the leaf's turn in the other.
+        let expected = match planned {
+            true => {
+                format!("leaf at {0}:LINE: the plan has another program: %0 is preceded by Rule(1)", file!())
+            }
+            false => {
+                format!("sin at {0}:LINE: the plan has another program: %1 is preceded by Rule(0)", file!())
+            }
+        };
+        let (file, rest) = message.split_once(".rs:").unwrap();
+        let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+        let found = format!("{file}.rs:LINE{rest}");
+        assert!(found.starts_with(&expected), "{message}");
+        assert!(tape.receipt().is_none());
+    }
+}
+
+/// Twice the hyperbolic tangent, known by its expansion alone.
+#[derive(Debug)]
+struct Expanded;
+
+impl Op for Expanded {
+    fn name(&self) -> &'static str {
+        "expanded"
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        Map::Tanh.infer(x)
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        Needs::inputs(&[0])
+    }
+
+    fn expand<'t>(&self, x: &[Var<'t>]) -> Option<Var<'t>> {
+        Some(x[0].tanh() * 2.0)
+    }
+}
+
+#[test]
+fn an_operation_known_by_its_expansion_alone() {
+    let program: for<'t> fn(&'t Tape) -> Var<'t> = |tape| {
+        let x = tape.variable(&ones(&[4, 5]));
+        (0..3).fold(x, |x, _| tape.record(Expanded, &[x * x])).sum(&[])
+    };
+    for policy in [Policy::nothing(), Policy::blocks(2)] {
+        let plan = plan(program, &policy);
+        let tape = Tape::new().with_plan(&plan);
+        assert_eq!(gradient(&tape, program(&tape)), unplanned(program));
+        as_planned(&tape, &plan);
+    }
 }

@@ -92,6 +92,8 @@ pub enum Piece {
     /// A reshape that has to copy.
     Turned,
     Halves,
+    /// With nothing beside it.
+    Empty,
     EveryOther,
     Flipped,
     Padded,
@@ -480,6 +482,7 @@ impl<'t> Going<'t, '_> {
             Piece::Transposed => x.transpose(0, 1).tanh().transpose(0, 1),
             Piece::Turned => x.transpose(0, 1).reshape([batch, width]) + x,
             Piece::Halves => concat(&[x.slice(1, width / 2, width, 1), x.slice(1, 0, width / 2, 1).sin()], 1),
+            Piece::Empty => concat(&[x, x.slice(1, 0, 0, 1).sin()], 1),
             Piece::EveryOther => concat(&[x.slice(1, 1, width, 2) * 2.0, x.slice(1, 0, width, 2)], 1).tanh(),
             Piece::Flipped => x.flip(1) - x.flip(0).select(0, 0),
             Piece::Padded => x.pad(1, 1, 0, 0.5).slice(1, 0, width, 1) * x,
@@ -544,7 +547,7 @@ impl<'t> Going<'t, '_> {
 }
 
 /// Pieces that have no choices.
-const FLAT: [Piece; 39] = [
+const FLAT: [Piece; 40] = [
     Piece::Shared,
     Piece::SharedNorm,
     Piece::Frozen,
@@ -559,6 +562,7 @@ const FLAT: [Piece; 39] = [
     Piece::Transposed,
     Piece::Turned,
     Piece::Halves,
+    Piece::Empty,
     Piece::EveryOther,
     Piece::Flipped,
     Piece::Padded,
