@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use limpid_autograd::plan::{Every, Fate, Plan, Policy, Select, Step, Totals, Verify};
-use limpid_autograd::{Cotangents, Error, Needs, Op, Pullback, Tape, Var};
+use limpid_autograd::{Cotangents, Error, Grading, Needs, Op, Pullback, Tape, Var};
 use limpid_tensor::{DType, HostMemory, Inferred, Map, Meta, Result, Tensor};
 
 use crate::bits::Bits;
@@ -477,5 +477,44 @@ fn an_operation_known_by_its_expansion_alone() {
         let tape = Tape::new().with_plan(&plan);
         assert_eq!(gradient(&tape, program(&tape)), unplanned(program));
         as_planned(&tape, &plan);
+    }
+}
+
+#[test]
+fn what_is_asked_on_the_way_changes_nothing() {
+    let program = |tape: &Tape, ask: &dyn Fn(Var<'_>, Var<'_>)| {
+        let x = tape.variable(&ones(&[8]));
+        let mut y = x;
+        for _ in 0..3 {
+            y = (y * 1.5).tanh().exp().sin();
+            let size = y.logsumexp(&[]);
+            ask(size, x);
+            y = y * size;
+        }
+        y.sum(&[]).index()
+    };
+    let asked = RefCell::new(Vec::new());
+    let ask = |size: Var<'_>, x: Var<'_>| {
+        let tape = x.tape();
+        let gradient = Bits::of(tape.backward(size).unwrap().of(x).unwrap());
+        let spectrum = tape.spectrum(size, &[x], Grading::BRANCHES).unwrap();
+        let gradients = [gradient, Bits::of(&spectrum[0].terms[0].gradient)];
+        // Names of nodes and source lines, not what is held.
+        let derivative = tape.backward_program(size).unwrap().replace("dropped", "");
+        let statistics = tape.program().with_statistics().to_string();
+        let statistics = statistics.lines().filter(|line| line.starts_with("      ")).collect::<String>();
+        asked.borrow_mut().push((gradients, size.item().unwrap(), derivative.lines().count(), statistics));
+    };
+    let reference = Tape::new();
+    let expected = gradient(&reference, reference.at(program(&reference, &ask)));
+    let answers = asked.take();
+    for policy in [Policy::everything(), Policy::nothing(), Policy::blocks(2), Policy::blocks(2).together()] {
+        let dry = Tape::dry();
+        let plan = dry.plan(dry.at(program(&dry, &|_, _| {})), &policy).unwrap();
+        let tape = Tape::new().with_plan(&plan);
+        let loss = tape.at(program(&tape, &ask));
+        assert_eq!(gradient(&tape, loss), expected);
+        assert_eq!(asked.take(), answers, "{}", plan.policy());
+        assert_eq!(tape.receipt().expect("the plan was followed").measured, *plan.totals());
     }
 }
