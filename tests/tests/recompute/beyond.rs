@@ -114,21 +114,19 @@ fn plans(record: impl for<'t> Fn(&'t Tape) -> Var<'t>, settle: impl Fn(Tape) -> 
 #[test]
 fn over_random_networks() {
     let compared = Cell::new(0);
-    let failed = Cell::new(0);
     let property = |network: Network| {
         let model = network.model();
         let plans = plans(|tape| model.record(tape).loss, |tape| network.as_tape(tape));
         for (what, ask) in ASKED {
-            let asked = |tape: &Tape| ask(&model, tape, &model.record(tape)).map_err(|e| e.to_string());
-            let expected = asked(&network.tape());
+            let asked = |tape: &Tape| {
+                ask(&model, tape, &model.record(tape))
+                    .map_err(|e| TestCaseError::fail(format!("{what}: {e}")))
+            };
+            let expected = asked(&network.tape())?;
             for plan in &plans {
-                let found = asked(&network.tape().with_plan(plan));
-                match (&expected, &found) {
-                    (Ok(expected), Ok(found)) => bits::compare(what, expected, found),
-                    (Err(expected), Err(found)) if expected == found => Ok(failed.set(failed.get() + 1)),
-                    _ => Err(format!("{what}: {found:?}, expected {expected:?}")),
-                }
-                .map_err(|e| TestCaseError::fail(format!("{}: {e}", plan.policy())))?;
+                let found = asked(&network.tape().with_plan(plan))?;
+                bits::compare(what, &expected, &found)
+                    .map_err(|e| TestCaseError::fail(format!("{}: {e}", plan.policy())))?;
                 compared.set(compared.get() + 1);
             }
         }
@@ -143,8 +141,7 @@ fn over_random_networks() {
     if let Err(error) = TestRunner::new(config).run(&networks, property) {
         panic!("{error}");
     }
-    println!("{} comparisons, in {} of which both tapes failed alike", compared.get(), failed.get());
-    assert!(failed.get() * 10 < compared.get());
+    println!("{} comparisons", compared.get());
 }
 
 fn normal(of: &str, shape: &[usize]) -> Tensor {

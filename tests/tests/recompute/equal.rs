@@ -108,6 +108,42 @@ fn consistent(plan: &Plan) -> Result<(), String> {
     Ok(())
 }
 
+/// What the presets promise of any program.
+fn keeps_little(case: &Case, model: &Model, plan: &Plan) -> Result<(), String> {
+    let held = plan.totals().held;
+    match case.policy {
+        // A tape without a plan keeps what rules may read, one with a plan what rules that run will.
+        Drawn::Everything => {
+            let tape = case.network.tape();
+            tape.scope("all", || model.record(&tape).loss);
+            let memory = tape.memory();
+            if held > memory.needed + memory.other || plan.totals().recomputed > 0 {
+                return Err(format!("{held} bytes are held, {memory:?} without a plan"));
+            }
+        }
+        // The result, and what happens once.
+        Drawn::Nothing => {
+            let mut present = BTreeSet::new();
+            for moment in &plan.moments()[..plan.backward_begins()] {
+                match moment.step {
+                    Step::Drop(_) => present.remove(&moment.step.node()),
+                    _ => present.insert(moment.step.node()),
+                };
+            }
+            let others: Vec<String> = present
+                .into_iter()
+                .filter(|&index| index + 1 != plan.len() && plan.site(index).op != "update")
+                .map(|index| plan.site(index).to_string())
+                .collect();
+            if !others.is_empty() {
+                return Err(format!("{held} bytes are held, for {}", others.join(", ")));
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 /// Compares a run under a plan with one without.
 fn same(expected: &Outcome, found: &Outcome) -> Result<(), String> {
     if expected.loss != found.loss {
@@ -169,6 +205,7 @@ fn check(case: &Case, tally: &RefCell<Tally>) -> Result<(), String> {
     let model = case.network.model();
     let (plan, refused) = plan(&case.network, &model, &case.policy)?;
     consistent(&plan)?;
+    keeps_little(case, &model, &plan)?;
     let expected = run(&model, &case.network.tape())?;
     let tape = case.network.tape().with_plan(&plan).with_verification(case.verify());
     let found = run(&model, &tape)?;
