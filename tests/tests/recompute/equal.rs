@@ -121,7 +121,7 @@ fn keeps_little(case: &Case, model: &Model, plan: &Plan) -> Result<(), String> {
                 return Err(format!("{held} bytes are held, {memory:?} without a plan"));
             }
         }
-        // The result, and what happens once.
+        // The result, what happens once, and views of leaves, which take nothing.
         Drawn::Nothing => {
             let mut present = BTreeSet::new();
             for moment in &plan.moments()[..plan.backward_begins()] {
@@ -132,7 +132,7 @@ fn keeps_little(case: &Case, model: &Model, plan: &Plan) -> Result<(), String> {
             }
             let others: Vec<String> = present
                 .into_iter()
-                .filter(|&index| index + 1 != plan.len() && plan.site(index).op != "update")
+                .filter(|&index| index + 1 != plan.len() && plan.bytes(index) > 0)
                 .map(|index| plan.site(index).to_string())
                 .collect();
             if !others.is_empty() {
