@@ -32,8 +32,8 @@ pub(crate) struct Entry {
     pub location: &'static Location<'static>,
     pub inputs: SmallVec<[Operand; 3]>,
     pub meta: Meta,
-    pub tracked: bool,
     pub purity: Purity,
+    pub tracked: bool,
     /// Counts the passes of differentiation begun or ended before it.
     pub pass: u32,
     /// The node that allocated the storage it lies in: itself, or what it is a view of.
@@ -104,6 +104,7 @@ impl Tape {
                 scope: self.scopes.borrow().shared_path(node.scope),
                 location: node.location,
                 purity: op.map_or(Purity::Pure, |op| op.purity()),
+                tracked: node.tracked,
                 pass: node.pass,
                 root: shows.map_or(id, |shown| entries[shown as usize].root),
                 shows,
@@ -113,7 +114,6 @@ impl Tape {
                 reads: SmallVec::new(),
                 inputs: node.inputs.clone(),
                 meta: node.meta.clone(),
-                tracked: node.tracked,
             });
             tape.nodes.borrow_mut().push(Node { value: Some(value), ..node });
         }

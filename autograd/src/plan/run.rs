@@ -233,21 +233,23 @@ impl Tape {
             let operands = |inputs: &[crate::tape::Operand]| -> SmallVec<[u32; 4]> {
                 inputs.iter().map(|operand| operand.id).collect()
             };
-            let same = entry.op == node.op.as_deref().map(|op| op.name())
+            let same = entry.tracked == node.tracked
+                && entry.op == node.op.as_deref().map(|op| op.name())
                 && entry.meta == node.meta
                 && operands(&entry.inputs) == operands(&node.inputs);
-            if same && entry.tracked == node.tracked {
+            if same {
                 return;
             }
             let operands: Vec<String> =
                 entry.inputs.iter().map(|operand| format!("%{}", operand.id)).collect();
-            let operands = if entry.op.is_some() { format!("({})", operands.join(", ")) } else { "".into() };
-            let gradient = match entry.tracked {
-                _ if !same => "",
-                true => " with a gradient",
-                false => " without a gradient",
-            };
-            format!("{}{operands} of {}{gradient}, {}", entry.site().op, entry.meta, entry.site())
+            let tracked = if entry.tracked { "" } else { " without a gradient" };
+            format!(
+                "{}({}) of {}{tracked}, {}",
+                entry.site().op,
+                operands.join(", "),
+                entry.meta,
+                entry.site()
+            )
         };
         if let Some(run) = &mut *self.followed.borrow_mut() {
             run.stage = Stage::Over;

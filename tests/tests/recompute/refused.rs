@@ -183,7 +183,7 @@ fn a_network_of_another_depth() {
     let fewer = message(2);
     let (found, expected) = parts(&fewer);
     assert!(found.starts_with(&format!("sum at {}:", file!())), "{fewer}");
-    assert!(expected.contains(" is 2.weight of f64[4], 2.weight in blocks.2/branch/0 at "), "{fewer}");
+    assert!(expected.contains(" is 2.weight() of f64[4], 2.weight in blocks.2/branch/0 at "), "{fewer}");
     let more = message(4);
     let (found, expected) = parts(&more);
     assert!(found.starts_with("3.weight in blocks.3/branch/0 at "), "{more}");
@@ -197,7 +197,7 @@ fn a_batch_of_another_size() {
     let message = off_plan(&tape, network(&tape, 3, 5));
     let (found, expected) = parts(&message);
     assert!(
-        found.starts_with("leaf at ") && expected.starts_with("%0 is leaf of f64[2, 4], leaf at "),
+        found.starts_with("leaf at ") && expected.starts_with("%0 is leaf() of f64[2, 4], leaf at "),
         "{message}"
     );
 }
@@ -208,7 +208,9 @@ fn evaluation_instead_of_training() {
     let tape = Tape::new().with_training(false).with_plan(&plan);
     let message = off_plan(&tape, network(&tape, 3, 2));
     assert!(
-        parts(&message).1.contains("bernoulli() of bool[2, 4], bernoulli in blocks.0/branch/2 at "),
+        parts(&message)
+            .1
+            .contains("bernoulli() of bool[2, 4] without a gradient, bernoulli in blocks.0/branch/2 at "),
         "{message}"
     );
 }
@@ -230,7 +232,7 @@ fn a_weight_that_has_been_thawed() {
     let (found, expected) = parts(&message);
     assert!(found.starts_with("first.weight in 0 at "), "{message}");
     assert!(
-        expected.starts_with("%1 is first.weight of f64[4, 4] without a gradient, first.weight in 0 at "),
+        expected.starts_with("%1 is first.weight() of f64[4, 4] without a gradient, first.weight in 0 at "),
         "{message}"
     );
 }
