@@ -121,7 +121,8 @@ impl Tape {
             return Err(failure);
         }
         let planned = self.begin_planned_backward(loss.id);
-        if planned.is_none() {
+        // What a plan keeps to compute other values from, no rule has to read.
+        if planned.is_none() && !self.follows_plan() {
             self.drop_unneeded(0, &[loss.id]);
         }
         let flow = {
@@ -134,7 +135,7 @@ impl Tape {
         };
         self.rehearse_start();
         let seed = load(Cotangent::Value(self.value_like(loss, 1.0)?));
-        let constant = self.stop_recording();
+        let constant = self.record_aside();
         let swept = self.sweep(loss.id, seed, &flow);
         drop((constant, planned));
 
@@ -211,7 +212,7 @@ impl Tape {
             return Err(failure);
         }
         let flow = self.flow_between(y, xs, paths);
-        let constant = self.stop_recording();
+        let constant = self.record_aside();
         let swept = self.sweep(y.id, seed, &flow);
         drop(constant);
         let found = swept?;

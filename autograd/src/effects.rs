@@ -43,6 +43,15 @@ impl Op for Update {
     }
 }
 
+/// What should change, and where that was recorded.
+#[derive(Clone)]
+pub(crate) struct Note {
+    id: ParamId,
+    node: u32,
+    epoch: u32,
+    value: Option<Tensor>,
+}
+
 /// Updates of what lives outside the tape: the running statistics of a normalisation.
 impl Tape {
     /// Notes that the parameter or buffer `id` should take this value once the program has run. The tape changes
@@ -65,22 +74,30 @@ impl Tape {
     pub fn update_later<'t>(&'t self, id: ParamId, value: Var<'t>) {
         let noted = self.record(Update { id }, &[value]);
         // Without a value the tape is dry or has failed, and there is nothing to carry out.
-        let Ok(value) = noted.value() else { return };
+        let note = Note { id, node: noted.id, epoch: noted.epoch, value: noted.value().ok() };
         let mut updates = self.updates.borrow_mut();
-        match updates.iter_mut().find(|(earlier, _)| *earlier == id) {
-            Some((_, earlier)) => *earlier = value,
-            None => updates.push((id, value)),
+        match updates.iter_mut().find(|earlier| earlier.id == id) {
+            Some(earlier) => *earlier = note,
+            None => updates.push(note),
         }
     }
 
-    /// The value noted for `id` so far: what a second use on the same tape starts from.
-    pub fn pending_update(&self, id: ParamId) -> Option<Tensor> {
-        self.updates.borrow().iter().find(|(noted, _)| *noted == id).map(|(_, value)| value.clone())
+    /// The value noted for `id` so far: what a second use on the same tape starts from. On a dry tape too, so that it records
+    /// the same program.
+    #[track_caller]
+    pub fn pending_update(&self, id: ParamId) -> Option<Var<'_>> {
+        let note = self.updates.borrow().iter().find(|note| note.id == id)?.clone();
+        let is_there = self.nodes.borrow().get(note.node as usize).is_some_and(|n| n.epoch == note.epoch);
+        match note.value {
+            _ if is_there => Some(self.var(note.node)),
+            // An inference tape has forgotten the node.
+            value => value.map(|value| self.constant(&value)),
+        }
     }
 
     /// Hands out the notes in the order of their first occurrence, and forgets them.
     pub fn take_updates(&self) -> Vec<(ParamId, Tensor)> {
-        self.updates.take()
+        self.updates.take().into_iter().filter_map(|note| Some((note.id, note.value?))).collect()
     }
 }
 
@@ -123,6 +140,7 @@ mod tests {
         let tape = Tape::dry();
         tape.update_later(ParamId(1), tape.constant(&Tensor::scalar(1.0f64)));
         assert!(tape.program().to_string().contains("update("));
+        assert!(tape.pending_update(ParamId(1)).is_some(), "the program is that of a tape with values");
         assert!(tape.take_updates().is_empty());
     }
 }

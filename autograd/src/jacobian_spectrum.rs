@@ -195,7 +195,7 @@ impl Tape {
     fn pushed_value<'t>(&'t self, y: Var<'t>, x: Var<'t>, dx: &Tensor) -> Result<Tensor> {
         let mark = self.len();
         let value = {
-            let _constant = self.stop_recording();
+            let _constant = self.record_aside();
             self.jvp(y, &[(x, self.constant(dx))]).and_then(|dy| dy.value())
         };
         self.truncate(mark);

@@ -6,7 +6,7 @@ use std::fmt;
 use crate::ledger::Ledger;
 use crate::op::Op;
 use crate::statistics::Statistics;
-use crate::tape::{Node, Tape};
+use crate::tape::{Node, Tape, set_while_alive};
 use crate::var::{Edge, Var};
 
 /// A range of a tape's nodes, displayed as a program. Made by [`Tape::program`] and [`Tape::backward_program`].
@@ -124,6 +124,7 @@ impl Tape {
             tracked.collect::<Vec<u32>>().into_iter().map(|id| self.var(id)).collect()
         };
         let mark = self.len();
+        let _aside = set_while_alive(&self.aside, true);
         let recorded = self.grad(y, &leaves);
         let mut text = self.program_from(mark).to_string();
         if let Ok(gradients) = &recorded {

@@ -12,6 +12,7 @@ use limpid_tensor::{DType, Device, Inferred, Meta, Tensor};
 use smallvec::SmallVec;
 
 use crate::check::mutate::Mutation;
+use crate::effects::Note;
 use crate::error::{Error, Result, Site};
 use crate::hooks::Hooks;
 use crate::op::{Derivative, Op};
@@ -57,12 +58,14 @@ pub struct Tape {
     /// Counts the passes of differentiation begun or ended.
     pass: Cell<u32>,
     /// What should change outside the tape once the program has run.
-    pub(crate) updates: RefCell<Vec<(ParamId, Tensor)>>,
+    pub(crate) updates: RefCell<Vec<Note>>,
     pub(crate) hooks: Hooks,
     epoch: Cell<u32>,
     /// Tells this tape, since it was last cleared, from every other.
     identity: u64,
     pub(crate) recording: Cell<bool>,
+    /// What is recorded is cut off again, and no part of the program.
+    pub(crate) aside: Cell<bool>,
     /// What is recorded is constant: no gradient passes it, even if asked for by `grad`.
     constant: Cell<bool>,
     /// What is done to the derivative rules that run, when it is asked whether a check would notice.
@@ -142,6 +145,7 @@ impl Tape {
             epoch: Cell::new(0),
             identity: new_identity(),
             recording: Cell::new(kind != Kind::Inference),
+            aside: Cell::new(false),
             constant: Cell::new(kind == Kind::Inference),
             mutation: None,
             settings: Settings {
@@ -542,6 +546,11 @@ impl Tape {
     /// While the result lives, what is recorded is not tracked.
     pub(crate) fn stop_recording(&self) -> impl Drop + '_ {
         set_while_alive(&self.recording, false)
+    }
+
+    /// While the result lives, what is recorded is not tracked, and will be cut off again.
+    pub(crate) fn record_aside(&self) -> (impl Drop + '_, impl Drop + '_) {
+        (self.stop_recording(), set_while_alive(&self.aside, true))
     }
 
     /// Cuts the tape back to its first `len` nodes. Handles on the others become stale.

@@ -127,10 +127,7 @@ impl BatchNorm1d {
     fn update_running(&self, mean: Var<'_>, var: Var<'_>, n: usize) {
         let tape = mean.tape();
         // A second use on one tape goes on from where the first one got to.
-        let latest = |p: &Parameter| match tape.pending_update(p.id()) {
-            Some(value) => tape.constant(&value),
-            None => p.on(tape),
-        };
+        let latest = |p: &Parameter| tape.pending_update(p.id()).unwrap_or_else(|| p.on(tape));
         let (m, unbiased) = (self.momentum, n as f64 / (n as f64 - 1.0));
         tape.without_gradients(|| {
             let mean = latest(&self.running_mean) * (1.0 - m) + mean * m;

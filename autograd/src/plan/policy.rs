@@ -343,6 +343,12 @@ impl Field {
         }
     }
 
+    /// What a pattern may have meant: of a scope also those that it lies in.
+    fn with_scopes_around(self, text: &str) -> impl Iterator<Item = &str> {
+        let ends = text.match_indices('/').filter(move |_| self == Field::Scope).map(|(end, _)| &text[..end]);
+        ends.chain([text])
+    }
+
     fn holds(self, pattern: &Glob, text: &str) -> bool {
         if self == Field::Scope { pattern.covers(text) } else { pattern.matches(text) }
     }
@@ -440,7 +446,8 @@ impl Select {
         let mut hints = Vec::new();
         for (field, pattern) in &self.patterns {
             let glob = Glob::new(pattern);
-            let texts: BTreeSet<&str> = ops().filter_map(|c| field.of(c)).collect();
+            let texts = ops().filter_map(|c| field.of(c)).flat_map(|text| field.with_scopes_around(text));
+            let texts: BTreeSet<&str> = texts.filter(|text| !text.is_empty()).collect();
             if texts.iter().any(|text| field.holds(&glob, text)) {
                 continue;
             }

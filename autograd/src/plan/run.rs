@@ -181,7 +181,12 @@ impl Tape {
     /// on, what came back stays. After the planned backward pass the tape holds its leaves and the result.
     ///
     /// Values that come back are [verified](Verify) by their hashes.
+    ///
+    /// # Panics
+    /// If this is an inference tape.
+    #[track_caller]
     pub fn with_plan(self, plan: &Plan) -> Tape {
+        self.expect_differentiable("with_plan");
         *self.followed.borrow_mut() = Some(Run::new(plan, Verify::default()));
         self
     }
@@ -220,7 +225,8 @@ impl Tape {
     pub(crate) fn expect_planned(&self, id: u32) {
         let planned = {
             let followed = self.followed.borrow();
-            let Some(run) = followed.as_ref().filter(|run| run.stage == Stage::Forward) else { return };
+            let forward = |run: &&Run| run.stage == Stage::Forward && !self.aside.get();
+            let Some(run) = followed.as_ref().filter(forward) else { return };
             let Some(entry) = run.plan.0.costs.entries.get(id as usize) else { return };
             let nodes = self.nodes.borrow();
             let node = &nodes[id as usize];
@@ -258,7 +264,7 @@ impl Tape {
             .borrow()
             .as_ref()
             .is_some_and(|run| run.stage == Stage::Forward && (id as usize) < run.plan.len());
-        if !planned {
+        if !planned || self.aside.get() {
             return compute();
         }
         let outside = self.enter_run();
@@ -355,13 +361,20 @@ impl Tape {
             match next {
                 Some(Step::Recompute(id)) => self.recompute_planned(id)?,
                 Some(Step::Drop(id)) => self.drop_planned(id)?,
-                // Anything else than `step` shows in the receipt as a difference.
-                _ => {
-                    debug_assert_eq!(next, Some(step), "the plan has the rules that run, in their order");
-                    return Ok(());
-                }
+                next if next == Some(step) => return Ok(()),
+                next => return Err(self.other_step(step, next)),
             }
         }
+    }
+
+    /// A program that looks like the planned one has other derivatives.
+    fn other_step(&self, step: Step, next: Option<Step>) -> Error {
+        let id = step.node() as u32;
+        let planned = match next {
+            Some(next) => format!("preceded by {next:?} ({})", self.site(next.node() as u32)),
+            None => "behind the last step".into(),
+        };
+        Error::OffPlan { site: self.site(id), node: id as usize, planned }
     }
 
     fn next_step(&self) -> Option<Step> {
@@ -383,6 +396,15 @@ impl Tape {
         if let Some(usage) = usage {
             self.device().backend().set_peak(usage.live);
         }
+    }
+
+    /// To look at a value that is not in row-major order takes a copy, which is not the program's.
+    fn forget_peak_since(&self, before: Option<Usage>) {
+        let Some(before) = before else { return };
+        if let Some(run) = &mut *self.followed.borrow_mut() {
+            run.receipt.scratch = run.receipt.scratch.max(before.scratch);
+        }
+        self.device().backend().set_peak(before.peak);
     }
 
     /// Computes a value again, and compares it with what was dropped.
@@ -412,13 +434,20 @@ impl Tape {
     }
 
     fn expect_unchanged(&self, id: u32, value: &Tensor) -> Result<()> {
+        let before = self.usage();
         let drift = match &mut *self.followed.borrow_mut() {
-            Some(Run { prints, receipt, .. }) => match prints.get(&id) {
-                Some(print) => print.drift(value, &mut receipt.verified),
+            Some(Run { plan, prints, receipt, .. }) => match prints.get(&id) {
+                Some(print) => {
+                    let nodes = self.nodes.borrow();
+                    let shows = plan.0.costs.entries[id as usize].shows;
+                    let shown = shows.and_then(|shown| nodes[shown as usize].value.as_ref());
+                    print.drift(value, shown, &mut receipt.verified)
+                }
                 None => return Ok(()),
             },
             None => return Ok(()),
         };
+        self.forget_peak_since(before);
         match drift.map_err(|e| self.backend_error(self.var(id), e))? {
             None => Ok(()),
             Some(what) => Err(Error::Drift { site: self.site(id), what }),
@@ -426,6 +455,7 @@ impl Tape {
     }
 
     fn drop_planned(&self, id: u32) -> Result<()> {
+        let before = self.usage();
         let value = self.nodes.borrow_mut()[id as usize].value.take();
         let mut printed = Ok(());
         if let (Some(value), Some(run)) = (&value, &mut *self.followed.borrow_mut())
@@ -438,6 +468,7 @@ impl Tape {
                 Err(error) => printed = Err(error),
             }
         }
+        self.forget_peak_since(before);
         if value.is_some() {
             self.drops.count_dropped();
         }

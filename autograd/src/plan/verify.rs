@@ -22,7 +22,7 @@ const BLOCK: usize = 4096;
 
 /// What is remembered of a value that was dropped.
 pub(crate) enum Print {
-    /// A view of what comes back is as good as that, if it looks at the same elements.
+    /// A view of what comes back is as good as that, if it is one and looks at the same elements.
     View(Layout),
     Hashes(Vec<u64>),
     Bytes(Vec<u8>),
@@ -55,12 +55,20 @@ impl Print {
         Ok(Some(print))
     }
 
-    /// What differs in the value that came back, if something does.
-    pub fn drift(&self, value: &Tensor, cost: &mut Verified) -> Result<Option<String>> {
+    /// What differs in the value that came back, if something does. If it is a view, `shown` is what it should show.
+    pub fn drift(
+        &self,
+        value: &Tensor,
+        shown: Option<&Tensor>,
+        cost: &mut Verified,
+    ) -> Result<Option<String>> {
         let begun = Instant::now();
         cost.values += 1;
         let size = value.dtype().size();
         let found = match self {
+            Print::View(_) if shown.map(|shown| shown.storage().id()) != Some(value.storage().id()) => {
+                Some("it is no longer a view of what it is computed from".to_string())
+            }
             Print::View(layout) => (layout != value.layout())
                 .then(|| "it is a view of other elements of what it is computed from".to_string()),
             Print::Hashes(hashes) => with_bytes(value, |bytes| {
