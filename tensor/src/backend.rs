@@ -91,6 +91,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
         false
     }
 
+    /// The device that this one stands in for, if it does: operands of both may then be mixed.
+    fn stands_for(&self) -> Option<&Device> {
+        None
+    }
+
     /// What the device's allocator counts, if it counts.
     fn usage(&self) -> Option<Usage> {
         None

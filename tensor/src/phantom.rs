@@ -159,6 +159,10 @@ impl Backend for Phantom {
         self.of.backend().has_fused(f, dtype)
     }
 
+    fn stands_for(&self) -> Option<&Device> {
+        Some(&self.of)
+    }
+
     fn usage(&self) -> Option<Usage> {
         let [live, peak] = [&self.meter.live, &self.meter.peak].map(|count| count.load(Ordering::Relaxed));
         Some(Usage { live, peak, scratch: 0 })

@@ -496,9 +496,15 @@ fn checked(inferred: Inferred) -> Meta {
 /// The device all operands are on.
 #[track_caller]
 fn same_device<'a>(name: &str, x: &[&'a Tensor]) -> &'a Device {
-    let device = x[0].device();
+    let first = x[0].device();
+    if x.iter().all(|t| t.device() == first) {
+        return first;
+    }
+    let stands_in = |device: &&Device| device.backend().stands_for().is_some();
+    let device = x.iter().map(|t| t.device()).find(stands_in).unwrap_or(first);
     for other in x.iter().map(|t| t.device()) {
-        assert!(other == device, "{name}: operands are on different devices, {device} and {other}");
+        let fits = other == device || device.backend().stands_for() == Some(other);
+        assert!(fits, "{name}: operands are on different devices, {device} and {other}");
     }
     device
 }

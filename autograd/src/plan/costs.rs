@@ -50,6 +50,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Whether a policy has to decide of it: not of leaves, nor of views.
+    pub fn is_decided_of(&self) -> bool {
+        self.op.is_some() && (self.shows.is_none() || self.purity == Purity::Effect)
+    }
+
     pub fn site(&self) -> Site {
         let op = self.op.or(self.name.as_deref()).unwrap_or("leaf").to_string();
         Site { op, scope: self.scope.to_string(), location: self.location }

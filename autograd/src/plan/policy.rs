@@ -33,7 +33,7 @@ impl fmt::Display for Choice {
 /// Ordered rules that say of every value of a program whether to [save or recompute](Choice) it. The first rule that
 /// selects a value decides. A view is part of the value that it shows, and goes by what is decided of that.
 ///
-/// A rule that selects nothing (or leaves alone, which are never dropped) is an error when a plan is made: a misspelt scope would otherwise mean something else in
+/// A rule that selects nothing (or leaves and views alone) is an error when a plan is made: a misspelt scope would otherwise mean something else in
 /// silence.
 ///
 /// ```
@@ -194,7 +194,7 @@ impl Policy {
         let mut chosen: Vec<Option<usize>> = vec![None; candidates.len()];
         for (number, rule) in self.rules.iter().enumerate() {
             let matched: Vec<usize> = rule.select.select(&candidates);
-            let values = matched.iter().filter(|&&id| costs.entries[id].op.is_some()).count();
+            let values = matched.iter().filter(|&&id| costs.entries[id].is_decided_of()).count();
             if values == 0 && !rule.select.may_be_empty {
                 return Err(PlanError::SelectsNothing {
                     policy: self.name.clone(),
@@ -290,7 +290,7 @@ pub struct Candidate<'a> {
     pub index: usize,
     /// The operation's name; `None` for a leaf.
     pub op: Option<&'a str>,
-    /// Its own name, if it has one.
+    /// Its own name, or that of a view of it, if there is one.
     pub name: Option<&'a str>,
     /// The scope path it was recorded in.
     pub scope: &'a str,
@@ -365,7 +365,7 @@ impl Select {
         Select::by(Field::Op, "op", pattern.into())
     }
 
-    /// Values whose [name](crate::Var::named) matches the [pattern](Glob).
+    /// Values whose [name](crate::Var::named), or that of a view of them, matches the [pattern](Glob).
     pub fn name(pattern: impl Into<String>) -> Select {
         Select::by(Field::Name, "name", pattern.into())
     }
@@ -457,6 +457,9 @@ impl Select {
                 false => format!("the nearest {} to {pattern:?} are {}", field.plural(), near.join(", ")),
             });
         }
+        if hints.is_empty() && candidates.iter().any(|candidate| (self.test)(candidate)) {
+            hints.push("what it selects are leaves, or views, which go by what they show".into());
+        }
         if hints.is_empty() {
             let edges: Vec<&str> =
                 [(Edge::Skip, "skip"), (Edge::Branch, "branch"), (Edge::Control, "control")]
@@ -498,12 +501,18 @@ impl Costs {
         }
         let mut is_bottleneck = vec![false; self.entries.len()];
         self.bottlenecks().into_iter().for_each(|id| is_bottleneck[id as usize] = true);
+        // What a view is called, the value that it shows is called too.
+        let mut names: Vec<Option<&str>> = self.entries.iter().map(|entry| entry.name.as_deref()).collect();
+        for entry in self.entries.iter().filter(|entry| entry.shows.is_some()) {
+            let root = &mut names[entry.root as usize];
+            *root = root.or(entry.name.as_deref());
+        }
         let mut candidates = Vec::with_capacity(self.entries.len());
         for (index, entry) in self.entries.iter().enumerate() {
             candidates.push(Candidate {
                 index,
                 op: entry.op,
-                name: entry.name.as_deref(),
+                name: names[index],
                 scope: &entry.scope,
                 meta: &entry.meta,
                 bytes: entry.bytes,

@@ -183,10 +183,15 @@ impl Tape {
     /// Values that come back are [verified](Verify) by their hashes.
     ///
     /// # Panics
-    /// If this is an inference tape.
+    /// If this is an inference tape, or something has been recorded on it.
     #[track_caller]
     pub fn with_plan(self, plan: &Plan) -> Tape {
         self.expect_differentiable("with_plan");
+        assert!(
+            self.is_empty(),
+            "with_plan: the tape has {} nodes that the plan does not begin with",
+            self.len()
+        );
         *self.followed.borrow_mut() = Some(Run::new(plan, Verify::default()));
         self
     }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use limpid_autograd::plan::{Every, Fate, Plan, Policy, Select, Step, Totals, Verify};
-use limpid_autograd::{Cotangents, Error, Grading, Needs, Op, Pullback, Tape, Var};
+use limpid_autograd::{Cotangents, Error, Grading, Needs, Op, Pullback, Pushforward, Tape, Var};
 use limpid_tensor::{DType, HostMemory, Inferred, Map, Meta, Result, Tensor};
 
 use crate::bits::Bits;
@@ -517,4 +517,79 @@ fn what_is_asked_on_the_way_changes_nothing() {
         assert_eq!(asked.take(), answers, "{}", plan.policy());
         assert_eq!(tape.receipt().expect("the plan was followed").measured, *plan.totals());
     }
+}
+
+/// `y = m∘x`, with m a tensor of its own.
+#[derive(Debug)]
+struct Masked(Tensor);
+
+impl Op for Masked {
+    fn name(&self) -> &'static str {
+        "masked"
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        Ok(x[0].clone())
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+        Tensor::map(Map::Mul, &[x[0], &self.0])
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        Needs::NOTHING
+    }
+
+    fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
+        at.each(|_| at.g() * at.g().tape().constant(&self.0))
+    }
+
+    fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
+        at.sum(|_, dx| dx * dx.tape().constant(&self.0))
+    }
+}
+
+#[test]
+fn an_operation_with_a_tensor_of_its_own_is_planned() {
+    let mask = Tensor::from_vec(vec![1.0f64, 0.0, 2.0], [3]);
+    let x = Tensor::from_vec(vec![0.5f64, 1.0, -1.0], [3]);
+    let run = |tape: &Tape| -> Vec<u64> {
+        let x = tape.variable(&x);
+        let gradients = tape.backward(masked_again_and_again(x, &mask)).unwrap();
+        gradients.of(x).unwrap().to_vec::<f64>().unwrap().into_iter().map(f64::to_bits).collect()
+    };
+    let dry = Tape::dry();
+    let plan = dry.plan(masked_again_and_again(dry.variable(&x), &mask), &Policy::nothing()).unwrap();
+    let tape = Tape::new().with_plan(&plan);
+    assert_eq!(run(&tape), run(&Tape::new()));
+    assert_eq!(tape.receipt().unwrap().differences(&plan), [""; 0]);
+}
+
+fn masked_again_and_again<'t>(x: Var<'t>, mask: &Tensor) -> Var<'t> {
+    (0..4).fold(x, |x, _| x.tape().record(Masked(mask.clone()), &[x.exp()])).sum(&[])
+}
+
+#[test]
+fn a_named_view_stands_for_what_it_shows() {
+    let dry = Tape::dry();
+    let x = dry.variable(&Tensor::ones([4, 8], DType::F64));
+    let h = x.exp();
+    let shown = h.transpose(0, 1).named("h");
+    let loss = shown.sin().sum(&[]);
+    let plan = dry.plan(loss, &Policy::recomputing("all but h").save(Select::name("h"))).unwrap();
+    assert_eq!((plan.fate(h.index()), plan.recomputations(h.index())), (Fate::Save, 0));
+    let views = Policy::recomputing("views").save(Select::op("permute"));
+    let error = dry.plan(loss, &views).unwrap_err().to_string();
+    assert!(error.ends_with("what it selects are leaves, or views, which go by what they show"), "{error}");
+}
+
+#[test]
+#[should_panic(expected = "with_plan: the tape has 1 nodes that the plan does not begin with")]
+fn a_plan_is_followed_from_the_first_node_on() {
+    let dry = Tape::dry();
+    let loss = dry.variable(&Tensor::ones([4], DType::F64)).sum(&[]);
+    let plan = dry.plan(loss, &Policy::everything()).unwrap();
+    let tape = Tape::new();
+    tape.variable(&Tensor::ones([4], DType::F64));
+    let _ = tape.with_plan(&plan);
 }
