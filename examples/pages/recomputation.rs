@@ -33,7 +33,7 @@ pub fn page() -> Outcome<Page> {
     Ok(Page {
         file: "recomputation.md",
         printed: vec![
-            ("plan", small.to_string().replacen("; ", ";\n  ", 1)),
+            ("plan", small.to_string()),
             ("steps", steps(&small)?),
             ("plans", table(&plans)?),
             ("formula", formula()?),

@@ -108,7 +108,7 @@ fn compare(
     say(&table::table(plans, &measurement, a.rounds))?;
     // The one about what this network is made of.
     for plan in plans.iter().filter(|plan| plan.policy() == "connections") {
-        say(&format!("\n{}", table::summary(plan)))?;
+        say(&format!("\n{}", plan.summary()))?;
     }
     say(&format!("\nWritten to {0}; open {0}/memory.svg in a browser.\n", a.out.display()))?;
     match &table::failures(plans, &measurement.rows)[..] {

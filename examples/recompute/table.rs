@@ -50,11 +50,6 @@ pub fn table(plans: &[Plan], measurement: &Measurement, rounds: usize) -> String
     text + EXPLANATION + &format!("Times are medians of {rounds} round{plural}.\n")
 }
 
-/// What became of the values of each rule; its first line in two.
-pub fn summary(plan: &Plan) -> String {
-    plan.summary().replacen("; ", ";\n  ", 1)
-}
-
 /// What is not as it has to be, a sentence each.
 pub fn failures(plans: &[Plan], rows: &[Measured]) -> Vec<String> {
     let of = |(plan, row): (&Plan, &Measured)| {

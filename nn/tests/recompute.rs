@@ -17,7 +17,7 @@ struct Stack {
 impl Stack {
     fn new(depth: usize, channels: usize, tokens: usize) -> Stack {
         let block = |layer: usize| {
-            let init = Init::new(0).enter(&format!("layers.{layer}"));
+            let init = Init::new(0).enter(format!("layers.{layer}"));
             let connection = Mhc::new(&init, channels, STREAMS, layer, Start::default());
             let branch = Linear::new(&init, channels, channels, Activation::Tanh);
             Residual { connection, branch: Normed::new(&init, channels, Placement::Pre, branch) }

@@ -169,7 +169,7 @@ fn plans_are_shown_without_running_anything() {
     assert!(diff.starts_with("− everything: ") && diff.contains("\n+ connections: "), "{diff}");
     assert!(diff.contains("save → recompute  rms_norm in block.15/branch at "), "{diff}");
     let none = succeed(small(&out, &["--diff", "nothing", "nothing"]));
-    assert_eq!(none.lines().count(), 2, "{none}");
+    assert_eq!(none.lines().count(), 4, "{none}");
     assert!(!out.exists());
 }
 

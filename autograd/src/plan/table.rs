@@ -18,12 +18,13 @@ impl fmt::Display for Fate {
     }
 }
 
+/// In two lines.
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let again = 100.0 * self.extra_flops as f64 / self.flops.max(1) as f64;
         write!(
             f,
-            "held {}, peak {}; {} of {} values computed again, {again:.1} % of the operations",
+            "held {}, peak {};\n  {} of {} values computed again, {again:.1} % of the operations",
             format_bytes(self.held),
             format_bytes(self.peak),
             self.recomputed,
@@ -43,7 +44,8 @@ impl Plan {
     /// let x = tape.variable(&Tensor::ones([256], DType::F32));
     /// let plan = tape.plan(x.exp().exp().sum(&[]), &Policy::norms_and_activations())?;
     /// let expected = "\
-    /// norms and activations: held 4 B, peak 3.0 KiB; 2 of 4 values computed again, 66.7 % of the operations
+    /// norms and activations: held 4 B, peak 3.0 KiB;
+    ///   2 of 4 values computed again, 66.7 % of the operations
     ///   recompute norms and activations
     ///       2 values: 0 B saved, 2.0 KiB computed again, 0 B dropped
     ///   otherwise
