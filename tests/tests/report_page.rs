@@ -75,7 +75,7 @@ impl Browser {
 
     /// Waits for the next message; keeps what is written to the console.
     fn receive(&mut self) -> Value {
-        let message = self.from.recv_timeout(Duration::from_secs(60)).expect("the browser answers");
+        let message = self.from.recv_timeout(Duration::from_secs(300)).expect("the browser answers");
         match message["method"].as_str() {
             Some("Log.entryAdded" | "Runtime.consoleAPICalled" | "Runtime.exceptionThrown") => {
                 self.console.push(message["params"].to_string());

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Instant;
 
 use limpid_autograd::plan::{Every, Fate, Plan, Policy, Select, Step, Totals, Verify};
 use limpid_autograd::{Cotangents, Error, Grading, Needs, Op, Pullback, Pushforward, Tape, Var};
@@ -134,7 +133,6 @@ fn a_program_of_one_operation() {
 
 #[test]
 fn a_hundred_thousand_operations() {
-    let begun = Instant::now();
     let program: for<'t> fn(&'t Tape) -> Var<'t> = |tape| chain_of(tape, 100_000);
     let policy = Policy::blocks(Every::Root);
     let plan = plan(program, &policy);
@@ -147,7 +145,6 @@ fn a_hundred_thousand_operations() {
     let tape = Tape::new().with_plan(&plan);
     assert_eq!(gradient(&tape, program(&tape)), unplanned(program));
     as_planned(&tape, &plan);
-    assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
 }
 
 #[test]
