@@ -102,9 +102,15 @@ fn formula() -> Outcome<String> {
         let loss = network.loss(&tape, &text);
         let mut column = Vec::new();
         for k in 1..=12 {
-            let coefficients = 2.0 * (n * n + 2.0 * n) * depth as f64 / c;
-            let states = n * depth.div_ceil(k) as f64 + (n + 2.0) * k as f64;
-            let expected = states + depth as f64 + coefficients + 2.0 * n;
+            let held = |blocks: usize, run: usize| {
+                let coefficients = 2.0 * (n * n + 2.0 * n) * blocks as f64 / c;
+                let states = n * blocks.div_ceil(k) as f64 + (n + 2.0) * run as f64;
+                states + blocks as f64 + coefficients + 2.0 * n
+            };
+            let expected = match depth % k {
+                0 => held(depth, k),
+                rest => held(depth, rest).max(held(depth - rest, k)),
+            };
             let plan = tape.plan(loss, &Policy::connections(k))?;
             let planned = plan.totals().peak_activations as f64 / (width * tokens * dtype.size()) as f64;
             column.push((expected, planned));
