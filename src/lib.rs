@@ -32,8 +32,14 @@
 //! | [`autograd`] | what was computed, and what is its derivative? |
 //! | [`nn`] | what is a model, how are its layers joined, how does it learn? |
 //! | [`report`] | what does a person see? |
+//! | `cuda`, with the feature of that name | how does a card compute it? |
 
+mod device;
 pub mod report;
+
+pub use device::device;
+#[cfg(feature = "cuda")]
+pub use limpid_cuda as cuda;
 
 pub use limpid_autograd as autograd;
 pub use limpid_nn as nn;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use limpid::Device;
 use limpid::autograd::ops::sinkhorn::Sinkhorn;
 use limpid::nn::residual::{Variant, VariantConfig};
 use limpid::nn::{Activation, Fan, Init, Initializer};
@@ -114,6 +115,10 @@ pub struct Arguments {
     /// Threads for large operations; the results are the same for any number
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true, help_heading = "Output")]
     pub threads: usize,
+    /// Where to compute: cpu, or, built with `--features cuda`: cuda, cuda:N, or emulator (the kernels of a card, run by this
+    /// processor: a hundred times slower)
+    #[arg(long, default_value = "cpu", help_heading = "Output")]
+    pub device: String,
     /// Print nothing but errors
     #[arg(long, help_heading = "Output")]
     pub quiet: bool,
@@ -192,6 +197,7 @@ pub struct Settings {
     /// `None`: as a linear layer usually starts.
     pub initial: Option<Initializer>,
     pub clip: Option<f64>,
+    pub device: Device,
 }
 
 impl Settings {
@@ -266,6 +272,7 @@ impl Settings {
             activation,
             initial: initializer(&a.init, activation)?,
             clip: a.clip.or(default_clip).filter(|&clip| clip > 0.0),
+            device: limpid::device(&a.device).map_err(|e| format!("--device: {e}"))?,
             arguments,
         })
     }
@@ -319,6 +326,7 @@ impl Settings {
             ("streams", json!(a.streams), any(&[Hc, HcDynamic, Mhc, MhcLite, IdentityHc])),
             ("sinkhorn_iters", json!(a.sinkhorn_iters), any(&[Mhc])),
             ("norm", json!(a.norm.name()), a.norm != Norm::None),
+            ("device", json!(a.device), a.device != "cpu"),
         ];
         let read = settings.into_iter().filter(|(_, _, read)| *read);
         read.map(|(name, value, _)| (name.to_string(), value)).collect()
@@ -352,6 +360,7 @@ impl Settings {
         add("samples", a.samples.to_string(), "1000");
         add("noise", a.noise.to_string(), "0.2");
         add("data-seed", a.data_seed.to_string(), "0");
+        add("device", a.device.clone(), "cpu");
         add("data", a.data.as_ref().map_or(String::new(), |path| path.display().to_string()), "");
         command.trim_end_matches(" --").to_string()
     }

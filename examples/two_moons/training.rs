@@ -9,7 +9,7 @@ use limpid::nn::data::{Batch, Batches, Dataset, StandardScaler};
 use limpid::nn::losses::{Reduction, cross_entropy};
 use limpid::nn::optim::{Optimizer, Sgd};
 use limpid::nn::residual::Variant;
-use limpid::nn::{Checkpoint, Mlp, Module, clip_norm, gradient_norms};
+use limpid::nn::{Checkpoint, Mlp, Module, Parameters, clip_norm, gradient_norms};
 use limpid::tensor::Element;
 use limpid::tensor::rng::Key;
 use limpid::{DType, Tensor, Var};
@@ -86,8 +86,9 @@ pub fn train(
             return Err(Failure::input(message));
         }
     }
+    model.move_to(&settings.device)?;
 
-    let mut tape = Tape::new().with_seed(seed);
+    let mut tape = beside(&model, Tape::new()).with_seed(seed);
     let mut step = history.metrics.len() * batches.per_epoch();
     for epoch in history.metrics.len()..a.epochs {
         if history.divergence.is_some() {
@@ -159,15 +160,20 @@ pub fn train(
     Ok(Trained { variant, formula, model, history, interrupted })
 }
 
+/// A tape that computes where the model's weights are.
+fn beside(model: &Mlp, tape: Tape) -> Tape {
+    tape.with_device(model.layer(0).weight.value().device().clone())
+}
+
 /// The mean cross-entropy of a batch.
 fn loss<'t>(tape: &'t Tape, model: &Mlp, batch: &Batch) -> Var<'t> {
-    let logits = model.forward(tape.constant(&batch.features));
-    tape.scope("loss", || cross_entropy(logits, tape.constant(&batch.labels), Reduction::Mean))
+    let logits = model.forward(tape.constant_here(&batch.features));
+    tape.scope("loss", || cross_entropy(logits, tape.constant_here(&batch.labels), Reduction::Mean))
 }
 
 /// Repeats a step that went wrong in anomaly mode, which stops at the first operation whose result is not finite.
 fn first_non_finite(model: &Mlp, batch: &Batch, seed: u64, step: usize) -> String {
-    let mut tape = Tape::new().with_seed(seed).with_anomaly_detection(true);
+    let mut tape = beside(model, Tape::new()).with_seed(seed).with_anomaly_detection(true);
     tape.clear(step as u64);
     match tape.backward(loss(&tape, model, batch)) {
         Err(error) => error.to_string(),
@@ -177,9 +183,9 @@ fn first_non_finite(model: &Mlp, batch: &Batch, seed: u64, step: usize) -> Strin
 
 /// Mean cross-entropy and accuracy over a data set.
 pub fn evaluate(model: &Mlp, data: &Dataset) -> Result<(f64, f64), Failure> {
-    let tape = Tape::inference();
-    let labels = tape.constant(data.labels());
-    let logits = model.forward(tape.constant(data.features()));
+    let tape = beside(model, Tape::inference());
+    let labels = tape.constant_here(data.labels());
+    let logits = model.forward(tape.constant_here(data.features()));
     let loss = cross_entropy(logits, labels, Reduction::Mean).item()?;
     let accuracy = logits.argmax(-1).equal(labels).cast(DType::F64).mean(&[]).item()?;
     Ok((loss, accuracy))
@@ -187,8 +193,8 @@ pub fn evaluate(model: &Mlp, data: &Dataset) -> Result<(f64, f64), Failure> {
 
 /// The probability of the second class at each point (`[N, 2]`, in the data's own coordinates).
 pub fn probabilities(model: &Mlp, scaler: &StandardScaler, points: &Tensor) -> Result<Vec<f64>, Failure> {
-    let tape = Tape::inference();
-    let logits = model.forward(tape.constant(&scaler.transform(points)?));
+    let tape = beside(model, Tape::inference());
+    let logits = model.forward(tape.constant_here(&scaler.transform(points)?));
     Ok(logits.softmax(-1).select(-1, 1).value()?.to_f64_vec()?)
 }
 
@@ -196,7 +202,7 @@ pub fn probabilities(model: &Mlp, scaler: &StandardScaler, points: &Tensor) -> R
 pub fn memory_line(model: &Mlp, data: &Data, batch: usize) -> Result<String, Failure> {
     let batches = Batches::new(data.train.len(), batch, Key::new(0))?;
     let first = batches.of(&data.train, 0)?.next().expect("there is at least one batch")?;
-    let tape = Tape::new();
+    let tape = beside(model, Tape::new());
     let audit = tape.audit_reads(loss(&tape, model, &first))?;
     let (kept, read) = (tape.memory().needed, audit.read_bytes);
     let agree = audit.declared == audit.read && kept == read;

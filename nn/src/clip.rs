@@ -32,8 +32,21 @@ pub fn global_norm(model: &dyn Parameters, gradients: &Gradients) -> Result<f64>
 /// `Σ g²` of each trainable weight's gradient, in the order of the model.
 fn squares<'a>(model: &'a dyn Parameters, gradients: &Gradients) -> Result<Vec<(&'a str, f64)>> {
     let trainable = model.parameters().into_iter().filter(|p| p.is_trainable());
-    let with_gradient = trainable.filter_map(|p| Some((p.path(), gradients.of_parameter(p.id())?)));
-    with_gradient.map(|(path, gradient)| Ok((path, sum_of_squares(gradient)?))).collect()
+    let with_gradient: Vec<(&str, &Tensor)> =
+        trainable.filter_map(|p| Some((p.path(), gradients.of_parameter(p.id())?))).collect();
+    let (paths, tensors): (Vec<&str>, Vec<&Tensor>) = with_gradient.into_iter().unzip();
+    Ok(paths.into_iter().zip(sums_of_squares(&tensors)?).collect())
+}
+
+/// Σ x² of each tensor: by one kernel for all where they lie on one device that has it.
+fn sums_of_squares(x: &[&Tensor]) -> Result<Vec<f64>> {
+    if let Some(device) =
+        x.first().map(|x| x.device()).filter(|device| x.iter().all(|x| x.device() == *device))
+        && let Some(sums) = device.backend().sums_of_squares(x)
+    {
+        return Ok(sums?);
+    }
+    x.iter().map(|x| sum_of_squares(x)).collect()
 }
 
 /// Scales all gradients of a model by `max_norm/norm` if their [global norm](global_norm) is larger than `max_norm`

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use crate::cpu::Cpu;
-use crate::primitive::{Fused, Map, Reduce};
+use crate::primitive::{Descent, Fused, Map, Reduce, WeightStep};
 use crate::rng::{Distribution, Key};
 use crate::{DType, Layout, Result, Shape, Tensor};
 
@@ -50,13 +50,14 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// shape.
     ///
     /// # Errors
-    /// If an index is negative or beyond the axis.
+    /// If an index is negative or beyond the axis. A device that does not wait for its kernels says so when the thread
+    /// next reads results.
     fn gather(&self, x: &Tensor, axis: usize, index: &Tensor) -> Result<Tensor>;
 
     /// A copy of `base` with `src[.., i, ..]` added at `index[.., i, ..]` along `axis`, in order of `i`.
     ///
     /// # Errors
-    /// If an index is negative or beyond the axis.
+    /// If an index is negative or beyond the axis, as for [`gather`](Backend::gather).
     fn scatter_add(&self, base: &Tensor, axis: usize, index: &Tensor, src: &Tensor) -> Result<Tensor>;
 
     /// The indices (i64) that sort along `axis`. Equal elements keep their order; NaN sorts last either way.
@@ -89,6 +90,20 @@ pub trait Backend: Send + Sync + fmt::Debug {
     fn has_fused(&self, f: Fused, dtype: DType) -> bool {
         let _ = (f, dtype);
         false
+    }
+
+    /// A step of an optimiser for many weights at once, if this device has a kernel for it. Tensors that nothing else
+    /// refers to are changed in their own memory. `None` makes the caller do it on the host.
+    fn descend(&self, rule: Descent, weights: &mut [&mut WeightStep]) -> Option<Result<()>> {
+        let _ = (rule, weights);
+        None
+    }
+
+    /// Σ x² of each of several float tensors, if this device has a kernel for it. `None` makes the caller do it on the
+    /// host.
+    fn sums_of_squares(&self, x: &[&Tensor]) -> Option<Result<Vec<f64>>> {
+        let _ = x;
+        None
     }
 
     /// The device that this one stands in for, if it does: operands of both may then be mixed.

@@ -61,7 +61,9 @@ pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub use half::bf16;
 pub use layout::{Layout, Strides};
-pub use primitive::{Activation, Fused, Inferred, Map, Meta, Reduce, Stop, infer_gather, infer_matmul};
+pub use primitive::{
+    Activation, Descent, Fused, Inferred, Map, Meta, Reduce, Stop, WeightStep, infer_gather, infer_matmul,
+};
 pub use shape::Shape;
 pub use storage::{HostBuffer, HostMemory, Storage, StorageRef};
 pub use tensor::Tensor;

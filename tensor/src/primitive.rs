@@ -3,7 +3,9 @@
 //! `infer` answers without computing, in the words a person needs when the answer is no. Recording a program
 //! that has not run uses the same functions as running it.
 
-use crate::{DType, Shape};
+use smallvec::SmallVec;
+
+use crate::{DType, Shape, Tensor};
 
 /// Shape and dtype of a tensor: all that is known of it before it is computed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -394,6 +396,56 @@ impl Stop {
             }
         }
     }
+}
+
+/// How an optimiser changes a weight w by its gradient g: η is the learning rate, λ the decay, t the number of the step.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Descent {
+    /// `g ← g + λw`, `v ← μv + g`, `w ← w − ηv`; with Nesterov `w ← w − η(g + μv)`. Where μ is 0 there is no v, and
+    /// `w ← w − ηg`.
+    Momentum {
+        /// μ.
+        momentum: f64,
+        /// Whether the step looks ahead.
+        nesterov: bool,
+    },
+    /// `m ← β₁m + (1 − β₁)g`, `v ← β₂v + (1 − β₂)g²`, `w ← w − (η/(1 − β₁ᵗ))·m/(√v/√(1 − β₂ᵗ) + ε)`, after `g ← g + λw`;
+    /// or, decoupled, `w ← (1 − ηλ)w` instead.
+    Adam {
+        /// β₁ and β₂.
+        betas: [f64; 2],
+        /// ε.
+        eps: f64,
+        /// Whether the decay leaves the gradient alone.
+        decoupled: bool,
+    },
+}
+
+impl Descent {
+    /// How many tensors are remembered of each weight: v, or m and v.
+    pub fn remembers(self) -> usize {
+        match self {
+            Descent::Momentum { momentum, .. } => usize::from(momentum > 0.0),
+            Descent::Adam { .. } => 2,
+        }
+    }
+}
+
+/// One weight in a step of an optimiser. All its tensors have one shape and one dtype, f32 or f64.
+#[derive(Debug)]
+pub struct WeightStep {
+    /// w, which is changed.
+    pub weight: Tensor,
+    /// g.
+    pub gradient: Tensor,
+    /// What is remembered of earlier steps, which is changed: as many as [`Descent::remembers`], at first zeros.
+    pub memory: SmallVec<[Tensor; 2]>,
+    /// η.
+    pub learning_rate: f64,
+    /// λ.
+    pub weight_decay: f64,
+    /// t, counted from 1.
+    pub step: u64,
 }
 
 /// A function of tensors that a backend may compute in one pass. Each has an expansion into primitives, beside

@@ -267,6 +267,11 @@ impl Tensor {
         Some(bytemuck::cast_slice_mut(&mut self.storage.host_mut()?[..bytes]))
     }
 
+    /// Whether nothing else refers to the tensor's memory: a device may then write into it.
+    pub fn is_alone(&mut self) -> bool {
+        self.storage.is_unique()
+    }
+
     /// The tensor in another device's memory.
     pub fn to(&self, device: &Device) -> Result<Tensor> {
         if self.device() == device {

@@ -8,6 +8,7 @@
 
 pub mod array;
 pub mod case;
+pub mod emulated;
 pub mod judge;
 pub mod naive;
 pub mod program;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use limpid_autograd::Gradients;
-use limpid_tensor::Tensor;
+use limpid_tensor::{Descent, Tensor};
 
 use super::memory::{At, Memory, Real, Rule};
 use super::{Group, Groups, Optimizer};
@@ -98,6 +98,10 @@ impl Optimizer for Adam {
 impl Rule for Moments {
     fn memory(&self) -> &'static [&'static str] {
         &["first_moment", "second_moment"]
+    }
+
+    fn descent(&self) -> Descent {
+        Descent::Adam { betas: self.betas, eps: self.eps, decoupled: self.decoupled }
     }
 
     fn update<T: Real>(&self, at: At, weight: &mut [T], gradient: &[T], memory: &mut [&mut [T]]) {

@@ -1,11 +1,11 @@
 //! The walk over a model's weights that every optimiser makes, and what it remembers of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{Add, Div, Mul, Sub};
 
 use bytemuck::Pod;
-use limpid_autograd::Gradients;
-use limpid_tensor::{DType, Device, Element, Meta, Shape, Tensor};
+use limpid_autograd::{Gradients, ParamId};
+use limpid_tensor::{DType, Descent, Device, Element, Meta, Shape, Tensor, WeightStep};
 use smallvec::SmallVec;
 
 use super::{Group, Groups};
@@ -37,7 +37,10 @@ pub(super) trait Rule {
     /// The names of the tensors it keeps for each weight. They start as zeros.
     fn memory(&self) -> &'static [&'static str];
 
-    /// One step of one weight; `memory` has a slice for each name.
+    /// The same rule in the words of a device that has a kernel for it.
+    fn descent(&self) -> Descent;
+
+    /// One step of one weight on the host; `memory` has a slice for each name.
     fn update<T: Real>(&self, at: At, weight: &mut [T], gradient: &[T], memory: &mut [&mut [T]]);
 }
 
@@ -54,6 +57,12 @@ pub(super) struct At {
 #[derive(Clone, Default)]
 pub(super) struct Memory {
     slots: BTreeMap<String, Slot>,
+}
+
+/// The weights of a device other than the CPU, in the order in which the model has them.
+struct OnDevice {
+    device: Device,
+    steps: VecDeque<(ParamId, WeightStep)>,
 }
 
 #[derive(Clone)]
@@ -81,19 +90,72 @@ impl Memory {
             return Err(Error::argument("learning rate", "a finite number from 0", learning_rate));
         }
         self.prepare(groups, model, gradients)?;
-        let mut done = Ok(());
+        let done = self.step_on_devices(rule, model, gradients, learning_rate)?;
+        let mut outcome = Ok(());
         model.visit_mut(&mut |weight| {
-            if done.is_err() || !weight.is_trainable() {
+            if outcome.is_err() || !weight.is_trainable() || done.contains(&weight.id()) {
                 return;
             }
             let Some(gradient) = gradients.of_parameter(weight.id()) else { return };
             let slot = self.slots.get_mut(weight.path()).expect("every trainable weight has a slot");
-            done = match weight.value().dtype() {
+            outcome = match weight.value().dtype() {
                 DType::F32 => slot.advance::<f32>(rule, weight, gradient, learning_rate),
                 _ => slot.advance::<f64>(rule, weight, gradient, learning_rate),
             };
         });
-        done
+        outcome
+    }
+
+    /// Makes the step of every weight whose device has a kernel for it, all of a device's at once, and says which they are.
+    #[track_caller]
+    fn step_on_devices(
+        &mut self,
+        rule: &impl Rule,
+        model: &mut dyn Parameters,
+        gradients: &Gradients,
+        learning_rate: f64,
+    ) -> Result<BTreeSet<ParamId>> {
+        let mut devices: Vec<OnDevice> = Vec::new();
+        let mut outcome = Ok(());
+        model.visit_mut(&mut |weight| {
+            let device = weight.value().device().clone();
+            if device == Device::cpu() || !weight.is_trainable() || outcome.is_err() {
+                return;
+            }
+            let Some(gradient) = gradients.of_parameter(weight.id()) else { return };
+            let slot = self.slots.get_mut(weight.path()).expect("every trainable weight has a slot");
+            match slot.take(rule, weight, gradient, learning_rate) {
+                Ok(step) => match devices.iter_mut().find(|on| on.device == device) {
+                    Some(on) => on.steps.push_back((weight.id(), step)),
+                    None => devices.push(OnDevice { device, steps: [(weight.id(), step)].into() }),
+                },
+                Err(error) => outcome = Err(error),
+            }
+        });
+        let mut done = BTreeSet::new();
+        for OnDevice { device, steps } in &mut devices {
+            if outcome.is_ok() {
+                let mut weights: Vec<&mut WeightStep> = steps.iter_mut().map(|(_, step)| step).collect();
+                match device.backend().descend(rule.descent(), &mut weights) {
+                    Some(Ok(())) => done.extend(steps.iter().map(|(id, _)| *id)),
+                    Some(Err(error)) => outcome = Err(error.into()),
+                    None => {}
+                }
+            }
+        }
+        // Everything goes back to where it was taken from; weights are visited in the same order.
+        model.visit_mut(&mut |weight| {
+            let is_next = |on: &&mut OnDevice| on.steps.front().is_some_and(|(id, _)| *id == weight.id());
+            let Some((id, step)) = devices.iter_mut().find(is_next).and_then(|on| on.steps.pop_front())
+            else {
+                return;
+            };
+            let slot = self.slots.get_mut(weight.path()).expect("every trainable weight has a slot");
+            slot.tensors = step.memory;
+            slot.step += u64::from(done.contains(&id));
+            *weight.value_mut() = step.weight;
+        });
+        outcome.map(|()| done)
     }
 
     /// Makes sure that a step can be made, before anything is changed.
@@ -187,14 +249,30 @@ impl Memory {
 }
 
 impl Slot {
+    /// Moves what a step on a device needs out of the weight and this slot.
     #[track_caller]
-    fn advance<T: Real>(
+    fn take(
         &mut self,
         rule: &impl Rule,
         weight: &mut Parameter,
         gradient: &Tensor,
         learning_rate: f64,
-    ) -> Result<()> {
+    ) -> Result<WeightStep> {
+        self.prepare(rule, weight, gradient);
+        let device = weight.value().device();
+        let gradient = gradient.to(device)?;
+        let memory =
+            self.tensors.iter().map(|tensor| tensor.to(device)).collect::<limpid_tensor::Result<_>>()?;
+        self.tensors.clear();
+        let At { learning_rate, weight_decay, step } = self.at(learning_rate, self.step + 1);
+        let nothing = Tensor::zeros([0], weight.value().dtype());
+        let weight = std::mem::replace(weight.value_mut(), nothing);
+        Ok(WeightStep { weight, gradient, memory, learning_rate, weight_decay, step })
+    }
+
+    /// Makes sure that weight, gradient and what is remembered fit together; at first that is zeros.
+    #[track_caller]
+    fn prepare(&mut self, rule: &impl Rule, weight: &Parameter, gradient: &Tensor) {
         let meta = weight.meta();
         assert_eq!(gradient.meta(), meta, "step: the gradient of {} differs from it", weight.path());
         if self.tensors.is_empty() {
@@ -203,20 +281,33 @@ impl Slot {
         for tensor in &self.tensors {
             assert_eq!(tensor.meta(), meta, "step: what is remembered of {} differs from it", weight.path());
         }
-        // Elsewhere than on the CPU a weight is fetched, updated and sent back.
+    }
+
+    fn at(&self, learning_rate: f64, step: u64) -> At {
+        let Group { rate_scale, weight_decay, .. } = self.group;
+        At { learning_rate: learning_rate * rate_scale, weight_decay, step }
+    }
+
+    /// One step on the host.
+    #[track_caller]
+    fn advance<T: Real>(
+        &mut self,
+        rule: &impl Rule,
+        weight: &mut Parameter,
+        gradient: &Tensor,
+        learning_rate: f64,
+    ) -> Result<()> {
+        self.prepare(rule, weight, gradient);
+        // Of a device without a kernel for it, a weight is fetched, updated and sent back.
         let device = weight.value().device().clone();
         let gradient = gradient.to(&Device::cpu())?.contiguous()?;
         let gradient = gradient.as_slice::<T>().expect("made contiguous on the CPU");
+        self.step += 1;
+        let at = self.at(learning_rate, self.step);
         let mut memory: SmallVec<[&mut [T]; 2]> = SmallVec::new();
         for tensor in &mut self.tensors {
             memory.push(writable(tensor)?);
         }
-        self.step += 1;
-        let at = At {
-            learning_rate: learning_rate * self.group.rate_scale,
-            weight_decay: self.group.weight_decay,
-            step: self.step,
-        };
         rule.update(at, writable(weight.value_mut())?, gradient, &mut memory);
         if device != Device::cpu() {
             let value = weight.value().to(&device)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use limpid_autograd::Gradients;
-use limpid_tensor::Tensor;
+use limpid_tensor::{Descent, Tensor};
 
 use super::memory::{At, Memory, Real, Rule};
 use super::{Groups, Optimizer};
@@ -27,13 +27,13 @@ use crate::{Error, Parameters, Result};
 /// ```
 #[derive(Clone, Default)]
 pub struct Sgd {
-    rule: Descent,
+    rule: Momentum,
     groups: Groups,
     memory: Memory,
 }
 
 #[derive(Clone, Default)]
-struct Descent {
+struct Momentum {
     momentum: f64,
     nesterov: bool,
 }
@@ -81,9 +81,13 @@ impl Optimizer for Sgd {
     }
 }
 
-impl Rule for Descent {
+impl Rule for Momentum {
     fn memory(&self) -> &'static [&'static str] {
         if self.momentum > 0.0 { &["velocity"] } else { &[] }
+    }
+
+    fn descent(&self) -> Descent {
+        Descent::Momentum { momentum: self.momentum, nesterov: self.nesterov }
     }
 
     fn update<T: Real>(&self, at: At, weight: &mut [T], gradient: &[T], memory: &mut [&mut [T]]) {

@@ -1,0 +1,124 @@
+//! Counts what the accesses of warps cost.
+
+use std::collections::HashMap;
+
+/// The accesses of a launch, gathered into requests of warps.
+#[derive(Default)]
+pub(crate) struct Counter {
+    /// How often each thread of the block came to a place.
+    visits: HashMap<(usize, u32), u32>,
+    /// The accesses of the block that runs, by place, warp, and how often its lanes had been there.
+    requests: HashMap<(usize, u32, u32), Request>,
+    totals: HashMap<Site, Total>,
+}
+
+/// A load or a store in the code.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Site {
+    pub place: usize,
+    pub shared: bool,
+    pub write: bool,
+}
+
+/// What all requests of a site came to.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Total {
+    pub requests: u64,
+    pub cost: u64,
+    pub bytes: u64,
+}
+
+/// The accesses that the lanes of a warp make together.
+struct Request {
+    site: Site,
+    /// Addresses by lane.
+    lanes: Vec<(u32, usize)>,
+    size: usize,
+}
+
+impl Counter {
+    /// One thread's access.
+    pub fn add(&mut self, site: Site, thread: u32, address: usize, size: usize) {
+        let visits = self.visits.entry((site.place, thread)).or_default();
+        let request = self.requests.entry((site.place, thread / 32, *visits));
+        *visits += 1;
+        request.or_insert(Request { site, lanes: Vec::new(), size }).lanes.push((thread % 32, address));
+    }
+
+    /// The block has ended: its requests are complete.
+    pub fn end_block(&mut self) {
+        self.visits.clear();
+        for (_, request) in self.requests.drain() {
+            let total = self.totals.entry(request.site).or_default();
+            total.requests += 1;
+            total.cost += if request.site.shared { request.passes() } else { request.sectors() };
+            total.bytes += (request.lanes.len() * request.size) as u64;
+        }
+    }
+
+    /// The totals, in the order of the code.
+    pub fn totals(self) -> Vec<(Site, Total)> {
+        let mut totals: Vec<_> = self.totals.into_iter().collect();
+        totals.sort_by_key(|(site, _)| *site);
+        totals
+    }
+}
+
+impl Request {
+    /// How many sectors of 32 bytes are touched.
+    fn sectors(&self) -> u64 {
+        let sectors = |&(_, address): &(u32, usize)| address / 32..=(address + self.size - 1) / 32;
+        let mut touched: Vec<usize> = self.lanes.iter().flat_map(sectors).collect();
+        touched.sort_unstable();
+        touched.dedup();
+        touched.len() as u64
+    }
+
+    /// How often the busiest of the 32 banks must serve a word of 4 bytes. Lanes that ask for 8 or 16 bytes are served
+    /// by halves or quarters of the warp.
+    fn passes(&self) -> u64 {
+        let words_of_lane = self.size.div_ceil(4).max(1);
+        let lanes_at_once = (32 / words_of_lane).max(1) as u32;
+        (0..32u32.div_ceil(lanes_at_once))
+            .map(|part| self.passes_of(part * lanes_at_once, lanes_at_once))
+            .sum()
+    }
+
+    fn passes_of(&self, first_lane: u32, lanes: u32) -> u64 {
+        let in_part = self.lanes.iter().filter(|(lane, _)| (first_lane..first_lane + lanes).contains(lane));
+        let mut words: Vec<usize> =
+            in_part.flat_map(|&(_, address)| address / 4..=(address + self.size - 1) / 4).collect();
+        words.sort_unstable();
+        words.dedup();
+        let mut busy = [0; 32];
+        words.iter().for_each(|word| busy[word % 32] += 1);
+        busy.into_iter().max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(size: usize, address: impl Fn(usize) -> usize) -> Request {
+        let site = Site { place: 0, shared: true, write: false };
+        Request { site, lanes: (0..32).map(|lane| (lane as u32, 4096 + address(lane))).collect(), size }
+    }
+
+    #[test]
+    fn neighbours_share_sectors() {
+        assert_eq!(request(4, |lane| 4 * lane).sectors(), 4);
+        assert_eq!(request(4, |lane| 128 * lane).sectors(), 32);
+        assert_eq!(request(4, |_| 0).sectors(), 1);
+    }
+
+    #[test]
+    fn a_bank_serves_one_word_at_a_time() {
+        assert_eq!(request(4, |lane| 4 * lane).passes(), 1);
+        assert_eq!(request(4, |_| 0).passes(), 1, "one word for all lanes");
+        assert_eq!(request(4, |lane| 128 * lane).passes(), 32);
+        assert_eq!(request(4, |lane| 132 * lane).passes(), 1, "rows of 33 words");
+        assert_eq!(request(16, |lane| 16 * lane).passes(), 4);
+        assert_eq!(request(2, |lane| 2 * lane).passes(), 1);
+    }
+}

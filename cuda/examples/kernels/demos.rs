@@ -1,0 +1,423 @@
+//! Small operations that between them launch every kernel, each on any device.
+
+use limpid_tensor::rng::{Distribution, Key};
+use limpid_tensor::{
+    Activation, DType, Descent, Device, Fused, Layout, Map, Reduce, Result, Stop, Tensor, WeightStep,
+};
+
+type Run = Box<dyn Fn(&Device) -> Result<Vec<Tensor>>>;
+
+/// An operation on a device, at one dtype.
+pub struct Demo {
+    /// What it is, `softmax f32 [5, 33]`.
+    pub name: String,
+    /// How far from the CPU's the results may be, in roundings of the largest element of each.
+    pub roundings: f64,
+    run: Run,
+}
+
+impl Demo {
+    fn new(name: impl Into<String>, run: impl Fn(&Device) -> Result<Vec<Tensor>> + 'static) -> Demo {
+        Demo { name: name.into(), roundings: 32.0, run: Box::new(run) }
+    }
+
+    fn one(name: impl Into<String>, run: impl Fn(&Device) -> Result<Tensor> + 'static) -> Demo {
+        Demo::new(name, move |device| Ok(vec![run(device)?]))
+    }
+
+    /// Computes it on a device. The results are on the host.
+    pub fn run(&self, device: &Device) -> Result<Vec<Tensor>> {
+        (self.run)(device)?.iter().map(|y| y.to(&Device::cpu())).collect()
+    }
+}
+
+const FLOATS: [DType; 3] = [DType::F32, DType::F64, DType::BF16];
+const NUMBERS: [DType; 4] = [DType::F32, DType::F64, DType::BF16, DType::I64];
+const ALL: [DType; 5] = [DType::F32, DType::F64, DType::BF16, DType::I64, DType::Bool];
+
+/// Numbers between −2 and 4 without a pattern (bool: some of both), on a device.
+fn numbers(device: &Device, shape: &[usize], dtype: DType, seed: usize) -> Result<Tensor> {
+    let elements: usize = shape.iter().product();
+    let value = |i: usize| ((i * 7919 + seed * 104_729) as f64 * 0.618_033_988_75).fract() * 6.0 - 2.0;
+    let value = |i: usize| if dtype == DType::Bool { f64::from(u8::from(value(i) > 1.0)) } else { value(i) };
+    Tensor::from_f64(&(0..elements).map(value).collect::<Vec<_>>(), shape, dtype).to(device)
+}
+
+/// Indices below `n`, on a device.
+fn indices(device: &Device, shape: &[usize], n: usize) -> Result<Tensor> {
+    let elements: usize = shape.iter().product();
+    let values: Vec<i64> = (0..elements).map(|i| (i * 31 % n) as i64).collect();
+    Tensor::from_vec(values, shape).to(device)
+}
+
+/// All of them.
+pub fn all() -> Vec<Demo> {
+    let groups =
+        [maps(), reductions(), copies(), indexed(), draws(), products(), fused(), sinkhorns(), updates()];
+    groups.into_iter().flatten().collect()
+}
+
+fn maps() -> Vec<Demo> {
+    use Map::*;
+    let floats = [
+        Exp,
+        Expm1,
+        Log,
+        Log1p,
+        Sqrt,
+        Rsqrt,
+        Recip,
+        Sin,
+        Cos,
+        Tanh,
+        Sigmoid,
+        Erf,
+        Softplus,
+        Relu,
+        Div,
+        Pow,
+        LeakyRelu(0.125),
+        Elu(0.5),
+        Powf(1.0),
+        Powf(2.0),
+        Powf(3.0),
+        Powf(1.5),
+        Clamp { low: -1.0, high: 1.0 },
+    ];
+    let numbers_too =
+        [Neg, Abs, Sign, Affine { mul: 2.0, add: -1.0 }, Add, Sub, Mul, Max, Min, Lt, Le, Gt, Ge];
+    let mut demos = Vec::new();
+    let mut add = |f: Map, dtypes: &[DType]| {
+        for &dtype in dtypes {
+            // Contiguous with a tail, then transposed and broadcast.
+            demos.push(Demo::new(format!("{} {dtype} [13, 17]", f.name()), move |device| {
+                let of = |shape: &[usize], seed| numbers(device, shape, dtype, seed);
+                let (a, b) = (of(&[13, 17], 1)?, of(&[13, 17], 2)?);
+                let (turned, row) = (of(&[17, 13], 3)?.transpose(0, 1), of(&[17], 4)?);
+                let condition = numbers(device, &[13, 17], DType::Bool, 5)?;
+                match f.arity() {
+                    1 => Ok(vec![Tensor::map(f, &[&a])?, Tensor::map(f, &[&turned])?]),
+                    2 => Ok(vec![Tensor::map(f, &[&a, &b])?, Tensor::map(f, &[&turned, &row])?]),
+                    _ => Ok(vec![
+                        Tensor::map(f, &[&condition, &a, &b])?,
+                        Tensor::map(f, &[&condition, &turned, &row])?,
+                    ]),
+                }
+            }));
+        }
+    };
+    floats.into_iter().for_each(|f| add(f, &FLOATS));
+    numbers_too.into_iter().for_each(|f| add(f, &NUMBERS));
+    [Not, And, Or].into_iter().for_each(|f| add(f, &[DType::Bool]));
+    [Eq, Ne, Where].into_iter().for_each(|f| add(f, &ALL));
+    demos
+}
+
+fn reductions() -> Vec<Demo> {
+    let mut demos = Vec::new();
+    let shapes: [&[usize]; 5] = [&[7, 40], &[3, 1500], &[900, 3], &[2, 9000], &[9000, 2]];
+    for dtype in NUMBERS {
+        for f in [Reduce::Sum, Reduce::Prod, Reduce::Max, Reduce::Min, Reduce::ArgMax] {
+            for shape in shapes {
+                demos.push(Demo::new(format!("{} {dtype} {shape:?}", f.name()), move |device| {
+                    let x = numbers(device, shape, dtype, 1)?;
+                    let mut y =
+                        vec![x.reduce(f, &[0])?, x.reduce(f, &[1])?, x.transpose(0, 1).reduce(f, &[1])?];
+                    if f != Reduce::ArgMax {
+                        y.push(x.reduce(f, &[])?);
+                    }
+                    Ok(y)
+                }));
+            }
+        }
+        for shape in shapes {
+            demos.push(Demo::new(format!("cumsum {dtype} {shape:?}"), move |device| {
+                let x = numbers(device, shape, dtype, 1)?;
+                Ok(vec![x.cumsum(0)?, x.cumsum(1)?])
+            }));
+        }
+    }
+    for dtype in ALL {
+        for shape in shapes {
+            demos.push(Demo::new(format!("argsort {dtype} {shape:?}"), move |device| {
+                let x = numbers(device, shape, dtype, 1)?;
+                Ok(vec![x.argsort(0, false)?, x.argsort(1, true)?])
+            }));
+        }
+    }
+    demos
+}
+
+fn copies() -> Vec<Demo> {
+    let mut demos = Vec::new();
+    for dtype in ALL {
+        demos.push(Demo::new(format!("contiguous {dtype} [35, 70]"), move |device| {
+            let x = numbers(device, &[35, 70], dtype, 1)?;
+            let cube = numbers(device, &[5, 6, 7], dtype, 2)?;
+            Ok(vec![
+                x.transpose(0, 1).contiguous()?,
+                x.slice(1, 1, 70, 3).contiguous()?,
+                x.flip(0).contiguous()?,
+                cube.permute(&[2, 0, 1]).contiguous()?,
+                numbers(device, &[1, 9], dtype, 3)?.expand([4, 9]).contiguous()?,
+            ])
+        }));
+        for to in ALL {
+            if to != dtype {
+                demos.push(Demo::new(format!("cast {dtype} to {to}"), move |device| {
+                    let x = numbers(device, &[9, 33], dtype, 1)?;
+                    Ok(vec![x.cast(to)?, x.transpose(0, 1).cast(to)?])
+                }));
+            }
+        }
+        demos.push(Demo::one(format!("assemble {dtype} [6, 10]"), move |device| {
+            let (a, b) = (numbers(device, &[2, 10], dtype, 1)?, numbers(device, &[4, 5], dtype, 2)?);
+            let whole = Layout::contiguous([6, 10]);
+            let parts = [(whole.slice(0, 0, 2, 1), &a), (whole.slice(0, 2, 6, 1).slice(1, 0, 10, 2), &b)];
+            Tensor::assemble(device, [6, 10], dtype, &parts)
+        }));
+    }
+    demos
+}
+
+fn indexed() -> Vec<Demo> {
+    let mut demos = Vec::new();
+    for dtype in ALL {
+        demos.push(Demo::new(format!("gather {dtype} [9, 20]"), move |device| {
+            let x = numbers(device, &[9, 20], dtype, 1)?;
+            let rows = indices(device, &[5, 20], 9)?;
+            let columns = indices(device, &[9, 4], 20)?;
+            Ok(vec![x.gather(0, &rows)?, x.gather(1, &columns)?, x.gather(1, &columns.flip(0))?])
+        }));
+    }
+    for dtype in NUMBERS {
+        demos.push(Demo::new(format!("scatter_add {dtype} [9, 20]"), move |device| {
+            let x = numbers(device, &[9, 20], dtype, 1)?;
+            let rows = indices(device, &[50, 20], 9)?;
+            let columns = indices(device, &[9, 4], 20)?;
+            Ok(vec![
+                x.scatter_add(0, &rows, &numbers(device, &[50, 20], dtype, 2)?)?,
+                x.scatter_add(1, &columns, &numbers(device, &[9, 4], dtype, 3)?)?,
+            ])
+        }));
+    }
+    demos
+}
+
+fn draws() -> Vec<Demo> {
+    let mut demos = Vec::new();
+    let floats = [
+        Distribution::Uniform { low: -1.0, high: 2.0 },
+        Distribution::Normal { mean: 0.5, std: 2.0 },
+        Distribution::TruncatedNormal { mean: 0.0, std: 1.0, low: -1.5, high: 1.0 },
+    ];
+    for dtype in FLOATS {
+        for what in floats {
+            demos.push(Demo::one(format!("{} {dtype} [301]", what.name()), move |device| {
+                device.backend().random(what, &[301].into(), dtype, Key::new(7))
+            }));
+        }
+    }
+    for dtype in ALL {
+        let what = Distribution::Bernoulli { p: 0.3 };
+        if what.infer(&[301].into(), dtype).is_ok() {
+            demos.push(Demo::one(format!("{} {dtype} [301]", what.name()), move |device| {
+                device.backend().random(what, &[301].into(), dtype, Key::new(7))
+            }));
+        }
+    }
+    demos
+}
+
+fn products() -> Vec<Demo> {
+    let mut demos = Vec::new();
+    for dtype in FLOATS {
+        for (m, k, n) in [(5, 7, 3), (33, 65, 40), (64, 32, 64), (130, 40, 136), (4, 700, 4), (3, 3000, 5)] {
+            demos.push(Demo::new(format!("matmul {dtype} {m}×{k}×{n}"), move |device| {
+                let (a, b) = (numbers(device, &[m, k], dtype, 1)?, numbers(device, &[k, n], dtype, 2)?);
+                let (at, bt) = (numbers(device, &[k, m], dtype, 3)?, numbers(device, &[n, k], dtype, 4)?);
+                let (at, bt) = (at.transpose(0, 1), bt.transpose(0, 1));
+                Ok(vec![a.matmul(&b)?, at.matmul(&b)?, a.matmul(&bt)?, at.matmul(&bt)?])
+            }));
+        }
+        demos.push(Demo::one(format!("matmul {dtype} 3 of 8×16×8"), move |device| {
+            let (a, b) = (numbers(device, &[3, 8, 16], dtype, 1)?, numbers(device, &[16, 8], dtype, 2)?);
+            a.matmul(&b)
+        }));
+        for act in [Activation::Identity, Activation::Relu, Activation::Tanh, Activation::Sigmoid] {
+            demos.push(Demo::new(format!("linear {act:?} {dtype} 33×20×24"), move |device| {
+                let (x, w) = (numbers(device, &[33, 20], dtype, 1)?, numbers(device, &[24, 20], dtype, 2)?);
+                let b = numbers(device, &[24], dtype, 3)?;
+                let linear = |x: &[&Tensor]| fused_of(Fused::Linear(act), x);
+                Ok(vec![linear(&[&x, &w, &b])?, linear(&[&x, &w])?])
+            }));
+        }
+    }
+    demos
+}
+
+fn fused_of(f: Fused, x: &[&Tensor]) -> Result<Tensor> {
+    Tensor::fused(f, x).expect("every device here has this kernel")
+}
+
+fn fused() -> Vec<Demo> {
+    let mut demos = Vec::new();
+    for dtype in FLOATS {
+        for width in [1, 33, 600, 1500, 5000, 20000] {
+            let rows = if width < 5000 { 5 } else { 2 };
+            for f in [Fused::Softmax, Fused::LogSoftmax] {
+                demos.push(Demo::one(format!("{f:?} {dtype} [{rows}, {width}]"), move |device| {
+                    fused_of(f, &[&numbers(device, &[rows, width], dtype, 1)?])
+                }));
+            }
+            demos.push(Demo::one(format!("CrossEntropy {dtype} [{rows}, {width}]"), move |device| {
+                let labels = indices(device, &[rows], width)?;
+                fused_of(Fused::CrossEntropy, &[&numbers(device, &[rows, width], dtype, 1)?, &labels])
+            }));
+            demos.push(Demo::new(format!("LayerNorm, RmsNorm {dtype} [{rows}, {width}]"), move |device| {
+                let of = |shape: &[usize], seed| numbers(device, shape, dtype, seed);
+                let (x, gain, bias) = (of(&[rows, width], 1)?, of(&[width], 2)?, of(&[width], 3)?);
+                let eps = 1e-5;
+                Ok(vec![
+                    fused_of(Fused::LayerNorm { eps }, &[&x, &gain, &bias])?,
+                    fused_of(Fused::RmsNorm { eps }, &[&x, &gain])?,
+                ])
+            }));
+        }
+    }
+    demos
+}
+
+fn sinkhorns() -> Vec<Demo> {
+    let mut demos = Vec::new();
+    let stops = [Stop::Steps(20), Stop::Tolerance { error: 1e-3, at_most: 50 }, Stop::Converged];
+    for dtype in FLOATS {
+        for n in [1, 2, 3, 4, 8, 12, 17, 40] {
+            for stop in stops {
+                let demo = Demo::new(format!("sinkhorn {dtype} 5 of {n}×{n}, {stop:?}"), move |device| {
+                    let x = numbers(device, &[5, n, n], dtype, 1)?;
+                    let g = numbers(device, &[5, n, n], dtype, 2)?;
+                    let steps = fused_of(Fused::SinkhornSteps(stop), &[&x])?;
+                    let y = fused_of(Fused::Sinkhorn(stop), &[&x])?;
+                    let mut results = vec![y, fused_of(Fused::SinkhornBackward(stop), &[&x, &g])?];
+                    // Which step is the last to change a bit is a matter of rounding.
+                    results.extend((stop != Stop::Converged).then_some(steps));
+                    Ok(results)
+                });
+                // Where it ends is a matter of rounding too.
+                let roundings = if stop == Stop::Converged { 512.0 } else { demo.roundings };
+                demos.push(Demo { roundings, ..demo });
+            }
+        }
+    }
+    demos
+}
+
+fn updates() -> Vec<Demo> {
+    let rules = [
+        Descent::Momentum { momentum: 0.0, nesterov: false },
+        Descent::Momentum { momentum: 0.9, nesterov: false },
+        Descent::Momentum { momentum: 0.9, nesterov: true },
+        Descent::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false },
+        Descent::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true },
+    ];
+    let mut demos = Vec::new();
+    for dtype in [DType::F32, DType::F64] {
+        for rule in rules {
+            demos.push(Demo::new(format!("{rule:?} {dtype}"), move |device| {
+                let mut weights = Vec::new();
+                for (i, elements) in [3, 700, 5000].into_iter().enumerate() {
+                    let of = |seed| numbers(device, &[elements], dtype, 10 * i + seed);
+                    let memory = [of(3), of(4).and_then(|v| Tensor::map(Map::Abs, &[&v]))];
+                    weights.push(WeightStep {
+                        weight: of(1)?,
+                        gradient: of(2)?,
+                        memory: memory.into_iter().take(rule.remembers()).collect::<Result<_>>()?,
+                        learning_rate: 0.01 * (i + 1) as f64,
+                        weight_decay: 0.1,
+                        step: 3,
+                    });
+                }
+                match device.backend().descend(rule, &mut weights.iter_mut().collect::<Vec<_>>()) {
+                    Some(done) => done?,
+                    None => weights.iter_mut().try_for_each(|weight| on_host(rule, weight))?,
+                }
+                Ok(weights.into_iter().flat_map(|w| [w.weight].into_iter().chain(w.memory)).collect())
+            }));
+        }
+    }
+    for dtype in FLOATS {
+        demos.push(Demo::one(format!("sums of squares {dtype}"), move |device| {
+            let x = [3, 700, 9000].map(|elements| numbers(device, &[elements], dtype, elements));
+            let x = x.into_iter().collect::<Result<Vec<Tensor>>>()?;
+            let sums = match device.backend().sums_of_squares(&x.iter().collect::<Vec<_>>()) {
+                Some(sums) => sums?,
+                None => {
+                    let sum = |x: &Tensor| {
+                        let x = x.cast(DType::F64)?;
+                        Tensor::map(Map::Mul, &[&x, &x])?.reduce(Reduce::Sum, &[])?.item()
+                    };
+                    x.iter().map(sum).collect::<Result<_>>()?
+                }
+            };
+            Ok(Tensor::from_vec(sums, [3]))
+        }));
+    }
+    demos
+}
+
+/// The formulas of [`Descent`], element by element in f64.
+fn on_host(rule: Descent, step: &mut WeightStep) -> Result<()> {
+    let (dtype, n) = (step.weight.dtype(), step.weight.elements());
+    let mut w = step.weight.to_f64_vec()?;
+    let g = step.gradient.to_f64_vec()?;
+    let mut memory = step.memory.iter().map(Tensor::to_f64_vec).collect::<Result<Vec<_>>>()?;
+    let (rate, decay) = (step.learning_rate, step.weight_decay);
+    for i in 0..n {
+        match (rule, &mut memory[..]) {
+            (Descent::Momentum { momentum, nesterov }, [v]) => {
+                let g = g[i] + decay * w[i];
+                v[i] = momentum * v[i] + g;
+                w[i] -= rate * if nesterov { g + momentum * v[i] } else { v[i] };
+            }
+            (Descent::Adam { betas: [b1, b2], eps, decoupled }, [m, v]) => {
+                let t = step.step as f64;
+                let g = if decoupled { g[i] } else { g[i] + decay * w[i] };
+                m[i] = b1 * m[i] + (1.0 - b1) * g;
+                v[i] = b2 * v[i] + (1.0 - b2) * g * g;
+                let kept = if decoupled { 1.0 - rate * decay } else { 1.0 };
+                let root = v[i].sqrt() / (1.0 - b2.powf(t)).sqrt() + eps;
+                w[i] = kept * w[i] - rate / (1.0 - b1.powf(t)) * m[i] / root;
+            }
+            _ => w[i] -= rate * (g[i] + decay * w[i]),
+        }
+    }
+    step.weight = Tensor::from_f64(&w, [n], dtype);
+    step.memory = memory.iter().map(|v| Tensor::from_f64(v, [n], dtype)).collect();
+    Ok(())
+}
+
+/// The bytes of a result.
+pub fn bits(x: &Tensor) -> &[u8] {
+    x.storage().host().expect("results are on the host")
+}
+
+/// The largest distance between results, in roundings of the largest element of each.
+pub fn distance(found: &[Tensor], expected: &[Tensor]) -> f64 {
+    let mut most = 0.0f64;
+    for (found, expected) in found.iter().zip(expected) {
+        let (Ok(a), Ok(b)) = (found.to_f64_vec(), expected.to_f64_vec()) else { return f64::INFINITY };
+        let unit = match found.dtype() {
+            DType::F64 => f64::EPSILON,
+            DType::F32 => f64::from(f32::EPSILON),
+            DType::BF16 => 0.0078125,
+            _ => f64::MIN_POSITIVE,
+        };
+        let size = b.iter().filter(|v| v.is_finite()).fold(f64::MIN_POSITIVE / unit, |m, v| m.max(v.abs()));
+        for (a, b) in a.iter().zip(&b) {
+            let off = if a == b || (a.is_nan() && b.is_nan()) { 0.0 } else { (a - b).abs() / (size * unit) };
+            most = if off.is_nan() { f64::INFINITY } else { most.max(off) };
+        }
+    }
+    most
+}

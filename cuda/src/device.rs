@@ -1,0 +1,405 @@
+//! A device: its context, the stream that everything is queued in, and its memory.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::mem::MaybeUninit;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::thread::ThreadId;
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute};
+use limpid_tensor::{DType, Device, Error, HostBuffer, Layout, Result, Shape, StorageRef, Tensor, Usage};
+
+use crate::backend::CudaBackend;
+use crate::fault::Faults;
+use crate::graph::{Capture, Turn};
+use crate::library;
+use crate::memory::{Pool, PoolMemory, Source, size};
+use crate::module::Modules;
+use crate::staging::Staging;
+
+/// A CUDA device. There is one for each ordinal, and it lives as long as the process.
+pub struct Cuda {
+    ordinal: usize,
+    name: String,
+    context: sys::CUcontext,
+    pub(crate) stream: sys::CUstream,
+    properties: Properties,
+    pub(crate) modules: Mutex<Modules>,
+    pool: Arc<SharedPool>,
+    memory: Mutex<Memory>,
+    pub(crate) staging: Mutex<Staging>,
+    /// By the thread that queues.
+    pub(crate) faults: Mutex<HashMap<ThreadId, Faults>>,
+    pub(crate) turn: Turn,
+    handle: OnceLock<Device>,
+}
+
+// SAFETY: contexts and streams of the driver may be used by any thread; the rest is behind locks.
+unsafe impl Send for Cuda {}
+// SAFETY: as above.
+unsafe impl Sync for Cuda {}
+
+/// What a device can hold and do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Properties {
+    /// Compute capability, e.g. (9, 0).
+    pub capability: (u32, u32),
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Bytes of memory.
+    pub memory: usize,
+    /// The most bytes of shared memory that a block may ask for.
+    pub shared_per_block: usize,
+}
+
+/// What tensors and kernels hold.
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// Bytes of tensors, and the most since the mark was set.
+    usage: Usage,
+    /// Bytes that kernels have taken for themselves.
+    scratch: usize,
+    /// While a graph is being captured: where its memory comes from.
+    pub(crate) capture: Option<Capture>,
+}
+
+/// A pool that lives as long as anything cut from it.
+pub(crate) struct SharedPool {
+    pool: Mutex<Pool>,
+    stream: sys::CUstream,
+    context: sys::CUcontext,
+}
+
+// SAFETY: contexts and streams of the driver may be used by any thread; the pool is behind a lock.
+unsafe impl Send for SharedPool {}
+// SAFETY: as above.
+unsafe impl Sync for SharedPool {}
+
+impl SharedPool {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Drop for SharedPool {
+    fn drop(&mut self) {
+        // SAFETY: the context lives as long as the process.
+        if unsafe { result::ctx::set_current(self.context) }.is_ok() {
+            CURRENT.set(self.context as usize);
+            self.lock().release(&mut Driver(self.stream));
+        }
+    }
+}
+
+/// The driver as a source of segments. The context must be current.
+struct Driver(sys::CUstream);
+
+impl Source for Driver {
+    fn allocate(&mut self, bytes: usize) -> Option<u64> {
+        // SAFETY: the context is current; there is nothing else to hold.
+        unsafe { result::malloc_sync(bytes) }.ok()
+    }
+
+    fn free(&mut self, address: u64) {
+        // Whatever used the segment may still be queued.
+        // SAFETY: the stream is the device's, the address is one of `allocate`, and nothing refers to it any more. An error
+        // here is one of work queued earlier, which the next call reports too.
+        let _ = unsafe { result::stream::synchronize(self.0).and_then(|()| result::free_sync(address)) };
+    }
+}
+
+/// Memory of a device. It goes back to the device's cache when it is dropped.
+pub(crate) struct Buffer {
+    cuda: &'static Cuda,
+    pool: Arc<SharedPool>,
+    pub(crate) address: u64,
+    /// Bytes as [`Usage`] counts them; scratch memory of a kernel counts apart.
+    bytes: usize,
+    is_scratch: bool,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut memory = self.cuda.memory();
+        if self.is_scratch {
+            memory.scratch -= self.bytes;
+        } else {
+            memory.usage.live -= self.bytes as isize;
+        }
+        match &mut memory.capture {
+            // What the graph reads must stay as long as the graph.
+            Some(capture) if !Arc::ptr_eq(&capture.pool, &self.pool) => {
+                capture.kept.push((self.pool.clone(), self.address));
+            }
+            _ => self.pool.lock().give_back(self.address),
+        }
+    }
+}
+
+thread_local! {
+    /// The context that is current in this thread, as its address.
+    static CURRENT: Cell<usize> = const { Cell::new(0) };
+}
+
+static DEVICES: Mutex<Vec<(usize, &'static Cuda)>> = Mutex::new(Vec::new());
+
+impl Cuda {
+    /// How many devices there are.
+    ///
+    /// # Errors
+    /// If there is no driver, or it is too old.
+    pub fn count() -> Result<usize> {
+        let fail = |message| Error::Device { device: "cuda".into(), message };
+        library::driver().map_err(fail)?;
+        let count = result::device::get_count().map_err(|error| fail(library::describe(error)))?;
+        Ok(count as usize)
+    }
+
+    /// The device with this number, counted from 0.
+    ///
+    /// # Errors
+    /// If there is no driver, it is too old, or there is no such device.
+    pub fn new(ordinal: usize) -> Result<&'static Cuda> {
+        let mut devices = DEVICES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((_, cuda)) = devices.iter().find(|(number, _)| *number == ordinal) {
+            return Ok(cuda);
+        }
+        let count = Cuda::count()?;
+        if ordinal >= count {
+            let message = format!("there is no such device; the driver has {count}");
+            return Err(Error::Device { device: format!("cuda:{ordinal}"), message });
+        }
+        let cuda: &'static Cuda = Box::leak(Box::new(Cuda::open(ordinal)?));
+        devices.push((ordinal, cuda));
+        Ok(cuda)
+    }
+
+    fn open(ordinal: usize) -> Result<Cuda> {
+        let fail =
+            |error| Error::Device { device: format!("cuda:{ordinal}"), message: library::describe(error) };
+        let device = result::device::get(ordinal as i32).map_err(fail)?;
+        let name = result::device::get_name(device).map_err(fail)?;
+        // SAFETY: the device exists, and its context is kept for as long as the process lives.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(fail)?;
+        // SAFETY: the context was just retained.
+        unsafe { result::ctx::set_current(context) }.map_err(fail)?;
+        CURRENT.set(context as usize);
+        // SAFETY: the device exists.
+        let attribute = |what| unsafe { result::device::get_attribute(device, what) }.map_err(fail);
+        let properties = Properties {
+            capability: (
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32,
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)? as u32,
+            ),
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32,
+            // SAFETY: the device exists.
+            memory: unsafe { result::device::total_mem(device) }.map_err(fail)?,
+            shared_per_block: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?
+                as usize,
+        };
+        // Not the null stream, which cannot be captured.
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(fail)?;
+        Ok(Cuda {
+            ordinal,
+            name,
+            context,
+            stream,
+            properties,
+            modules: Mutex::default(),
+            pool: Arc::new(SharedPool { pool: Mutex::default(), stream, context }),
+            memory: Mutex::default(),
+            staging: Mutex::default(),
+            faults: Mutex::default(),
+            turn: Turn::default(),
+            handle: OnceLock::new(),
+        })
+    }
+
+    /// The handle that tensors carry. Two calls give equal handles.
+    pub fn device(&'static self) -> Device {
+        self.handle.get_or_init(|| Device::new(Arc::new(CudaBackend(self)))).clone()
+    }
+
+    /// The device behind a tensor's handle, if it is a CUDA device.
+    pub fn of(device: &Device) -> Option<&'static Cuda> {
+        let devices = DEVICES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        devices.iter().map(|&(_, cuda)| cuda).find(|cuda| cuda.handle.get() == Some(device))
+    }
+
+    /// The number of this device.
+    pub fn ordinal(&self) -> usize {
+        self.ordinal
+    }
+
+    /// The model, as the driver calls it.
+    pub fn model(&self) -> &str {
+        &self.name
+    }
+
+    /// What this device can hold and do.
+    pub fn properties(&self) -> Properties {
+        self.properties
+    }
+
+    /// What the allocator holds.
+    pub fn memory_report(&self) -> PoolMemory {
+        self.pool.lock().memory()
+    }
+
+    /// Gives back to the driver what the allocator keeps for later.
+    pub fn release_cache(&self) -> Result<()> {
+        self.bind()?;
+        self.pool.lock().release(&mut Driver(self.stream));
+        Ok(())
+    }
+
+    /// Waits until everything that was queued has run, and reports what went wrong in it.
+    ///
+    /// # Errors
+    /// If a kernel failed (after an illegal address every later call fails too), or found an index outside its axis.
+    pub fn synchronize(&'static self) -> Result<()> {
+        self.bind()?;
+        if self.is_capturing() {
+            return Err(self
+                .error("a graph is being captured, whose kernels do not run: there is nothing to wait for"));
+        }
+        self.read_fault()?;
+        // SAFETY: the stream is this device's.
+        self.check("waiting for what was queued", unsafe { result::stream::synchronize(self.stream) })?;
+        self.raise_fault()
+    }
+
+    /// Makes the device's context current in this thread, once no other thread captures a graph.
+    pub(crate) fn bind(&self) -> Result<()> {
+        self.turn.wait();
+        if CURRENT.get() != self.context as usize {
+            // SAFETY: the context lives as long as the process.
+            self.check("making its context current", unsafe { result::ctx::set_current(self.context) })?;
+            CURRENT.set(self.context as usize);
+        }
+        Ok(())
+    }
+
+    /// A tensor with unspecified elements.
+    pub(crate) fn empty(&'static self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        let shape = shape.into();
+        let bytes = shape.elements() * dtype.size();
+        let buffer = self.buffer(bytes, false)?;
+        let storage = StorageRef::from_device(Box::new(buffer), bytes, self.device());
+        Ok(Tensor::from_storage(storage, Layout::contiguous(shape), dtype))
+    }
+
+    /// Memory for a kernel's own use, with unspecified contents. It may be dropped as soon as the kernel is queued.
+    pub(crate) fn scratch(&'static self, bytes: usize) -> Result<Buffer> {
+        self.buffer(bytes, true)
+    }
+
+    fn buffer(&'static self, bytes: usize, is_scratch: bool) -> Result<Buffer> {
+        self.bind()?;
+        let mut memory = self.memory();
+        let pool = memory.capture.as_ref().map_or(&self.pool, |capture| &capture.pool).clone();
+        let allocated = pool.lock().allocate(bytes, &mut Driver(self.stream));
+        let address = allocated.map_err(|why| {
+            let mut message = why.to_string();
+            if let Ok((free, total)) = driver_memory() {
+                message += &format!("; of the device's {}, {} are free", size(total), size(free));
+            }
+            self.error(message)
+        })?;
+        if is_scratch {
+            memory.scratch += bytes;
+            memory.usage.scratch = memory.usage.scratch.max(memory.scratch);
+        } else {
+            memory.usage.live += bytes as isize;
+            memory.usage.peak = memory.usage.peak.max(memory.usage.live);
+        }
+        drop(memory);
+        Ok(Buffer { cuda: self, pool, address, bytes, is_scratch })
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        self.memory().usage
+    }
+
+    pub(crate) fn set_peak(&self, bytes: isize) {
+        let mut memory = self.memory();
+        (memory.usage.peak, memory.usage.scratch) = (bytes, 0);
+    }
+
+    /// A contiguous host tensor in this device's memory.
+    pub(crate) fn upload(&'static self, x: &Tensor) -> Result<Tensor> {
+        let y = self.empty(x.shape(), x.dtype())?;
+        let bytes = x.elements() * x.dtype().size();
+        if bytes > 0 {
+            let host = x.storage().host().expect("what is uploaded lies in host memory");
+            let start = x.layout().offset() * x.dtype().size();
+            self.copy_from_host(address_of(&y), &host[start..start + bytes])?;
+        }
+        Ok(y)
+    }
+
+    /// The elements in row-major order, in host memory.
+    pub(crate) fn download(&'static self, x: &Tensor) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        let mut buffer = HostBuffer::new(x.elements() * x.dtype().size());
+        if !self.is_capturing() {
+            self.read_fault()?;
+        }
+        if x.elements() == 0 {
+            self.synchronize()?;
+        } else {
+            self.copy_to_host(buffer.as_mut::<u8>(), address_of(&x))?;
+        }
+        self.raise_fault()?;
+        Ok(buffer.into_tensor(x.shape(), x.dtype()))
+    }
+
+    /// An error of this device.
+    pub(crate) fn error(&self, message: impl Into<String>) -> Error {
+        Error::Device { device: self.device_name(), message: message.into() }
+    }
+
+    pub(crate) fn device_name(&self) -> String {
+        format!("cuda:{}", self.ordinal)
+    }
+
+    /// The result of a call, with what it was for if it failed.
+    pub(crate) fn check<T>(&self, what: &str, result: std::result::Result<T, DriverError>) -> Result<T> {
+        result.map_err(|error| self.error(format!("{what}: {}", library::describe(error))))
+    }
+
+    /// A pool of its own, for a graph.
+    pub(crate) fn new_pool(&self) -> Arc<SharedPool> {
+        Arc::new(SharedPool { pool: Mutex::default(), stream: self.stream, context: self.context })
+    }
+
+    pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Free and total bytes of the current device, as the driver counts them for all processes.
+fn driver_memory() -> std::result::Result<(usize, usize), DriverError> {
+    let (mut free, mut total) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+    // SAFETY: both are written where the call succeeds.
+    unsafe {
+        sys::cuMemGetInfo_v2(free.as_mut_ptr(), total.as_mut_ptr()).result()?;
+        Ok((free.assume_init(), total.assume_init()))
+    }
+}
+
+/// Where a tensor of a CUDA device begins.
+///
+/// # Panics
+/// If the tensor is not in the memory of a CUDA device.
+pub(crate) fn address_of(x: &Tensor) -> u64 {
+    let buffer = x.storage().handle::<Buffer>().expect("operands of this device lie in its memory");
+    buffer.address + (x.layout().offset() * x.dtype().size()) as u64
+}
+
+impl std::fmt::Debug for Cuda {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.device_name(), self.name)
+    }
+}

@@ -1,0 +1,32 @@
+//! Devices that are this processor: the same host code and the same kernels, without a card.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use limpid_emulator::standin;
+pub use limpid_emulator::standin::{Config, StandIn};
+use limpid_tensor::{Error, Result};
+
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+
+/// Makes every CUDA device of this process an emulated one. Must come before anything else asks for a device, and cannot be
+/// undone. Needs `g++`, which compiles the kernels.
+///
+/// # Errors
+/// If there is no `g++`, or a driver has been opened already.
+pub fn install(config: Config) -> Result<&'static StandIn> {
+    let fail = |message: String| Error::Device { device: "emulator".into(), message };
+    let stand_in = standin::install(config).map_err(|error| fail(error.to_string()))?;
+    INSTALLED.store(true, Ordering::Release);
+    Ok(stand_in)
+}
+
+/// Whether this process emulates its devices.
+pub fn is_installed() -> bool {
+    INSTALLED.load(Ordering::Acquire)
+}
+
+/// Where compiled kernels are kept, unless a [`Config`] says otherwise.
+pub fn cache_folder() -> PathBuf {
+    Config::default().cache
+}

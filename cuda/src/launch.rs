@@ -1,0 +1,131 @@
+//! Launching a kernel: the grid, the arguments, and the check that they are what the kernel takes.
+
+use bytemuck::Pod;
+use cudarc::driver::result;
+use cudarc::driver::sys::CUfunction_attribute_enum as Attribute;
+use limpid_tensor::{Result, Tensor};
+use smallvec::SmallVec;
+
+use crate::device::{Buffer, Cuda, address_of};
+use crate::module::Family;
+
+/// Shared memory that a block may have without asking the driver first.
+const SHARED_UNASKED: usize = 48 << 10;
+
+/// Blocks and threads of a launch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Grid {
+    pub blocks: [u32; 3],
+    pub threads: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub shared: usize,
+}
+
+impl Grid {
+    /// So many blocks of so many threads.
+    pub(crate) fn new(blocks: usize, threads: u32) -> Grid {
+        Grid { blocks: [blocks as u32, 1, 1], threads, shared: 0 }
+    }
+
+    /// As many blocks as it takes to give every item its thread, and at most `most`: beyond that, threads take several.
+    pub(crate) fn covering(items: usize, threads: u32, most: usize) -> Grid {
+        Grid::new(items.div_ceil(threads as usize).clamp(1, most.max(1)), threads)
+    }
+}
+
+/// The values of a kernel's parameters, one behind the other.
+#[derive(Default)]
+pub(crate) struct Arguments {
+    /// Each begins at a multiple of 8 bytes.
+    words: SmallVec<[u64; 64]>,
+    /// Where each begins, in words, and its bytes.
+    places: SmallVec<[(usize, usize); 16]>,
+}
+
+impl Arguments {
+    /// The address of a tensor that the kernel writes.
+    pub(crate) fn output(&mut self, y: &mut Tensor) -> &mut Arguments {
+        self.value(address_of(y))
+    }
+
+    /// The address of a tensor that the kernel reads.
+    pub(crate) fn input(&mut self, x: &Tensor) -> &mut Arguments {
+        self.value(address_of(x))
+    }
+
+    /// The address of a tensor that the kernel reads, or null.
+    pub(crate) fn optional(&mut self, x: Option<&Tensor>) -> &mut Arguments {
+        self.value(x.map_or(0, address_of))
+    }
+
+    /// The address of scratch memory.
+    pub(crate) fn scratch(&mut self, buffer: &Buffer) -> &mut Arguments {
+        self.value(buffer.address)
+    }
+
+    /// A number or a struct, as the kernel declares it.
+    pub(crate) fn value<T: Pod>(&mut self, value: T) -> &mut Arguments {
+        let start = self.words.len();
+        self.words.resize(start + size_of::<T>().div_ceil(8), 0);
+        bytemuck::cast_slice_mut::<u64, u8>(&mut self.words[start..])[..size_of::<T>()]
+            .copy_from_slice(bytemuck::bytes_of(&value));
+        self.places.push((start, size_of::<T>()));
+        self
+    }
+}
+
+impl Cuda {
+    /// Queues a kernel. A grid without blocks queues nothing.
+    ///
+    /// # Panics
+    /// If the arguments are not as many and as large as the kernel's parameters.
+    pub(crate) fn launch(
+        &self,
+        family: &'static Family,
+        kernel: &str,
+        grid: Grid,
+        arguments: &mut Arguments,
+    ) -> Result<()> {
+        if grid.blocks.contains(&0) {
+            return Ok(());
+        }
+        self.bind()?;
+        let function = self.function(family, kernel)?;
+        let sizes: SmallVec<[usize; 16]> = arguments.places.iter().map(|&(_, size)| size).collect();
+        assert_eq!(
+            sizes, function.parameters,
+            "{kernel}: the arguments' bytes are not those of its parameters"
+        );
+        if grid.shared > SHARED_UNASKED {
+            let most = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is loaded.
+            let set = unsafe {
+                result::function::set_function_attribute(function.handle, most, grid.shared as i32)
+            };
+            self.check(&format!("asking for {} bytes of shared memory for {kernel}", grid.shared), set)?;
+        }
+        let [x, y, z] = grid.blocks;
+        let words = arguments.words.as_mut_ptr();
+        let mut pointers: SmallVec<[*mut std::ffi::c_void; 16]> =
+            // SAFETY: every place lies inside `words`, which is not touched before the launch has copied it.
+            arguments.places.iter().map(|&(start, _)| unsafe { words.add(start) }.cast()).collect();
+        // SAFETY: there is a pointer for every parameter, to as many bytes as it has; the memory they name belongs to tensors
+        // and scratch buffers of this device, which are reused only by work that is queued behind this in the same stream.
+        let launched = unsafe {
+            result::launch_kernel(
+                function.handle,
+                (x, y, z),
+                (grid.threads, 1, 1),
+                grid.shared as u32,
+                self.stream,
+                &mut pointers,
+            )
+        };
+        self.check(&format!("launching {kernel}"), launched)
+    }
+
+    /// Blocks that keep every multiprocessor busy: where more would not be faster, a thread takes several elements.
+    pub(crate) fn most_blocks(&self) -> usize {
+        self.properties().multiprocessors as usize * 32
+    }
+}

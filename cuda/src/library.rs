@@ -1,0 +1,205 @@
+//! Finding the driver and the compiler: libraries of the system, opened when they are first asked for.
+//!
+//! `cudarc` panics where a library or one of its functions is missing. So nothing here or elsewhere calls it before
+//! [`driver`] (or [`compiler`]) has answered that all of them are there.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use cudarc::{driver, nvrtc};
+
+/// Every function of the driver that this crate calls.
+const DRIVER_FUNCTIONS: [&str; 37] = [
+    "cuCtxSetCurrent",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRetain",
+    "cuDeviceTotalMem_v2",
+    "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuFuncGetParamInfo",
+    "cuFuncSetAttribute",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphGetNodes",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuInit",
+    "cuLaunchKernel",
+    "cuMemAlloc_v2",
+    "cuMemFreeHost",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuStreamBeginCapture_v2",
+    "cuStreamCreate",
+    "cuStreamEndCapture",
+    "cuStreamSynchronize",
+];
+
+/// Every function of the compiler that this crate calls.
+const COMPILER_FUNCTIONS: [&str; 8] = [
+    "nvrtcCompileProgram",
+    "nvrtcCreateProgram",
+    "nvrtcDestroyProgram",
+    "nvrtcGetCUBIN",
+    "nvrtcGetCUBINSize",
+    "nvrtcGetProgramLog",
+    "nvrtcGetProgramLogSize",
+    "nvrtcVersion",
+];
+
+/// The driver understands what CUDA 13 compilers write.
+const OLDEST_DRIVER: i32 = 13000;
+
+/// The driver's version (13000 is 13.0), once it is open and initialised; else the sentence that says what is missing.
+pub(crate) fn driver() -> Result<i32, String> {
+    static DRIVER: OnceLock<Result<i32, String>> = OnceLock::new();
+    DRIVER.get_or_init(open_driver).clone()
+}
+
+fn open_driver() -> Result<i32, String> {
+    // SAFETY: opening the driver runs its initialisers, which do nothing but set it up.
+    if !unsafe { driver::sys::is_culib_present() } {
+        return Err(
+            "no CUDA driver was found (libcuda.so.1 is not where the system looks for libraries)".into()
+        );
+    }
+    // SAFETY: the library is there.
+    let library = unsafe { driver::sys::culib() };
+    // SAFETY: the symbol is looked for, not used.
+    let is_missing =
+        |name: &&&str| unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err();
+    if let Some(name) = DRIVER_FUNCTIONS.iter().find(is_missing) {
+        return Err(format!("the CUDA driver has no function {name}: it is older than CUDA 12.4"));
+    }
+    let mut version = 0;
+    // SAFETY: the pointer is to an i32, and may be used before cuInit.
+    let status = unsafe { driver::sys::cuDriverGetVersion(&mut version) };
+    if status != driver::sys::CUresult::CUDA_SUCCESS || version < OLDEST_DRIVER {
+        let found = Version::of(version);
+        return Err(format!(
+            "the CUDA driver is for CUDA {found}, expected {} or later",
+            Version::of(OLDEST_DRIVER)
+        ));
+    }
+    driver::result::init().map_err(|error| format!("the CUDA driver does not start: {}", describe(error)))?;
+    Ok(version)
+}
+
+/// A version as the driver counts: 1000·major + 10·minor.
+pub(crate) struct Version {
+    major: i32,
+    minor: i32,
+}
+
+impl Version {
+    pub(crate) fn of(number: i32) -> Version {
+        Version { major: number / 1000, minor: number % 1000 / 10 }
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// An error of the driver, which must be open, in its own words: `out of memory (CUDA_ERROR_OUT_OF_MEMORY)`.
+pub(crate) fn describe(error: driver::result::DriverError) -> String {
+    let words = |text: Result<&std::ffi::CStr, _>| text.ok().map(|text| text.to_string_lossy().into_owned());
+    match (words(error.error_string()), words(error.error_name())) {
+        (Some(text), Some(name)) => format!("{text} ({name})"),
+        _ => format!("error {}", error.0 as u32),
+    }
+}
+
+/// Opens the run-time compiler, NVRTC: from where the system looks for libraries, else from the places where a toolkit or a
+/// Python package puts it. Its version as (major, minor).
+pub(crate) fn compiler() -> Result<(i32, i32), String> {
+    static COMPILER: OnceLock<Result<(i32, i32), String>> = OnceLock::new();
+    COMPILER.get_or_init(open_compiler).clone()
+}
+
+fn open_compiler() -> Result<(i32, i32), String> {
+    // SAFETY: opening the compiler runs its initialisers, which do nothing but set it up.
+    let present = || unsafe { nvrtc::sys::is_culib_present() };
+    if !present() {
+        let folders = compiler_folders();
+        if !folders.iter().any(|folder| preload(folder)) || !present() {
+            return Err("no NVRTC was found (libnvrtc.so.13): a CUDA 13 toolkit has it, and so has the Python package \
+                        nvidia-cuda-nvrtc; the variable LIMPID_NVRTC may name the folder it is in"
+                .into());
+        }
+    }
+    // SAFETY: the library is there.
+    let library = unsafe { nvrtc::sys::culib() };
+    // SAFETY: the symbol is looked for, not used.
+    let is_missing =
+        |name: &&&str| unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err();
+    if let Some(name) = COMPILER_FUNCTIONS.iter().find(is_missing) {
+        return Err(format!("NVRTC has no function {name}"));
+    }
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: both pointers are to i32s.
+    unsafe { nvrtc::sys::nvrtcVersion(&mut major, &mut minor) };
+    if major != 13 {
+        return Err(format!("NVRTC is of CUDA {major}.{minor}, expected 13"));
+    }
+    Ok((major, minor))
+}
+
+/// Opens the compiler of a folder by its path, after which it is found by its name too. It needs its second library.
+fn preload(folder: &Path) -> bool {
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    // SAFETY: as in `open_compiler`; the handles are forgotten, so the libraries stay open.
+    let open =
+        |path: PathBuf| unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map(std::mem::forget);
+    let Ok(files) = std::fs::read_dir(folder) else { return false };
+    let names: Vec<PathBuf> = files.filter_map(|file| Some(file.ok()?.path())).collect();
+    let with_prefix = |prefix: &str| {
+        let fits =
+            |path: &&PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix));
+        names.iter().find(fits).cloned()
+    };
+    let (Some(compiler), Some(builtins)) =
+        (with_prefix("libnvrtc.so.13"), with_prefix("libnvrtc-builtins.so.13"))
+    else {
+        return false;
+    };
+    open(compiler).is_ok() && open(builtins).is_ok()
+}
+
+/// Where the compiler may be: the folder that `LIMPID_NVRTC` names, toolkits, and Python environments.
+fn compiler_folders() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = std::env::var_os("LIMPID_NVRTC").map(PathBuf::from).into_iter().collect();
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let toolkits = [variable("CUDA_PATH"), variable("CUDA_HOME"), Some("/usr/local/cuda".into())];
+    folders.extend(toolkits.into_iter().flatten().map(|toolkit| toolkit.join("lib64")));
+    let pythons =
+        [variable("VIRTUAL_ENV"), variable("CONDA_PREFIX"), Some("/usr/local".into()), Some("/usr".into())];
+    for library in pythons.into_iter().flatten().map(|python| python.join("lib")) {
+        let Ok(versions) = std::fs::read_dir(&library) else { continue };
+        for version in versions.filter_map(Result::ok) {
+            if !version.file_name().to_string_lossy().starts_with("python3") {
+                continue;
+            }
+            for packages in ["site-packages", "dist-packages"] {
+                folders.push(version.path().join(packages).join("nvidia/cu13/lib"));
+            }
+        }
+    }
+    folders
+}

@@ -1,0 +1,31 @@
+//! Which fused kernels there are: f32, f64 and bf16 have all of them.
+
+use limpid_tensor::{DType, Fused, Result, Tensor};
+
+use super::{matmul, norm, sinkhorn, softmax};
+use crate::device::Cuda;
+
+/// Whether there is a kernel for a first operand of this dtype.
+pub(crate) fn has(_f: Fused, dtype: DType) -> bool {
+    dtype.is_float()
+}
+
+/// The kernel's result, if there is a kernel.
+///
+/// # Panics
+/// If the operands are not those that [`Fused`] states.
+pub(crate) fn fused(cuda: &'static Cuda, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
+    has(f, x[0].dtype()).then(|| match (f, x) {
+        (Fused::Linear(act), &[x, w]) => matmul::linear(cuda, act, x, w, None),
+        (Fused::Linear(act), &[x, w, b]) => matmul::linear(cuda, act, x, w, Some(b)),
+        (Fused::Softmax, &[x]) => softmax::softmax(cuda, x),
+        (Fused::LogSoftmax, &[x]) => softmax::log_softmax(cuda, x),
+        (Fused::CrossEntropy, &[logits, labels]) => softmax::cross_entropy(cuda, logits, labels),
+        (Fused::LayerNorm { eps }, &[x, gain, bias]) => norm::layer_norm(cuda, x, gain, bias, eps),
+        (Fused::RmsNorm { eps }, &[x, gain]) => norm::rms_norm(cuda, x, gain, eps),
+        (Fused::Sinkhorn(stop), &[x]) => sinkhorn::sinkhorn(cuda, x, stop),
+        (Fused::SinkhornBackward(stop), &[x, g]) => sinkhorn::backward(cuda, x, g, stop),
+        (Fused::SinkhornSteps(stop), &[x]) => sinkhorn::steps(cuda, x, stop),
+        (f, x) => panic!("{f:?} does not take {} operands", x.len()),
+    })
+}

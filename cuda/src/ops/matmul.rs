@@ -1,0 +1,191 @@
+//! Matrix products: `matmul.cu`, `matmul_tensor_core.cu` and `matmul_wgmma.cu`.
+
+mod kernel;
+mod problem;
+#[cfg(all(test, has_gxx))]
+mod tests;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytemuck::{Pod, Zeroable};
+use limpid_tensor::{Activation, DType, Layout, Result, Shape, Tensor, infer_matmul};
+
+use self::kernel::{Kernel, wants_tensor_cores};
+pub(crate) use self::kernel::{MATMUL, TENSOR_CORE, WGMMA};
+use self::problem::{Factor, Parts, Problem};
+use super::copy;
+use crate::device::{Buffer, Cuda, address_of};
+use crate::launch::{Arguments, Grid};
+use crate::walk::Divisor;
+
+static TF32_ALLOWED: AtomicBool = AtomicBool::new(false);
+
+impl Cuda {
+    /// Whether products of f32 may round their factors to 10 bits of fraction (tf32), on all devices. Tensor cores then
+    /// multiply them, several times as fast. They may not unless this has been called; sums stay f32.
+    pub fn allow_tf32(allowed: bool) {
+        TF32_ALLOWED.store(allowed, Ordering::Relaxed);
+    }
+}
+
+/// `[.., m, k] · [.., k, n]` → `[.., m, n]`, the leading axes broadcast. f32 and f64 accumulate in their own type, bf16 in
+/// float, rounded once. An empty sum is 0.
+pub(crate) fn matmul(cuda: &'static Cuda, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let y = infer_matmul(&a.meta(), &b.meta()).unwrap_or_else(|message| panic!("{message}")).shape;
+    product(cuda, a, b, y, Finish::NONE)
+}
+
+/// `act(x·wᵀ + b)`: x `[.., in]`, w `[out, in]`, b `[out]` → `[.., out]`.
+pub(crate) fn linear(
+    cuda: &'static Cuda,
+    act: Activation,
+    x: &Tensor,
+    w: &Tensor,
+    b: Option<&Tensor>,
+) -> Result<Tensor> {
+    let y = x.shape().with(x.shape().len() - 1, w.shape()[0]);
+    let finish = Finish {
+        bias: b.map_or(0, address_of),
+        bias_step: b.map_or(0, |b| b.layout().strides()[0] as i64),
+        activation: match act {
+            Activation::Identity => 0,
+            Activation::Relu => 1,
+            Activation::Tanh => 2,
+            Activation::Sigmoid => 3,
+            other => return Err(cuda.error(format!("linear has no kernel for {other:?}"))),
+        },
+    };
+    if x.shape().len() == 1 {
+        let row =
+            product(cuda, &x.reshape([1, x.shape()[0]])?, &w.transpose(0, 1), [1, y[0]].into(), finish)?;
+        return row.reshape(y);
+    }
+    product(cuda, x, &w.transpose(0, 1), y, finish)
+}
+
+/// What is done to a finished sum; `Finish` of `matmul.cuh`.
+#[derive(Clone, Copy, Pod, Zeroable, Debug)]
+#[repr(C)]
+struct Finish {
+    bias: u64,
+    bias_step: i64,
+    activation: i64,
+}
+
+impl Finish {
+    const NONE: Finish = Finish { bias: 0, bias_step: 0, activation: 0 };
+}
+
+/// The product of shape `y`, finished.
+fn product(cuda: &'static Cuda, a: &Tensor, b: &Tensor, y: Shape, finish: Finish) -> Result<Tensor> {
+    let mut out = cuda.empty(&y, a.dtype())?;
+    if out.elements() > 0 {
+        let lead = &y[..y.len() - 2];
+        match for_tensor_cores(cuda, a, b, lead)? {
+            Some((p, _factors)) => {
+                let kernel = Kernel::tensor_cores(&p, a.dtype(), cuda.properties());
+                queue(cuda, kernel, &p, &mut out, finish)?;
+            }
+            None => {
+                let p = Problem::new(a, b, lead);
+                queue(cuda, Kernel::plain(&p), &p, &mut out, finish)?;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// The product as tensor cores can read it, and its factors, which must live until it is queued; `None` if others shall multiply.
+///
+/// Tensor cores get their factors 16 bytes at a time, which must be neighbours and lie at a multiple of 16; floats must be
+/// neighbours along the sum. Other factors are copied once, with rows padded to whole 16 bytes.
+fn for_tensor_cores(
+    cuda: &'static Cuda,
+    a: &Tensor,
+    b: &Tensor,
+    lead: &[usize],
+) -> Result<Option<(Problem, [Tensor; 2])>> {
+    let dtype = a.dtype();
+    let suited = match dtype {
+        DType::BF16 => true,
+        DType::F32 => TF32_ALLOWED.load(Ordering::Relaxed),
+        _ => false,
+    };
+    let p = Problem::new(a, b, lead);
+    if !suited || cuda.properties().capability < (8, 0) || !wants_tensor_cores(&p, false) {
+        return Ok(None);
+    }
+    let reads = |x: &Factor| x.dense && x.alignment == 16 && (x.along_terms || dtype == DType::BF16);
+    let (reads_a, reads_b) = (reads(&p.a), reads(&p.b));
+    if reads_a && reads_b {
+        return Ok(Some((p, [a.clone(), b.clone()])));
+    }
+    if !wants_tensor_cores(&p, true) {
+        return Ok(None);
+    }
+    let a = if reads_a { a.clone() } else { padded(cuda, a)? };
+    let b = if reads_b { b.clone() } else { padded(cuda, &b.transpose(-1, -2))?.transpose(-1, -2) };
+    Ok(Some((Problem::new(&a, &b, lead), [a, b])))
+}
+
+/// The same matrices, each row at a multiple of 16 bytes. Broadcast axes stay axes of one element.
+fn padded(cuda: &'static Cuda, x: &Tensor) -> Result<Tensor> {
+    let last = x.shape().len() - 1;
+    let x = (0..last - 1)
+        .filter(|&axis| x.layout().strides()[axis] == 0)
+        .fold(x.clone(), |x, axis| x.slice(axis, 0, 1, 1));
+    let columns = x.shape()[last];
+    let shape = x.shape().with(last, columns.next_multiple_of(16 / x.dtype().size()));
+    let part = Layout::contiguous(shape.clone()).slice(last, 0, columns, 1);
+    Ok(copy::assemble(cuda, &shape, x.dtype(), &[(part, &x)])?.slice(last, 0, columns, 1))
+}
+
+/// Queues a kernel that makes `y`; where it makes parts of sums, also the one that adds them.
+fn queue(cuda: &'static Cuda, kernel: Kernel, p: &Problem, y: &mut Tensor, finish: Finish) -> Result<()> {
+    let dtype = y.dtype();
+    let parts = kernel.parts(p);
+    let blocks = kernel.blocks(p) * parts.splits;
+    let argument = p.argument(kernel.read_width(dtype), parts);
+    let Some(argument) = argument.filter(|_| blocks <= i32::MAX as usize) else {
+        return Err(cuda.error(format!(
+            "a product of {} by {} by {}, {} times, has more than 8 axes or 2³¹ elements to count",
+            p.m,
+            p.k,
+            p.n,
+            p.batches()
+        )));
+    };
+    let blocks = if kernel == Kernel::Direct { blocks.min(cuda.most_blocks()) } else { blocks };
+    let grid = Grid { shared: kernel.shared(), ..Grid::new(blocks, kernel.threads()) };
+    let name = kernel.name(p, dtype);
+    let mut arguments = Arguments::default();
+    if parts.splits == 1 {
+        arguments.output(y).value(argument).value(finish);
+        if kernel == Kernel::Direct {
+            arguments.value(Divisor::new(p.m)).value(Divisor::new(p.n));
+        }
+        return cuda.launch(kernel.family(), &name, grid, &mut arguments);
+    }
+    let wide = if dtype == DType::F64 { 8 } else { 4 };
+    let sums = cuda.scratch(parts.splits * p.elements() * wide)?;
+    arguments.scratch(&sums).value(argument).value(finish);
+    cuda.launch(kernel.family(), &name, grid, &mut arguments)?;
+    add_parts(cuda, &sums, parts, p, y, finish)
+}
+
+/// Adds the parts of each sum in their order, and finishes it.
+fn add_parts(
+    cuda: &'static Cuda,
+    sums: &Buffer,
+    parts: Parts,
+    p: &Problem,
+    y: &mut Tensor,
+    finish: Finish,
+) -> Result<()> {
+    let name = format!("matmul_sum_parts_{}", y.dtype());
+    let mut arguments = Arguments::default();
+    arguments.output(y).scratch(sums).value(parts.splits as i32).value(p.elements() as i64);
+    arguments.value(Divisor::new(p.n)).value(finish);
+    let grid = Grid::covering(p.elements(), 256, cuda.most_blocks());
+    cuda.launch(&MATMUL, &name, grid, &mut arguments)
+}

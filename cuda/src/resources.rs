@@ -1,0 +1,105 @@
+//! What a kernel takes of a multiprocessor, as its compiler says: registers, shared memory, spills.
+
+use std::fmt;
+
+use crate::module::{Cubin, Family};
+
+/// The architectures that every kernel is compiled for: A100, H100 and H200, B200.
+pub const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90a", "sm_100"];
+
+/// What one kernel takes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Resources {
+    /// The kernel's name.
+    pub kernel: String,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of shared memory of a block, without what a launch asks for.
+    pub shared: u32,
+    /// Bytes of a thread's stack: arrays that are indexed by what is not known at compile time.
+    pub stack: u32,
+    /// Bytes that registers were spilled to and loaded from memory for want of registers.
+    pub spilled: u32,
+}
+
+impl fmt::Display for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Resources { kernel, registers, shared, stack, spilled } = self;
+        write!(f, "{kernel}: {registers} registers, {shared} B shared, {stack} B stack, {spilled} B spilled")
+    }
+}
+
+impl Family {
+    /// Compiles the family for an architecture and says what each kernel takes, by name.
+    ///
+    /// # Errors
+    /// The compiler's message, or why there is no compiler.
+    pub fn resources(&self, architecture: &str) -> Result<Vec<Resources>, String> {
+        let Cubin { log, .. } = self.compile(architecture, &["--ptxas-options=-v"])?;
+        let mut all = parse(&log);
+        all.sort_by(|a, b| a.kernel.cmp(&b.kernel));
+        if all.is_empty() {
+            return Err(format!("{}: the compiler says nothing of its kernels:\n{log}", self.name));
+        }
+        Ok(all)
+    }
+}
+
+/// Reads what `ptxas -v` writes:
+///
+/// ```text
+/// ptxas info    : Compiling entry function 'exp_f32' for 'sm_90a'
+/// ptxas info    : Function properties for exp_f32
+///     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+/// ptxas info    : Used 26 registers, used 1 barriers, 1024 bytes smem
+/// ```
+fn parse(log: &str) -> Vec<Resources> {
+    let mut all: Vec<Resources> = Vec::new();
+    for line in log.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            let kernel = rest.split('\'').next().unwrap_or(rest).to_string();
+            all.push(Resources { kernel, registers: 0, shared: 0, stack: 0, spilled: 0 });
+        }
+        let Some(last) = all.last_mut() else { continue };
+        if line.contains("bytes stack frame") {
+            last.stack = before(line, " bytes stack frame");
+            last.spilled = before(line, " bytes spill stores") + before(line, " bytes spill loads");
+        }
+        if line.contains(" registers") && line.contains("Used ") {
+            last.registers = before(line, " registers");
+            last.shared = before(line, " bytes smem");
+        }
+    }
+    all
+}
+
+/// The number that stands before some words; 0 if they do not stand there.
+fn before(line: &str, words: &str) -> u32 {
+    let Some((front, _)) = line.split_once(words) else { return 0 };
+    let start = front.rfind(|c: char| !c.is_ascii_digit()).map_or(0, |i| i + 1);
+    front[start..].parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compilers_words_are_read() {
+        let log = "\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'sum_f32' for 'sm_90a'
+ptxas info    : Function properties for sum_f32
+    0 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 26 registers, used 1 barriers, 1024 bytes smem
+ptxas info    : Compile time = 4.2 ms
+ptxas info    : Compiling entry function 'pow_f64' for 'sm_90a'
+ptxas info    : Function properties for pow_f64
+    8 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 40 registers, used 0 barriers, 8 bytes cumulative stack size";
+        let all = parse(log);
+        assert_eq!(all.len(), 2);
+        assert_eq!(all[0].to_string(), "sum_f32: 26 registers, 1024 B shared, 0 B stack, 16 B spilled");
+        assert_eq!(all[1].to_string(), "pow_f64: 40 registers, 0 B shared, 8 B stack, 0 B spilled");
+    }
+}

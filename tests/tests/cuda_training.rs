@@ -1,0 +1,222 @@
+//! Training on the CUDA backend: the same kernels, streams and graphs as on a card, run by this processor.
+
+#![cfg(has_gxx)]
+
+use std::sync::RwLock;
+
+use limpid_autograd::plan::{Every, Policy};
+use limpid_autograd::{Tape, Var};
+use limpid_nn::losses::{Reduction, cross_entropy};
+use limpid_nn::optim::{Adam, Optimizer, Sgd};
+use limpid_nn::residual::{Variant, VariantConfig};
+use limpid_nn::{Init, Mlp, MlpConfig, Module, Parameters, clip_norm, gradient_norms};
+use limpid_tensor::{DType, Device, Tensor};
+use limpid_tests::emulated::{assert_silent, device};
+
+/// Held for writing by a test that counts bytes or calls, which are the whole device's.
+static ALONE: RwLock<()> = RwLock::new(());
+
+type Failure = Box<dyn std::error::Error>;
+
+/// A network of the two-moons experiment on a device.
+fn network(variant: Variant, depth: usize, width: usize, on: &Device) -> Mlp {
+    let config = MlpConfig { depth, width, ..MlpConfig::default() };
+    let mut model = Mlp::of_variant(&Init::new(3), config, variant, &VariantConfig::default()).unwrap();
+    model.move_to(on).unwrap();
+    model
+}
+
+/// Points and their classes, on a device.
+fn batch(rows: usize, on: &Device) -> (Tensor, Tensor) {
+    let point = |i: usize| (i as f64 * 0.37).sin() * 2.0;
+    let features = Tensor::from_f64(&(0..2 * rows).map(point).collect::<Vec<_>>(), [rows, 2], DType::F32);
+    let labels = Tensor::from_vec((0..rows as i64).map(|i| i * 7 % 2).collect::<Vec<i64>>(), [rows]);
+    (features.to(on).unwrap(), labels.to(on).unwrap())
+}
+
+fn loss<'t>(tape: &'t Tape, model: &Mlp, (features, labels): &(Tensor, Tensor)) -> Var<'t> {
+    let logits = model.forward(tape.constant(features));
+    cross_entropy(logits, tape.constant(labels), Reduction::Mean)
+}
+
+/// Every weight in the order of the model.
+fn weights(model: &Mlp) -> Vec<Tensor> {
+    model.parameters().iter().map(|p| p.value().to(&Device::cpu()).unwrap()).collect()
+}
+
+fn bits(tensors: &[Tensor]) -> Vec<Vec<u32>> {
+    let of = |x: &Tensor| x.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect();
+    tensors.iter().map(of).collect()
+}
+
+/// The largest difference, relative to the largest element of its tensor.
+fn apart(a: &[Tensor], b: &[Tensor]) -> f64 {
+    let of = |(a, b): (&Tensor, &Tensor)| {
+        let (a, b) = (a.to_f64_vec().unwrap(), b.to_f64_vec().unwrap());
+        let size = b.iter().fold(f64::MIN_POSITIVE, |most, v| most.max(v.abs()));
+        a.iter().zip(&b).fold(0.0f64, |most, (a, b)| most.max((a - b).abs() / size))
+    };
+    a.iter().zip(b).map(of).fold(0.0, f64::max)
+}
+
+/// A few steps as the experiment makes them: loss, gradients, norms, clipping, update. Losses, norms, and weights at the end.
+fn train(
+    model: &mut Mlp,
+    optimizer: &mut dyn Optimizer,
+    on: &Device,
+    steps: u64,
+) -> (Vec<f64>, Vec<f64>, Vec<Tensor>) {
+    let data = batch(32, on);
+    let mut tape = Tape::new().with_device(on.clone());
+    let (mut losses, mut norms) = (Vec::new(), Vec::new());
+    for step in 0..steps {
+        tape.clear(step);
+        let loss = loss(&tape, model, &data);
+        losses.push(loss.item().unwrap());
+        let mut gradients = tape.backward(loss).unwrap();
+        tape.clear(step);
+        norms.extend(gradient_norms(model, &gradients).unwrap().into_iter().map(|(_, norm)| norm));
+        clip_norm(model, &mut gradients, 1.0).unwrap();
+        optimizer.step(model, &gradients, 0.05).unwrap();
+    }
+    (losses, norms, weights(model))
+}
+
+#[test]
+fn steps_of_the_experiment_agree_with_the_cpu() {
+    let _others = ALONE.read().unwrap();
+    let (cuda, _) = device();
+    for variant in [Variant::Plain, Variant::Residual, Variant::Gated, Variant::HcDynamic, Variant::Mhc] {
+        let run = |on: &Device| {
+            let mut model = network(variant, 20, 16, on);
+            train(&mut model, &mut Sgd::new().with_momentum(0.9), on, 3)
+        };
+        let (found, expected) = (run(&cuda.device()), run(&Device::cpu()));
+        assert_silent();
+        for (name, a, b) in [("losses", found.0, expected.0), ("norms", found.1, expected.1)] {
+            // What vanishes by symmetry is rounding.
+            let least = 1e-4 * b.iter().fold(0.0f64, |most, b| most.max(b.abs()));
+            let apart = |(a, b): (&f64, &f64)| (a - b).abs() / b.abs().max(least);
+            let off = a.iter().zip(&b).map(apart).fold(0.0, f64::max);
+            assert!(off < 2e-4, "{variant}: {name} differ by {off:e}");
+        }
+        let off = apart(&found.2, &expected.2);
+        assert!(off < 1e-4, "{variant}: weights differ by {off:e}");
+    }
+}
+
+#[test]
+fn optimisers_change_weights_where_they_are() {
+    let _others = ALONE.write().unwrap();
+    let (cuda, stand_in) = device();
+    let rules: [fn() -> Box<dyn Optimizer>; 4] = [
+        || Box::new(Sgd::new()),
+        || Box::new(Sgd::new().with_momentum(0.9).with_nesterov(true)),
+        || Box::new(Adam::new()),
+        || Box::new(Adam::adamw()),
+    ];
+    for rule in rules {
+        let run = |on: &Device| {
+            let mut model = network(Variant::Residual, 4, 8, on);
+            let before: Vec<usize> = model.parameters().iter().map(|p| p.value().storage().id()).collect();
+            let (.., after) = train(&mut model, &mut *rule(), on, 4);
+            let same: Vec<usize> = model.parameters().iter().map(|p| p.value().storage().id()).collect();
+            assert_eq!(before, same, "in place");
+            after
+        };
+        let off = apart(&run(&cuda.device()), &run(&Device::cpu()));
+        assert!(off < 1e-4, "weights differ by {off:e}");
+    }
+    // All weights of the model in one launch.
+    let mut model = network(Variant::Residual, 6, 8, &cuda.device());
+    let data = batch(8, &cuda.device());
+    let tape = Tape::new().with_device(cuda.device());
+    let gradients = tape.backward(loss(&tape, &model, &data)).unwrap();
+    drop(tape);
+    stand_in.reset_calls();
+    Sgd::new().with_momentum(0.9).step(&mut model, &gradients, 0.1).unwrap();
+    assert_eq!(stand_in.calls()["cuLaunchKernel"], 1);
+    assert_silent();
+}
+
+#[test]
+fn a_captured_step_is_the_step() {
+    let _others = ALONE.write().unwrap();
+    let (cuda, stand_in) = device();
+    let on = cuda.device();
+    let data = batch(16, &on);
+    let step = |model: &mut Mlp, optimizer: &mut Sgd, tape: &mut Tape| -> Result<Tensor, Failure> {
+        tape.clear(0);
+        let loss = loss(tape, model, &data);
+        let value = loss.value()?;
+        let gradients = tape.backward(loss)?;
+        tape.clear(0);
+        optimizer.step(model, &gradients, 0.05)?;
+        Ok(value)
+    };
+    let begin = || {
+        let tape = Tape::new().with_device(on.clone());
+        (network(Variant::Mhc, 5, 8, &on), Sgd::new().with_momentum(0.9), tape)
+    };
+    let (mut model, mut optimizer, mut tape) = begin();
+    let eager: Vec<f64> =
+        (0..5).map(|_| step(&mut model, &mut optimizer, &mut tape).unwrap().item().unwrap()).collect();
+    let expected = bits(&weights(&model));
+
+    let (mut model, mut optimizer, mut tape) = begin();
+    let mut losses = vec![step(&mut model, &mut optimizer, &mut tape).unwrap().item().unwrap()];
+    let (mut graph, value) = cuda.capture(|| step(&mut model, &mut optimizer, &mut tape)).unwrap();
+    assert!(graph.operations() > 100, "{} operations", graph.operations());
+    for _ in 1..5 {
+        stand_in.reset_calls();
+        graph.replay().unwrap();
+        assert_eq!(stand_in.calls().get("cuLaunchKernel"), None, "one call for all");
+        losses.push(value.item().unwrap());
+    }
+    assert_eq!(losses, eager);
+    assert_eq!(bits(&weights(&model)), expected);
+    assert_silent();
+    drop(graph);
+
+    // What reads an element, or counts steps, has no place in a graph; nothing is left open.
+    let (mut model, mut optimizer, mut tape) = begin();
+    let read = cuda.capture(|| step(&mut model, &mut optimizer, &mut tape)?.item().map_err(Failure::from));
+    let message = read.err().unwrap().to_string();
+    assert!(message.contains("an element is read while a graph is captured"), "{message}");
+    let (model, mut adam) = (&mut network(Variant::Residual, 3, 4, &on), Adam::new());
+    let counted = cuda.capture(|| {
+        let tape = Tape::new().with_device(on.clone());
+        let gradients = tape.backward(loss(&tape, model, &data))?;
+        drop(tape);
+        adam.step(model, &gradients, 0.1).map_err(Failure::from)
+    });
+    let message = counted.err().unwrap().to_string();
+    assert!(message.contains("the number of Adam's step"), "{message}");
+    assert_eq!(Tensor::ones([2], DType::F32).to(&on).unwrap().to_vec::<f32>().unwrap(), [1.0, 1.0]);
+}
+
+#[test]
+fn a_plan_holds_on_a_device_byte_for_byte() {
+    let _alone = ALONE.write().unwrap();
+    let (cuda, _) = device();
+    let on = cuda.device();
+    let (model, data) = (network(Variant::Mhc, 8, 8, &on), batch(16, &on));
+    let gradients = |tape: &Tape| {
+        let gradients = tape.backward(loss(tape, &model, &data)).unwrap();
+        let of =
+            |p: &limpid_nn::Parameter| gradients.of_parameter(p.id()).unwrap().to(&Device::cpu()).unwrap();
+        model.parameters().into_iter().map(of).collect::<Vec<Tensor>>()
+    };
+    let expected = bits(&gradients(&Tape::new().with_device(on.clone())));
+    for policy in
+        [Policy::everything(), Policy::blocks(Every::Root), Policy::connections(2), Policy::nothing()]
+    {
+        let dry = Tape::dry().with_device(on.clone());
+        let plan = dry.plan(loss(&dry, &model, &data), &policy).unwrap();
+        let tape = Tape::new().with_device(on.clone()).with_plan(&plan);
+        assert_eq!(bits(&gradients(&tape)), expected, "{}", plan.policy());
+        let receipt = tape.receipt().unwrap();
+        assert_eq!(receipt.differences(&plan), [""; 0], "{}", plan.policy());
+    }
+    assert_silent();
+}
