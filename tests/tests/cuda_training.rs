@@ -49,11 +49,11 @@ fn bits(tensors: &[Tensor]) -> Vec<Vec<u32>> {
     tensors.iter().map(of).collect()
 }
 
-/// The largest difference, relative to the largest element of its tensor.
+/// The largest difference, relative to the largest element of its tensor, or to 0.01 where all are smaller.
 fn apart(a: &[Tensor], b: &[Tensor]) -> f64 {
     let of = |(a, b): (&Tensor, &Tensor)| {
         let (a, b) = (a.to_f64_vec().unwrap(), b.to_f64_vec().unwrap());
-        let size = b.iter().fold(f64::MIN_POSITIVE, |most, v| most.max(v.abs()));
+        let size = b.iter().fold(0.01f64, |most, v| most.max(v.abs()));
         a.iter().zip(&b).fold(0.0f64, |most, (a, b)| most.max((a - b).abs() / size))
     };
     a.iter().zip(b).map(of).fold(0.0, f64::max)
