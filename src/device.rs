@@ -36,7 +36,9 @@ fn cuda(ordinal: usize, _name: &str) -> Result<Device> {
 
 #[cfg(feature = "cuda")]
 fn emulator() -> Result<Device> {
-    limpid_cuda::emulated::install(Default::default())?;
+    if !limpid_cuda::emulated::is_installed() {
+        limpid_cuda::emulated::install(Default::default())?;
+    }
     cuda(0, "emulator")
 }
 
@@ -48,4 +50,21 @@ fn cuda(_ordinal: usize, name: &str) -> Result<Device> {
 #[cfg(not(feature = "cuda"))]
 fn emulator() -> Result<Device> {
     cuda(0, "emulator")
+}
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use super::*;
+    use limpid_cuda::emulated::{Config, install};
+
+    #[test]
+    fn an_emulator_that_is_installed_is_the_one_that_is_meant() {
+        // A driver that is not found now may be emulated later.
+        drop(device("cuda"));
+        // Not the configuration that `device` would choose.
+        match install(Config { memory: 64 << 20, ..Config::default() }) {
+            Ok(_) => assert_eq!(device("emulator").unwrap(), device("cuda").unwrap()),
+            Err(error) => println!("no emulator here: {error}"),
+        }
+    }
 }

@@ -43,10 +43,10 @@ struct SgdStep {
 };
 
 /// w ← w − rate·(g + decay·w)
-template <typename W> struct Descent {
+template <typename W> struct Plain {
     static constexpr int MEMORY = 0;
     W rate, decay;
-    __device__ __forceinline__ Descent(const SgdStep& step) : rate(step.rate), decay(step.decay) {}
+    __device__ __forceinline__ Plain(const SgdStep& step) : rate(step.rate), decay(step.decay) {}
     __device__ __forceinline__ void update(W& w, W g, W*) const { w = w - rate * (g + decay * w); }
 };
 
@@ -152,7 +152,7 @@ template <typename G> __device__ __forceinline__ void sum_squares(double* sum, c
 #define OPTIMIZER_ENTRIES(name, W, G)                                                                                  \
     KERNEL(256, sgd_##name, (const Chunk* chunks, const SgdStep* steps, const Clip* clip)) {                           \
         const Chunk chunk = chunks[blockIdx.x];                                                                        \
-        step_chunk<W, G>(chunk, Descent<W>(steps[chunk.group]), clip);                                                 \
+        step_chunk<W, G>(chunk, Plain<W>(steps[chunk.group]), clip);                                                   \
     }                                                                                                                  \
     KERNEL(256, momentum_##name,                                                                                       \
            (const Chunk* chunks, const SgdStep* steps, const Clip* clip, double momentum, int nesterov)) {             \

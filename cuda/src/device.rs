@@ -1,9 +1,7 @@
 //! A device: its context, the stream that everything is queued in, and its memory.
 
-use std::cell::Cell;
 use std::collections::HashMap;
-use std::mem::MaybeUninit;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::thread::ThreadId;
 
 use cudarc::driver::result::{self, DriverError};
@@ -12,7 +10,7 @@ use limpid_tensor::{DType, Device, Error, HostBuffer, Layout, Result, Shape, Sto
 
 use crate::backend::CudaBackend;
 use crate::fault::Faults;
-use crate::graph::{Capture, Turn};
+use crate::graph::{Capture, Keeper, Parked, Turn};
 use crate::library;
 use crate::memory::{Pool, PoolMemory, Source, size};
 use crate::module::Modules;
@@ -62,6 +60,10 @@ pub(crate) struct Memory {
     scratch: usize,
     /// While a graph is being captured: where its memory comes from.
     pub(crate) capture: Option<Capture>,
+    /// Blocks that were handed out so far.
+    pub(crate) births: u64,
+    /// Of every graph, how many blocks there had been when it was captured, and where it keeps those.
+    pub(crate) graphs: Vec<(u64, Weak<Keeper>)>,
 }
 
 /// A pool that lives as long as anything cut from it.
@@ -84,28 +86,38 @@ impl SharedPool {
 
 impl Drop for SharedPool {
     fn drop(&mut self) {
-        // SAFETY: the context lives as long as the process.
-        if unsafe { result::ctx::set_current(self.context) }.is_ok() {
-            CURRENT.set(self.context as usize);
-            self.lock().release(&mut Driver(self.stream));
+        // SAFETY: context and stream live as long as the process. If they fail, the memory is lost with the device.
+        let done = unsafe {
+            result::ctx::set_current(self.context).and_then(|()| result::stream::synchronize(self.stream))
+        };
+        if done.is_ok() {
+            self.lock().release(&mut Driver::default());
         }
     }
 }
 
-/// The driver as a source of segments. The context must be current.
-struct Driver(sys::CUstream);
+/// The driver as a source of segments. The context must be current, and what used a segment that goes back must be done.
+#[derive(Default)]
+struct Driver {
+    /// What went wrong besides that there is no memory.
+    error: Option<DriverError>,
+}
 
 impl Source for Driver {
     fn allocate(&mut self, bytes: usize) -> Option<u64> {
         // SAFETY: the context is current; there is nothing else to hold.
-        unsafe { result::malloc_sync(bytes) }.ok()
+        match unsafe { result::malloc_sync(bytes) } {
+            Ok(address) => Some(address),
+            Err(error) => {
+                self.error = (error.0 != sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY).then_some(error);
+                None
+            }
+        }
     }
 
-    fn free(&mut self, address: u64) {
-        // Whatever used the segment may still be queued.
-        // SAFETY: the stream is the device's, the address is one of `allocate`, and nothing refers to it any more. An error
-        // here is one of work queued earlier, which the next call reports too.
-        let _ = unsafe { result::stream::synchronize(self.0).and_then(|()| result::free_sync(address)) };
+    fn free(&mut self, address: u64) -> bool {
+        // SAFETY: the address is one of `allocate`, nothing refers to it any more, and what used it is done.
+        unsafe { result::free_sync(address) }.is_ok()
     }
 }
 
@@ -114,6 +126,8 @@ pub(crate) struct Buffer {
     cuda: &'static Cuda,
     pool: Arc<SharedPool>,
     pub(crate) address: u64,
+    /// How many blocks had been handed out before.
+    birth: u64,
     /// Bytes as [`Usage`] counts them; scratch memory of a kernel counts apart.
     bytes: usize,
     is_scratch: bool,
@@ -127,19 +141,20 @@ impl Drop for Buffer {
         } else {
             memory.usage.live -= self.bytes as isize;
         }
-        match &mut memory.capture {
-            // What the graph reads must stay as long as the graph.
-            Some(capture) if !Arc::ptr_eq(&capture.pool, &self.pool) => {
-                capture.kept.push((self.pool.clone(), self.address));
+        // A graph that was captured since it was handed out may use it for as long as it lives.
+        memory.graphs.retain(|(_, keeper)| keeper.strong_count() > 0);
+        let block = Parked { pool: self.pool.clone(), address: self.address };
+        if !memory.graphs.is_empty() {
+            let block = Arc::new(block);
+            for (born, keeper) in &memory.graphs {
+                if self.birth < *born
+                    && let Some(keeper) = keeper.upgrade()
+                {
+                    keeper.keep(block.clone());
+                }
             }
-            _ => self.pool.lock().give_back(self.address),
         }
     }
-}
-
-thread_local! {
-    /// The context that is current in this thread, as its address.
-    static CURRENT: Cell<usize> = const { Cell::new(0) };
 }
 
 static DEVICES: Mutex<Vec<(usize, &'static Cuda)>> = Mutex::new(Vec::new());
@@ -184,7 +199,6 @@ impl Cuda {
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(fail)?;
         // SAFETY: the context was just retained.
         unsafe { result::ctx::set_current(context) }.map_err(fail)?;
-        CURRENT.set(context as usize);
         // SAFETY: the device exists.
         let attribute = |what| unsafe { result::device::get_attribute(device, what) }.map_err(fail);
         let properties = Properties {
@@ -247,10 +261,13 @@ impl Cuda {
         self.pool.lock().memory()
     }
 
-    /// Gives back to the driver what the allocator keeps for later.
-    pub fn release_cache(&self) -> Result<()> {
-        self.bind()?;
-        self.pool.lock().release(&mut Driver(self.stream));
+    /// Gives back to the driver what the allocator keeps for later. Waits for everything that was queued.
+    ///
+    /// # Errors
+    /// As [`synchronize`](Cuda::synchronize).
+    pub fn release_cache(&'static self) -> Result<()> {
+        self.synchronize()?;
+        self.pool.lock().release(&mut Driver::default());
         Ok(())
     }
 
@@ -273,12 +290,8 @@ impl Cuda {
     /// Makes the device's context current in this thread, once no other thread captures a graph.
     pub(crate) fn bind(&self) -> Result<()> {
         self.turn.wait();
-        if CURRENT.get() != self.context as usize {
-            // SAFETY: the context lives as long as the process.
-            self.check("making its context current", unsafe { result::ctx::set_current(self.context) })?;
-            CURRENT.set(self.context as usize);
-        }
-        Ok(())
+        // SAFETY: the context lives as long as the process.
+        self.check("making its context current", unsafe { result::ctx::set_current(self.context) })
     }
 
     /// A tensor with unspecified elements.
@@ -299,7 +312,20 @@ impl Cuda {
         self.bind()?;
         let mut memory = self.memory();
         let pool = memory.capture.as_ref().map_or(&self.pool, |capture| &capture.pool).clone();
-        let allocated = pool.lock().allocate(bytes, &mut Driver(self.stream));
+        let mut driver = Driver::default();
+        let mut allocated = pool.lock().allocate(bytes, &mut driver);
+        if allocated.is_err() && driver.error.is_none() {
+            // What is kept for later goes back. While a graph is captured nothing runs, and its own pool stays.
+            if memory.capture.is_none() {
+                // SAFETY: the stream is this device's.
+                self.check("making room", unsafe { result::stream::synchronize(self.stream) })?;
+            }
+            self.pool.lock().release(&mut driver);
+            allocated = pool.lock().allocate(bytes, &mut driver);
+        }
+        if let Some(error) = driver.error {
+            return Err(self.error(format!("asking for {}: {}", size(bytes), library::describe(error))));
+        }
         let address = allocated.map_err(|why| {
             let mut message = why.to_string();
             if let Ok((free, total)) = driver_memory() {
@@ -314,8 +340,10 @@ impl Cuda {
             memory.usage.live += bytes as isize;
             memory.usage.peak = memory.usage.peak.max(memory.usage.live);
         }
+        let birth = memory.births;
+        memory.births += 1;
         drop(memory);
-        Ok(Buffer { cuda: self, pool, address, bytes, is_scratch })
+        Ok(Buffer { cuda: self, pool, address, birth, bytes, is_scratch })
     }
 
     pub(crate) fn usage(&self) -> Usage {
@@ -365,7 +393,11 @@ impl Cuda {
     }
 
     /// The result of a call, with what it was for if it failed.
-    pub(crate) fn check<T>(&self, what: &str, result: std::result::Result<T, DriverError>) -> Result<T> {
+    pub(crate) fn check<T>(
+        &self,
+        what: impl std::fmt::Display,
+        result: std::result::Result<T, DriverError>,
+    ) -> Result<T> {
         result.map_err(|error| self.error(format!("{what}: {}", library::describe(error))))
     }
 
@@ -381,21 +413,33 @@ impl Cuda {
 
 /// Free and total bytes of the current device, as the driver counts them for all processes.
 fn driver_memory() -> std::result::Result<(usize, usize), DriverError> {
-    let (mut free, mut total) = (MaybeUninit::uninit(), MaybeUninit::uninit());
-    // SAFETY: both are written where the call succeeds.
-    unsafe {
-        sys::cuMemGetInfo_v2(free.as_mut_ptr(), total.as_mut_ptr()).result()?;
-        Ok((free.assume_init(), total.assume_init()))
-    }
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: both pointers are to sizes.
+    unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }.result()?;
+    Ok((free, total))
+}
+
+/// The memory of a tensor of a CUDA device.
+///
+/// # Panics
+/// If the tensor is not in the memory of a CUDA device.
+fn buffer_of(x: &Tensor) -> &Buffer {
+    x.storage().handle::<Buffer>().expect("operands of a CUDA device lie in its memory")
 }
 
 /// Where a tensor of a CUDA device begins.
 ///
 /// # Panics
-/// If the tensor is not in the memory of a CUDA device.
+/// As [`buffer_of`].
 pub(crate) fn address_of(x: &Tensor) -> u64 {
-    let buffer = x.storage().handle::<Buffer>().expect("operands of this device lie in its memory");
-    buffer.address + (x.layout().offset() * x.dtype().size()) as u64
+    buffer_of(x).address + (x.layout().offset() * x.dtype().size()) as u64
+}
+
+impl Cuda {
+    /// Whether a tensor lies in this device's memory.
+    pub(crate) fn holds(&self, x: &Tensor) -> bool {
+        x.storage().handle::<Buffer>().is_some_and(|buffer| std::ptr::eq(buffer.cuda, self))
+    }
 }
 
 impl std::fmt::Debug for Cuda {

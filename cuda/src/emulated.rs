@@ -7,15 +7,23 @@ use limpid_emulator::standin;
 pub use limpid_emulator::standin::{Config, StandIn};
 use limpid_tensor::{Error, Result};
 
+use crate::library::Opened;
+
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 
 /// Makes every CUDA device of this process an emulated one. Must come before anything else asks for a device, and cannot be
 /// undone. Needs `g++`, which compiles the kernels.
 ///
 /// # Errors
-/// If there is no `g++`, or a driver has been opened already.
+/// If there is no `g++`, or the system's driver or compiler has been opened already.
 pub fn install(config: Config) -> Result<&'static StandIn> {
     let fail = |message: String| Error::Device { device: "emulator".into(), message };
+    // Held meanwhile, so that nobody opens the system's.
+    let opened = Opened::lock();
+    if opened.is_settled() && !is_installed() {
+        let message = "the system's driver or compiler is open in this process already, and an emulator must come first";
+        return Err(fail(message.into()));
+    }
     let stand_in = standin::install(config).map_err(|error| fail(error.to_string()))?;
     INSTALLED.store(true, Ordering::Release);
     Ok(stand_in)

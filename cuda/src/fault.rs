@@ -59,11 +59,9 @@ impl Cuda {
         what: &str,
         size: usize,
     ) -> Result<()> {
+        self.prepare_faults()?;
         let mut faults = self.faults.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let faults = match faults.entry(thread::current().id()) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Faults::new(self)?),
-        };
+        let faults = faults.get_mut(&thread::current().id()).expect("they were just made");
         let (launch, entry) = (faults.launches, (what.to_string(), size));
         faults.launches += 1;
         match faults.recent.get_mut((launch % REMEMBERED) as usize) {
@@ -74,12 +72,21 @@ impl Cuda {
         Ok(())
     }
 
+    /// Makes sure that this thread's kernels have a word to write.
+    pub(crate) fn prepare_faults(&'static self) -> Result<()> {
+        let mut faults = self.faults.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Entry::Vacant(entry) = faults.entry(thread::current().id()) {
+            entry.insert(Faults::new(self)?);
+        }
+        Ok(())
+    }
+
     /// Queues reading the word, for [`raise_fault`](Cuda::raise_fault) to look at once the stream has been waited for.
     pub(crate) fn read_fault(&self) -> Result<()> {
         let mut faults = self.faults.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Some(faults) = faults.get_mut(&thread::current().id()) else { return Ok(()) };
         // SAFETY: the word has eight bytes, and is looked at in `raise_fault` only.
-        unsafe { faults.read.fetch(self, faults.word.address, 8) }
+        unsafe { faults.read.fetch(faults.word.address, 8) }
     }
 
     /// The error that a kernel has written down, once.
@@ -90,6 +97,8 @@ impl Cuda {
         bytes.copy_from_slice(&faults.read);
         let word = u64::from_le_bytes(bytes);
         if word == NONE {
+            // All launches so far were right.
+            (faults.launches, faults.recent) = (0, Vec::new());
             return Ok(());
         }
         faults.read.copy_from_slice(&NONE.to_le_bytes());

@@ -14,26 +14,48 @@ use crate::staging::PageLocked;
 pub(crate) struct Capture {
     /// Blocks of this pool are used again inside the graph, and by nothing outside.
     pub(crate) pool: Arc<SharedPool>,
-    /// Older blocks that were dropped in the meantime: the graph may read them.
-    pub(crate) kept: Vec<(Arc<SharedPool>, u64)>,
     /// What was copied from the host: every replay copies it again.
     pub(crate) constants: Vec<PageLocked>,
+}
+
+/// A block that nothing refers to any more. It goes back to its pool when the last graph that may use it is gone.
+pub(crate) struct Parked {
+    pub(crate) pool: Arc<SharedPool>,
+    pub(crate) address: u64,
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.pool.lock().give_back(self.address);
+    }
+}
+
+/// The blocks that a graph may use, of those that nothing else refers to.
+#[derive(Default)]
+pub(crate) struct Keeper(Mutex<Vec<Arc<Parked>>>);
+
+impl Keeper {
+    pub(crate) fn keep(&self, block: Arc<Parked>) {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(block);
+    }
 }
 
 /// Work that was captured, to be queued any number of times.
 ///
 /// Every replay reads and writes the same memory: what the captured tensors were made of. So a tensor that came out of
 /// the capture holds, after each replay, that replay's result; and what goes in changes by being
-/// [overwritten](Cuda::overwrite), not by being replaced.
+/// [overwritten](Cuda::overwrite), not by being replaced. As long as the graph lives, so does the memory of every tensor that
+/// was there when it was captured.
 pub struct Graph {
     cuda: &'static Cuda,
     executable: sys::CUgraphExec,
     operations: usize,
-    kept: Vec<(Arc<SharedPool>, u64)>,
     /// What it copies from the host.
     _constants: Vec<PageLocked>,
     /// The memory of what happens inside.
     _pool: Arc<SharedPool>,
+    /// Older memory that it may use.
+    _keeper: Arc<Keeper>,
 }
 
 // SAFETY: an executable graph belongs to no thread; it is launched through `&mut self`, one at a time.
@@ -44,7 +66,7 @@ impl Cuda {
     ///
     /// Nothing in `step` may read a device's element: `item`, `to_vec`, `synchronize` and the like are errors there. What it
     /// takes from the host (numbers, learning rates, keys of random draws) is the same in every replay. Run the step once
-    /// beforehand, so that all kernels are compiled. Other threads that use the device wait until it is captured.
+    /// beforehand, so that all kernels are compiled. Other threads that begin to use the device meanwhile wait.
     ///
     /// # Errors
     /// That of `step`, or the driver's, for example where something was read.
@@ -52,29 +74,15 @@ impl Cuda {
         &'static self,
         step: impl FnOnce() -> std::result::Result<R, E>,
     ) -> std::result::Result<(Graph, R), E> {
+        if self.is_capturing() && self.turn.is_mine() {
+            return Err(self.error("a graph is captured inside another").into());
+        }
         let _turn = self.turn.take();
+        self.prepare_faults()?;
         self.synchronize()?;
-        let pool = self.new_pool();
-        self.memory().capture = Some(Capture { pool: pool.clone(), kept: Vec::new(), constants: Vec::new() });
-        // Relaxed: the pool asks the driver for memory while it captures, which touches no stream.
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        // SAFETY: the stream is this device's, and not the null stream.
-        let begun =
-            self.check("beginning a capture", unsafe { result::stream::begin_capture(self.stream, mode) });
-        let returned = begun.is_ok().then(step);
-        // SAFETY: the capture was begun above. It must end, whatever `step` did.
-        let ended = begun.and_then(|()| {
-            self.check("ending a capture", unsafe { result::stream::end_capture(self.stream) })
-        });
-        let Capture { kept, constants, .. } = self.memory().capture.take().expect("it was set above");
-        let made = ended.and_then(|captured| self.instantiate(captured));
-        let executable = made.as_ref().map_or(std::ptr::null_mut(), |&(executable, _)| executable);
-        let operations = made.as_ref().map_or(0, |&(_, operations)| operations);
-        // From here on dropping it gives everything back, also where something went wrong.
-        let graph = Graph { cuda: self, executable, operations, kept, _constants: constants, _pool: pool };
-        let returned = returned.transpose()?;
-        made?;
-        Ok((graph, returned.expect("a step that was begun has returned")))
+        let open = Open::begin(self)?;
+        let returned = step()?;
+        Ok((open.end()?, returned))
     }
 
     /// Whether a graph is being captured: what is queued does not run.
@@ -82,28 +90,21 @@ impl Cuda {
         self.memory().capture.is_some()
     }
 
-    /// The executable of a captured graph, and how many operations it has. The captured graph is destroyed.
-    fn instantiate(&self, captured: sys::CUgraph) -> Result<(sys::CUgraphExec, usize)> {
-        let mut operations = 0;
-        let mut executable = std::ptr::null_mut();
-        // SAFETY: the graph is alive until it is destroyed at the end; with no array of nodes only their number is asked.
-        let (counted, made, destroyed) = unsafe {
-            let counted = sys::cuGraphGetNodes(captured, std::ptr::null_mut(), &mut operations).result();
-            let made = sys::cuGraphInstantiateWithFlags(&mut executable, captured, 0).result();
-            (counted, made, result::graph::destroy(captured))
-        };
-        self.check("making a graph", counted.and(made).and(destroyed))?;
-        Ok((executable, operations))
-    }
-
-    /// Queues a copy into a tensor's own memory: how a graph's input changes.
+    /// Queues a copy into a tensor's own memory: how a graph's input changes. Whatever shares that memory changes too.
     ///
     /// # Panics
-    /// If the two differ in shape or dtype, `to` is not contiguous, or `from` does not lie in contiguous host memory.
+    /// If the two differ in shape or dtype, `to` is not contiguous or not on this device, or `from` does not lie in contiguous
+    /// host memory.
     #[track_caller]
     pub fn overwrite(&'static self, to: &mut Tensor, from: &Tensor) -> Result<()> {
         assert_eq!(to.meta(), from.meta(), "overwrite: the two differ");
         assert!(to.layout().is_contiguous(), "overwrite: the destination is not contiguous");
+        assert!(
+            self.holds(to),
+            "overwrite: the destination is on {}, expected {}",
+            to.device(),
+            self.device()
+        );
         let host = from.storage().host().filter(|_| from.layout().is_contiguous());
         let host = host.expect("overwrite: the source does not lie in contiguous host memory");
         let size = from.dtype().size();
@@ -137,13 +138,65 @@ impl Drop for Graph {
                     .and(result::graph::exec_destroy(self.executable))
             };
         }
-        give_back(std::mem::take(&mut self.kept));
     }
 }
 
-fn give_back(kept: Vec<(Arc<SharedPool>, u64)>) {
-    for (pool, address) in kept {
-        pool.lock().give_back(address);
+/// A capture that has begun. It ends when this is dropped, whatever happens in between.
+struct Open {
+    cuda: &'static Cuda,
+    keeper: Arc<Keeper>,
+}
+
+impl Open {
+    fn begin(cuda: &'static Cuda) -> Result<Open> {
+        // Relaxed: the pool asks the driver for memory while it captures, which touches no stream.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream is this device's, and not the null stream.
+        let begun = unsafe { result::stream::begin_capture(cuda.stream, mode) };
+        cuda.check("beginning a capture", begun)?;
+        let keeper = Arc::new(Keeper::default());
+        let mut memory = cuda.memory();
+        memory.capture = Some(Capture { pool: cuda.new_pool(), constants: Vec::new() });
+        let births = memory.births;
+        memory.graphs.push((births, Arc::downgrade(&keeper)));
+        drop(memory);
+        Ok(Open { cuda, keeper })
+    }
+
+    /// Ends the capture, and what was captured with it.
+    fn close(&self) -> Option<(Result<sys::CUgraph>, Capture)> {
+        let capture = self.cuda.memory().capture.take()?;
+        // SAFETY: the capture was begun on this stream, by this thread.
+        let ended = unsafe { result::stream::end_capture(self.cuda.stream) };
+        Some((self.cuda.check("ending a capture", ended), capture))
+    }
+
+    fn end(self) -> Result<Graph> {
+        let cuda = self.cuda;
+        let (captured, Capture { pool, constants }) = self.close().expect("it is open until it is dropped");
+        let captured = captured?;
+        let (mut operations, mut executable) = (0, std::ptr::null_mut());
+        // SAFETY: the graph is alive until it is destroyed at the end; with no array of nodes only their number is asked.
+        let (counted, made, destroyed) = unsafe {
+            let counted = sys::cuGraphGetNodes(captured, std::ptr::null_mut(), &mut operations).result();
+            let made = sys::cuGraphInstantiateWithFlags(&mut executable, captured, 0).result();
+            (counted, made, result::graph::destroy(captured))
+        };
+        cuda.check("making a graph", made)?;
+        let keeper = self.keeper.clone();
+        let graph =
+            Graph { cuda, executable, operations, _constants: constants, _pool: pool, _keeper: keeper };
+        cuda.check("making a graph", counted.and(destroyed))?;
+        Ok(graph)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some((Ok(captured), _)) = self.close() {
+            // SAFETY: the graph was just captured, and nothing else has it. There is nothing to do if it stays.
+            let _ = unsafe { result::graph::destroy(captured) };
+        }
     }
 }
 
@@ -172,6 +225,11 @@ impl Turn {
         *taken_by = Some(thread::current().id());
         self.is_taken.store(true, Ordering::Release);
         Taken(self)
+    }
+
+    /// Whether it is this thread that captures.
+    fn is_mine(&self) -> bool {
+        *self.lock() == Some(thread::current().id())
     }
 
     /// Waits until no other thread captures.

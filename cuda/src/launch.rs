@@ -2,15 +2,11 @@
 
 use bytemuck::Pod;
 use cudarc::driver::result;
-use cudarc::driver::sys::CUfunction_attribute_enum as Attribute;
 use limpid_tensor::{Result, Tensor};
 use smallvec::SmallVec;
 
 use crate::device::{Buffer, Cuda, address_of};
 use crate::module::Family;
-
-/// Shared memory that a block may have without asking the driver first.
-const SHARED_UNASKED: usize = 48 << 10;
 
 /// Blocks and threads of a launch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,14 +92,6 @@ impl Cuda {
             sizes, function.parameters,
             "{kernel}: the arguments' bytes are not those of its parameters"
         );
-        if grid.shared > SHARED_UNASKED {
-            let most = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function is loaded.
-            let set = unsafe {
-                result::function::set_function_attribute(function.handle, most, grid.shared as i32)
-            };
-            self.check(&format!("asking for {} bytes of shared memory for {kernel}", grid.shared), set)?;
-        }
         let [x, y, z] = grid.blocks;
         let words = arguments.words.as_mut_ptr();
         let mut pointers: SmallVec<[*mut std::ffi::c_void; 16]> =
@@ -121,7 +109,7 @@ impl Cuda {
                 &mut pointers,
             )
         };
-        self.check(&format!("launching {kernel}"), launched)
+        self.check(format_args!("launching {kernel}"), launched)
     }
 
     /// Blocks that keep every multiprocessor busy: where more would not be faster, a thread takes several elements.

@@ -18,12 +18,17 @@ const SEGMENT: usize = 2 << 20;
 /// The smallest segment that holds several blocks: small tensors share it.
 const SHARED_SEGMENT: usize = 16 << 20;
 
+/// Whether blocks of so many bytes share a segment.
+fn is_small(bytes: usize) -> bool {
+    bytes < SHARED_SEGMENT / 4
+}
+
 /// Where segments come from.
 pub(crate) trait Source {
     /// A new segment; `None` if there is no memory.
     fn allocate(&mut self, bytes: usize) -> Option<u64>;
-    /// Takes a segment back. Nothing that runs may use it.
-    fn free(&mut self, address: u64);
+    /// Takes a segment back, unless something goes wrong. Nothing that runs may use it.
+    fn free(&mut self, address: u64) -> bool;
 }
 
 /// The blocks of a device.
@@ -79,10 +84,10 @@ impl Pool {
     pub(crate) fn allocate(&mut self, bytes: usize, source: &mut dyn Source) -> Result<u64, Exhausted> {
         let bytes = bytes.max(1).next_multiple_of(GRAIN);
         let fit = self.free.range((bytes, 0)..).next().copied();
-        let (size, address) = match fit {
-            Some(fit) => fit,
-            None => self.new_segment(bytes, source).ok_or_else(|| self.exhausted(bytes))?,
-        };
+        // A small block in a large segment would keep all of it from going back.
+        let suits = |&(size, _): &(usize, u64)| !is_small(bytes) || size <= SHARED_SEGMENT;
+        let found = fit.filter(suits).or_else(|| self.new_segment(bytes, source)).or(fit);
+        let (size, address) = found.ok_or_else(|| self.exhausted(bytes))?;
         Ok(self.cut(size, address, bytes))
     }
 
@@ -105,17 +110,12 @@ impl Pool {
         self.free.insert((bytes, address));
     }
 
-    /// Asks for a segment with room for a block. If there is none, everything that is free goes back, and it asks again.
+    /// Asks for a segment with room for a block.
     fn new_segment(&mut self, bytes: usize, source: &mut dyn Source) -> Option<(usize, u64)> {
         let alone = bytes.next_multiple_of(SEGMENT);
-        let shared = if bytes < SHARED_SEGMENT / 4 { SHARED_SEGMENT } else { alone };
+        let shared = if is_small(bytes) { SHARED_SEGMENT } else { alone };
         let of = |size, source: &mut dyn Source| source.allocate(size).map(|address| (size, address));
-        let mut found = of(shared, source).or_else(|| of(alone, source));
-        if found.is_none() {
-            self.release(source);
-            found = of(alone, source);
-        }
-        let (size, address) = found?;
+        let (size, address) = of(shared, source).or_else(|| of(alone, source))?;
         self.segments_made += 1;
         self.reserved += size;
         self.insert_free(address, size, address);
@@ -150,10 +150,11 @@ impl Pool {
         };
         let unused: Vec<(usize, u64)> = self.blocks.iter().filter_map(whole).collect();
         for (bytes, address) in unused {
-            self.blocks.remove(&address);
-            self.free.remove(&(bytes, address));
-            self.reserved -= bytes;
-            source.free(address);
+            if source.free(address) {
+                self.blocks.remove(&address);
+                self.free.remove(&(bytes, address));
+                self.reserved -= bytes;
+            }
         }
     }
 
@@ -240,8 +241,9 @@ mod tests {
             self.segments.insert(address, bytes);
             Some(address)
         }
-        fn free(&mut self, address: u64) {
+        fn free(&mut self, address: u64) -> bool {
             self.room += self.segments.remove(&address).expect("a segment of this driver");
+            true
         }
     }
 
@@ -284,11 +286,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cached_is_given_up_before_memory_is_called_exhausted() {
+    fn what_is_cached_can_be_given_up_when_memory_is_exhausted() {
         let (mut pool, mut driver) = (Pool::default(), Driver::with(64 << 20));
         let large = pool.allocate(40 << 20, &mut driver).unwrap();
         pool.give_back(large);
         assert_eq!(pool.memory().reserved, 40 << 20);
+        assert!(pool.allocate(60 << 20, &mut driver).is_err());
+        pool.release(&mut driver);
         let larger = pool.allocate(60 << 20, &mut driver).unwrap();
         assert_eq!(pool.memory().reserved, 60 << 20);
         let small = pool.allocate(100, &mut driver).unwrap();
@@ -299,7 +303,26 @@ mod tests {
         );
         pool.give_back(larger);
         pool.give_back(small);
+        pool.release(&mut driver);
         assert!(pool.allocate(62 << 20, &mut driver).is_ok(), "after an error everything goes on");
+    }
+
+    #[test]
+    fn small_blocks_stay_out_of_large_segments() {
+        let (mut pool, mut driver) = (Pool::default(), Driver::with(1 << 30));
+        let large = pool.allocate(100 << 20, &mut driver).unwrap();
+        pool.give_back(large);
+        let small = pool.allocate(8, &mut driver).unwrap();
+        pool.release(&mut driver);
+        assert_eq!(pool.memory().reserved, SHARED_SEGMENT, "the large one went back");
+        pool.give_back(small);
+        // Where there is no other memory it will do.
+        driver.room = 100 << 20;
+        pool.release(&mut driver);
+        driver.room = 100 << 20;
+        let large = pool.allocate(100 << 20, &mut driver).unwrap();
+        pool.give_back(large);
+        assert_eq!(pool.allocate(8, &mut driver).unwrap(), large);
     }
 
     #[test]

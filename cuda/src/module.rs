@@ -3,18 +3,21 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::{CStr, CString, c_char};
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys;
+use cudarc::driver::sys::{self, CUfunction_attribute_enum as Attribute};
 use cudarc::nvrtc::{result as compiler, sys as nvrtc};
 use limpid_tensor::Result;
 use smallvec::SmallVec;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::device::Cuda;
-use crate::library;
+use crate::library::{self, variable};
 
 /// The kernels of one file.
 #[derive(Debug)]
@@ -68,6 +71,17 @@ impl Family {
             Ok(()) => Ok(Cubin { image: program.image().map_err(|error| self.refused(error, &log))?, log }),
             Err(error) => Err(self.refused(error, &log)),
         }
+    }
+
+    /// Compiles the file into a folder. Where `LIMPID_CUDA_CACHE` names that folder, devices of the architecture find the
+    /// code there and need no compiler.
+    ///
+    /// # Errors
+    /// As [`compile`](Family::compile), or the system's, about the folder.
+    pub fn keep(&self, folder: &Path, architecture: &str) -> std::result::Result<(), String> {
+        let cubin = self.compile(architecture, &[])?;
+        let path = folder.join(self.cache_name(architecture));
+        keep(&path, &cubin.image).map_err(|error| format!("{}: {error}", path.display()))
     }
 
     fn refused(&self, error: compiler::NvrtcError, log: &str) -> String {
@@ -145,10 +159,13 @@ fn c_string(text: &str) -> CString {
     CString::new(text).expect("kernels are text without zero bytes")
 }
 
-/// The modules of a device that are loaded, and their functions.
-#[derive(Default)]
-pub(crate) struct Modules {
-    modules: HashMap<&'static str, sys::CUmodule>,
+/// The modules of a device that are loaded, by the name of their family.
+pub(crate) type Modules = HashMap<&'static str, Module>;
+
+/// A file of kernels that is loaded.
+pub(crate) struct Module {
+    handle: sys::CUmodule,
+    /// Those that have been launched, by name.
     functions: HashMap<String, Function>,
 }
 
@@ -164,34 +181,52 @@ impl Cuda {
     /// The function of this name, compiled and loaded if it has not been.
     pub(crate) fn function(&self, family: &'static Family, name: &str) -> Result<Function> {
         let mut modules = self.modules.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(function) = modules.functions.get(name) {
+        let module = match modules.entry(family.name) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                entry.insert(Module { handle: self.load(family)?, functions: HashMap::new() })
+            }
+        };
+        if let Some(function) = module.functions.get(name) {
             return Ok(function.clone());
         }
-        let module = match modules.modules.entry(family.name) {
-            Entry::Occupied(entry) => *entry.get(),
-            Entry::Vacant(entry) => *entry.insert(self.load(family)?),
-        };
         let handle = self.check(
-            &format!("looking for the kernel {name} of {}", family.name),
+            format_args!("looking for the kernel {name} of {}", family.name),
             // SAFETY: modules are never unloaded.
-            unsafe { result::module::get_function(module, c_string(name)) },
+            unsafe { result::module::get_function(module.handle, c_string(name)) },
         )?;
-        let function = Function { handle, parameters: parameters(handle) };
-        modules.functions.insert(name.to_string(), function.clone());
+        let parameters =
+            self.check(format_args!("asking for the parameters of {name}"), parameters(handle))?;
+        self.check(format_args!("asking for shared memory for {name}"), self.allow_shared(handle))?;
+        let function = Function { handle, parameters };
+        module.functions.insert(name.to_string(), function.clone());
         Ok(function)
+    }
+
+    /// Lets launches of a function ask for all the shared memory that its arrays of fixed size leave of a block's. Unasked, a
+    /// block has 48 KiB for both.
+    fn allow_shared(&self, function: sys::CUfunction) -> std::result::Result<(), DriverError> {
+        let fixed = Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+        let most = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is loaded.
+        unsafe {
+            let fixed = result::function::get_function_attribute(function, fixed)?;
+            let left = self.properties().shared_per_block as i32 - fixed;
+            result::function::set_function_attribute(function, most, left)
+        }
     }
 
     fn load(&self, family: &Family) -> Result<sys::CUmodule> {
         self.bind()?;
         let architecture = self.architecture();
         let kept = cache_folder().map(|folder| folder.join(family.cache_name(&architecture)));
-        if let Some(image) = kept.as_ref().and_then(|path| std::fs::read(path).ok())
+        if let Some(image) = kept.as_deref().and_then(read_kept)
             && let Ok(module) = load_image(&image)
         {
             return Ok(module);
         }
         let cubin = family.compile(&architecture, &[]).map_err(|message| self.error(message))?;
-        let module = self.check(&format!("loading {}", family.name), load_image(&cubin.image))?;
+        let module = self.check(format_args!("loading {}", family.name), load_image(&cubin.image))?;
         if let Some(path) = kept {
             // A cache that cannot be written costs time, nothing else.
             let _ = keep(&path, &cubin.image);
@@ -213,12 +248,14 @@ fn load_image(image: &[u8]) -> std::result::Result<sys::CUmodule, DriverError> {
 }
 
 /// The sizes of a function's parameters, as the driver knows them.
-fn parameters(function: sys::CUfunction) -> SmallVec<[usize; 16]> {
+fn parameters(function: sys::CUfunction) -> std::result::Result<SmallVec<[usize; 16]>, DriverError> {
     let size_of = |index| {
         let (mut offset, mut size) = (0, 0);
         // SAFETY: the function is loaded; an index beyond the last is answered with an error.
-        let status = unsafe { sys::cuFuncGetParamInfo(function, index, &mut offset, &mut size) };
-        (status == sys::CUresult::CUDA_SUCCESS).then_some(size)
+        match unsafe { sys::cuFuncGetParamInfo(function, index, &mut offset, &mut size) } {
+            sys::CUresult::CUDA_ERROR_INVALID_VALUE => None,
+            status => Some(status.result().map(|()| size)),
+        }
     };
     (0..).map_while(size_of).collect()
 }
@@ -229,17 +266,69 @@ fn cache_folder() -> Option<PathBuf> {
     if crate::emulated::is_installed() {
         return None;
     }
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable("LIMPID_CUDA_CACHE")
         .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("limpid")))
         .or_else(|| Some(variable("HOME")?.join(".cache/limpid")))
 }
 
+/// Bytes behind an image that is kept: its length and its hash. The driver is given no length, and trusts what it reads.
+const SEAL: usize = 16;
+
+fn seal(image: &[u8]) -> [u8; SEAL] {
+    let words = [image.len() as u64, xxh3_64(image)].map(u64::to_le_bytes);
+    bytemuck::cast(words)
+}
+
 /// Writes beside the path and renames, so that nobody ever reads half a file.
-fn keep(path: &Path, image: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let beside = path.with_extension(format!("{}.tmp", std::process::id()));
-    std::fs::write(&beside, image)?;
-    std::fs::rename(&beside, path)
+fn keep(path: &Path, image: &[u8]) -> io::Result<()> {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+    // Other processes and other threads may write the same.
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let beside = path.with_extension(format!("{}.{number}.tmp", std::process::id()));
+    let write = || {
+        let mut file = File::create(&beside)?;
+        file.write_all(image)?;
+        file.write_all(&seal(image))?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&beside)))
+}
+
+/// An image that was kept, if it is whole.
+fn read_kept(path: &Path) -> Option<Vec<u8>> {
+    let mut image = fs::read(path).ok()?;
+    let found = image.split_off(image.len().checked_sub(SEAL)?);
+    (found == seal(&image)).then_some(image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_is_not_whole_is_not_read() {
+        let folder = std::env::temp_dir().join(format!("limpid-kept-{}", std::process::id()));
+        let path = folder.join("map-sm_90a-0123.cubin");
+        let image: Vec<u8> = (0..200u8).collect();
+        assert_eq!(read_kept(&path), None, "nothing was kept yet");
+        keep(&path, &image).unwrap();
+        assert_eq!(read_kept(&path).as_ref(), Some(&image));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing is left beside it");
+
+        let whole = fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            assert_eq!(read_kept(&path), None, "cut after {length} bytes");
+            let mut flipped = whole.clone();
+            flipped[length] ^= 1 << (length % 8);
+            fs::write(&path, flipped).unwrap();
+            assert_eq!(read_kept(&path), None, "a bit of byte {length} is another");
+        }
+
+        keep(&path, &image).unwrap();
+        assert_eq!(read_kept(&path), Some(image), "what is compiled again takes its place");
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

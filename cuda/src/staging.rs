@@ -14,6 +14,7 @@ const PIECE: usize = 4 << 20;
 
 /// Host memory that the device can copy to and from by itself.
 pub(crate) struct PageLocked {
+    cuda: &'static Cuda,
     start: NonNull<u8>,
     len: usize,
 }
@@ -23,7 +24,7 @@ unsafe impl Send for PageLocked {}
 
 impl PageLocked {
     /// So many zeros.
-    pub(crate) fn new(cuda: &Cuda, len: usize) -> Result<PageLocked> {
+    pub(crate) fn new(cuda: &'static Cuda, len: usize) -> Result<PageLocked> {
         cuda.bind()?;
         // SAFETY: nothing to hold: the driver answers with an error if there is no memory.
         let memory = unsafe { result::malloc_host(len, 0) };
@@ -32,14 +33,16 @@ impl PageLocked {
             NonNull::new(memory).ok_or_else(|| cuda.error("the driver gave no page-locked memory"))?;
         // SAFETY: the driver gave this many bytes, to us alone.
         unsafe { start.write_bytes(0, len) };
-        Ok(PageLocked { start, len })
+        Ok(PageLocked { cuda, start, len })
     }
 
     /// Queues a copy from the device into the first `len` bytes.
     ///
     /// # Safety
     /// The bytes must not be read or written before the stream has been waited for, and `from` must have `len` bytes.
-    pub(crate) unsafe fn fetch(&mut self, cuda: &Cuda, from: u64, len: usize) -> Result<()> {
+    pub(crate) unsafe fn fetch(&mut self, from: u64, len: usize) -> Result<()> {
+        let cuda = self.cuda;
+        cuda.bind()?;
         let to = self[..len].as_mut_ptr().cast::<c_void>();
         // SAFETY: the slice has `len` bytes; the rest is the caller's promise.
         let copied = unsafe { sys::cuMemcpyDtoHAsync_v2(to, from, len, cuda.stream) }.result();
@@ -64,9 +67,11 @@ impl DerefMut for PageLocked {
 
 impl Drop for PageLocked {
     fn drop(&mut self) {
-        // SAFETY: the memory is the driver's and not used again; who drops it has waited for copies that use it. There is
-        // nothing to do if it cannot be freed.
-        let _ = unsafe { result::free_host(self.start.as_ptr().cast()) };
+        if self.cuda.bind().is_ok() {
+            // SAFETY: the memory is the driver's and not used again; who drops it has waited for copies that use it. There is
+            // nothing to do if it cannot be freed.
+            let _ = unsafe { result::free_host(self.start.as_ptr().cast()) };
+        }
     }
 }
 
@@ -86,7 +91,7 @@ struct Piece {
 unsafe impl Send for Piece {}
 
 impl Staging {
-    fn piece(&mut self, cuda: &Cuda, number: usize) -> Result<&mut Piece> {
+    fn piece(&mut self, cuda: &'static Cuda, number: usize) -> Result<&mut Piece> {
         let slot = &mut self.pieces[number % 2];
         if slot.is_none() {
             let memory = PageLocked::new(cuda, PIECE)?;
@@ -113,7 +118,10 @@ impl Piece {
 
 impl Cuda {
     /// Queues a copy to the device. The bytes may be changed as soon as this returns.
-    pub(crate) fn copy_from_host(&self, to: u64, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn copy_from_host(&'static self, to: u64, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.bind()?;
         if self.is_capturing() {
             return self.capture_copy(to, bytes);
@@ -134,7 +142,7 @@ impl Cuda {
     }
 
     /// Makes a copy part of the graph that is being captured, which keeps the bytes.
-    fn capture_copy(&self, to: u64, bytes: &[u8]) -> Result<()> {
+    fn capture_copy(&'static self, to: u64, bytes: &[u8]) -> Result<()> {
         let mut constant = PageLocked::new(self, bytes.len())?;
         constant.copy_from_slice(bytes);
         // SAFETY: the destination has room for all bytes, which stay where they are as long as the graph.
@@ -147,7 +155,7 @@ impl Cuda {
     }
 
     /// Copies from the device, behind everything that was queued, and waits for it.
-    pub(crate) fn copy_to_host(&self, bytes: &mut [u8], from: u64) -> Result<()> {
+    pub(crate) fn copy_to_host(&'static self, bytes: &mut [u8], from: u64) -> Result<()> {
         self.bind()?;
         if self.is_capturing() {
             return Err(self.error("an element is read while a graph is captured, whose kernels do not run"));
@@ -158,7 +166,7 @@ impl Cuda {
             let piece = staging.piece(self, i)?;
             piece.wait(self)?;
             // SAFETY: the piece is read only after its event; the source has as many bytes as the destination.
-            unsafe { piece.memory.fetch(self, from + (i * PIECE) as u64, chunk.len()) }?;
+            unsafe { piece.memory.fetch(from + (i * PIECE) as u64, chunk.len()) }?;
             piece.queued(self)?;
             if let Some((i, chunk)) = before.replace((i, chunk)) {
                 staging.land(self, i, chunk)?;
@@ -184,7 +192,7 @@ impl Cuda {
 
 impl Staging {
     /// Waits for a piece that was fetched, and takes its bytes.
-    fn land(&mut self, cuda: &Cuda, number: usize, into: &mut [u8]) -> Result<()> {
+    fn land(&mut self, cuda: &'static Cuda, number: usize, into: &mut [u8]) -> Result<()> {
         let piece = self.piece(cuda, number)?;
         piece.wait(cuda)?;
         into.copy_from_slice(&piece.memory[..into.len()]);

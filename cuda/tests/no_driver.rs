@@ -1,6 +1,6 @@
-//! Without a driver everything that asks for a device is told so, and the rest of the process goes on.
+//! Without a driver everything that asks for a device is told so, and the rest of the process goes on. Alone in its process.
 
-use limpid_cuda::Cuda;
+use limpid_cuda::{Cuda, emulated};
 use limpid_tensor::{DType, Map, Tensor};
 
 #[test]
@@ -17,4 +17,11 @@ fn asking_for_a_device_says_what_is_missing() {
     }
     let x = Tensor::ones([3], DType::F32);
     assert_eq!(Tensor::map(Map::Neg, &[&x]).unwrap().to_vec::<f32>().unwrap(), [-1.0; 3]);
+
+    // Where no driver was found there is still room for an emulator.
+    if cfg!(has_gxx) && found.unwrap_err().to_string().contains("no CUDA driver was found") {
+        emulated::install(Default::default()).unwrap();
+        let x = x.to(&Cuda::new(0).unwrap().device()).unwrap();
+        assert_eq!(Tensor::map(Map::Neg, &[&x]).unwrap().to_vec::<f32>().unwrap(), [-1.0; 3]);
+    }
 }

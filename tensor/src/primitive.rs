@@ -438,7 +438,8 @@ pub struct WeightStep {
     pub weight: Tensor,
     /// g.
     pub gradient: Tensor,
-    /// What is remembered of earlier steps, which is changed: as many as [`Descent::remembers`], at first zeros.
+    /// What is remembered of earlier steps, which is changed: as many as [`Descent::remembers`], wherever they lie. None
+    /// before the first step, where all are zeros.
     pub memory: SmallVec<[Tensor; 2]>,
     /// η.
     pub learning_rate: f64,

@@ -2,16 +2,20 @@
 
 #![cfg(has_gxx)]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::RwLock;
 
 use limpid_autograd::plan::{Every, Policy};
-use limpid_autograd::{Tape, Var};
+use limpid_autograd::{Gradients, Tape, Var};
+use limpid_cuda::emulated::Config;
 use limpid_nn::losses::{Reduction, cross_entropy};
 use limpid_nn::optim::{Adam, Optimizer, Sgd};
 use limpid_nn::residual::{Variant, VariantConfig};
-use limpid_nn::{Init, Mlp, MlpConfig, Module, Parameters, clip_norm, gradient_norms};
-use limpid_tensor::{DType, Device, Tensor};
-use limpid_tests::emulated::{assert_silent, device};
+use limpid_nn::{
+    Init, Mlp, MlpConfig, Module, Parameter, Parameters, Role, clip_norm, global_norm, gradient_norms,
+};
+use limpid_tensor::{DType, Descent, Device, Tensor, WeightStep};
+use limpid_tests::emulated::{assert_silent, device, place};
 
 /// Held for writing by a test that counts bytes or calls, which are the whole device's.
 static ALONE: RwLock<()> = RwLock::new(());
@@ -37,6 +41,43 @@ fn batch(rows: usize, on: &Device) -> (Tensor, Tensor) {
 fn loss<'t>(tape: &'t Tape, model: &Mlp, (features, labels): &(Tensor, Tensor)) -> Var<'t> {
     let logits = model.forward(tape.constant(features));
     cross_entropy(logits, tape.constant(labels), Reduction::Mean)
+}
+
+/// The gradients of a model's loss, with the tape gone.
+fn gradients(model: &Mlp, data: &(Tensor, Tensor), on: &Device) -> Gradients {
+    let tape = Tape::new().with_device(on.clone());
+    tape.backward(loss(&tape, model, data)).unwrap()
+}
+
+/// A step of plain descent with rate 1.
+fn plain_step(weight: Tensor, gradient: Tensor) -> WeightStep {
+    let memory = Default::default();
+    WeightStep { weight, gradient, memory, learning_rate: 1.0, weight_decay: 0.0, step: 1 }
+}
+
+/// Makes plain steps on the emulated device.
+fn descend(steps: &mut [WeightStep]) -> limpid_tensor::Result<()> {
+    let rule = Descent::Momentum { momentum: 0.0, nesterov: false };
+    let mut steps: Vec<&mut WeightStep> = steps.iter_mut().collect();
+    device().0.device().backend().descend(rule, &mut steps).expect("the device has a kernel for it")
+}
+
+/// What an optimiser remembers, with its numbers.
+fn state(optimizer: &dyn Optimizer, model: &Mlp) -> Vec<(String, Vec<f64>)> {
+    let numbers = |x: &Tensor| x.cast(DType::F64).and_then(|x| x.to_f64_vec()).unwrap();
+    optimizer.state(model).iter().map(|(name, x)| (name.clone(), numbers(x))).collect()
+}
+
+/// A model of one weight.
+struct Weight(Parameter);
+
+impl Parameters for Weight {
+    fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Parameter)) {
+        f(&self.0)
+    }
+    fn visit_mut<'a>(&'a mut self, f: &mut dyn FnMut(&'a mut Parameter)) {
+        f(&mut self.0)
+    }
 }
 
 /// Every weight in the order of the model.
@@ -129,13 +170,86 @@ fn optimisers_change_weights_where_they_are() {
     }
     // All weights of the model in one launch.
     let mut model = network(Variant::Residual, 6, 8, &cuda.device());
-    let data = batch(8, &cuda.device());
-    let tape = Tape::new().with_device(cuda.device());
-    let gradients = tape.backward(loss(&tape, &model, &data)).unwrap();
-    drop(tape);
+    let gradients = gradients(&model, &batch(8, &cuda.device()), &cuda.device());
     stand_in.reset_calls();
     Sgd::new().with_momentum(0.9).step(&mut model, &gradients, 0.1).unwrap();
     assert_eq!(stand_in.calls()["cuLaunchKernel"], 1);
+    // A weight that is a view is copied once, and changed there.
+    let view = place(&Tensor::from_vec((0..6).map(|i| i as f32).collect(), [2, 3])).transpose(0, 1);
+    let mut steps = [plain_step(view, place(&Tensor::ones([3, 2], DType::F32)))];
+    stand_in.reset_calls();
+    descend(&mut steps).unwrap();
+    assert_eq!(stand_in.calls()["cuLaunchKernel"], 2);
+    assert_eq!(stand_in.calls().get("cuMemcpyDtoDAsync_v2"), None);
+    assert_eq!(steps[0].weight.to_vec::<f32>().unwrap(), [-1.0, 2.0, 0.0, 3.0, 1.0, 4.0]);
+    assert_silent();
+}
+
+#[test]
+fn a_step_that_fails_loses_nothing() {
+    let _alone = ALONE.write().unwrap();
+    let (cuda, stand_in) = device();
+    let on = cuda.device();
+    let mut model = network(Variant::Residual, 4, 8, &on);
+    let mut optimizer = Sgd::new().with_momentum(0.9);
+    let gradients = gradients(&model, &batch(8, &on), &on);
+    optimizer.step(&mut model, &gradients, 0.1).unwrap();
+    let (before, remembered) = (bits(&weights(&model)), state(&optimizer, &model));
+
+    // The last gradient does not fit its weight.
+    let mut wrong = gradients.clone();
+    wrong.set_parameter(model.parameters().last().unwrap().id(), place(&Tensor::ones([3, 3], DType::F32)));
+    let step = catch_unwind(AssertUnwindSafe(|| optimizer.step(&mut model, &wrong, 0.1)));
+    let panic = step.expect_err("a gradient of another shape is a mistake of the caller");
+    assert!(panic.downcast_ref::<String>().unwrap().contains("the gradient of"));
+    assert_eq!((bits(&weights(&model)), state(&optimizer, &model)), (before.clone(), remembered.clone()));
+
+    // The driver refuses the launch.
+    stand_in.fail_next("cuLaunchKernel", 701);
+    optimizer.step(&mut model, &gradients, 0.1).expect_err("the launch is refused");
+    assert_eq!((bits(&weights(&model)), state(&optimizer, &model)), (before, remembered));
+    optimizer.step(&mut model, &gradients, 0.1).unwrap();
+    assert_silent();
+}
+
+#[test]
+fn a_step_is_made_of_all_weights_or_of_none() {
+    let _alone = ALONE.write().unwrap();
+    let (cuda, stand_in) = device();
+    let on = cuda.device();
+    let ones = |elements: usize, dtype| {
+        plain_step(place(&Tensor::ones([elements], dtype)), place(&Tensor::ones([elements], dtype)))
+    };
+    // The table of the second takes two of the allocator's blocks of 512 bytes.
+    let mut steps = [ones(4, DType::F32), ones(16 << 13, DType::F64)];
+    let blocks = |bytes: usize| on.backend().assemble(&[bytes].into(), DType::Bool, &[]);
+    let mut small: Vec<Tensor> = (0..4).map(|_| blocks(512).unwrap()).collect();
+    // All other memory is taken, but for two blocks that are no neighbours.
+    stand_in.set_memory(0);
+    let taken: Vec<Tensor> =
+        (9..30).rev().flat_map(|log| std::iter::from_fn(move || blocks(1 << log).ok())).collect();
+    small.remove(2);
+    small.remove(0);
+    let message = descend(&mut steps).unwrap_err().to_string();
+    drop(taken);
+    stand_in.set_memory(Config::default().memory);
+    assert!(message.contains("no memory for 1.0 KiB"), "{message}");
+    assert_eq!(steps[0].weight.to_vec::<f32>().unwrap(), [1.0; 4]);
+    descend(&mut steps).unwrap();
+    assert_eq!(steps[0].weight.to_vec::<f32>().unwrap(), [0.0; 4]);
+    assert_silent();
+}
+
+#[test]
+fn a_wrong_index_does_not_pass_for_a_norm() {
+    let _others = ALONE.read().unwrap();
+    let weight = Parameter::new("w", place(&Tensor::ones([4], DType::F32)), Role::Weight);
+    let index = place(&Tensor::from_vec(vec![0i64, 1, 9, 1], [4]));
+    let gradient = place(&Tensor::ones([2], DType::F32)).gather(0, &index).unwrap();
+    let mut gradients = Gradients::default();
+    gradients.set_parameter(weight.id(), gradient);
+    let message = global_norm(&Weight(weight), &gradients).unwrap_err().to_string();
+    assert!(message.contains("the index at element 2 is outside 0..2"), "{message}");
     assert_silent();
 }
 
@@ -178,8 +292,14 @@ fn a_captured_step_is_the_step() {
     assert_silent();
     drop(graph);
 
-    // What reads an element, or counts steps, has no place in a graph; nothing is left open.
+    // What begins, reads an element, or counts steps, has no place in a graph; nothing is left open.
     let (mut model, mut optimizer, mut tape) = begin();
+    let first = cuda.capture(|| step(&mut model, &mut optimizer, &mut tape));
+    let message = first.err().unwrap().to_string();
+    assert!(message.contains("make the optimiser's first step before the capture"), "{message}");
+    let after: Vec<f64> =
+        (0..5).map(|_| step(&mut model, &mut optimizer, &mut tape).unwrap().item().unwrap()).collect();
+    assert_eq!((after, bits(&weights(&model))), (eager, expected), "as if it had not been tried");
     let read = cuda.capture(|| step(&mut model, &mut optimizer, &mut tape)?.item().map_err(Failure::from));
     let message = read.err().unwrap().to_string();
     assert!(message.contains("an element is read while a graph is captured"), "{message}");

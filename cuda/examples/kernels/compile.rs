@@ -1,6 +1,7 @@
 //! What every kernel takes on every architecture, as the compiler says.
 
 use std::fmt::Write;
+use std::thread;
 
 use limpid_cuda::{ARCHITECTURES, Resources, families};
 use serde_json::json;
@@ -13,9 +14,17 @@ pub fn compile(arguments: &Arguments) -> Result<bool, String> {
     let mut all = Vec::new();
     let mut spilled = Vec::new();
     for family in families() {
-        let mut columns: Vec<Vec<Resources>> = Vec::new();
-        for architecture in ARCHITECTURES {
-            columns.push(family.resources(architecture)?);
+        // One thread for each architecture: the compiler takes seconds for a file.
+        let columns: Vec<Vec<Resources>> = thread::scope(|scope| {
+            let compile = |architecture| scope.spawn(move || family.resources(architecture));
+            let compiling = ARCHITECTURES.map(compile);
+            compiling
+                .into_iter()
+                .map(|column| column.join().expect("compiling does not panic"))
+                .collect::<Result<_, _>>()
+        })?;
+        if columns.iter().all(Vec::is_empty) {
+            return Err(format!("{}: the compiler says nothing of its kernels", family.name));
         }
         let names = columns.iter().flatten().map(|resources| resources.kernel.clone());
         let mut names: Vec<String> = names.collect();

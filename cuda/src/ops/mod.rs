@@ -21,7 +21,6 @@ use crate::module::Family;
 /// Every file of kernels.
 pub fn families() -> Vec<&'static Family> {
     vec![
-        &sinkhorn::SINKHORN,
         &connection::CONNECTION,
         &copy::COPY,
         &index::INDEX,
@@ -34,6 +33,7 @@ pub fn families() -> Vec<&'static Family> {
         &random::RANDOM,
         &reduce::REDUCE,
         &scan::SCAN,
+        &sinkhorn::SINKHORN,
         &softmax::SOFTMAX,
         &sort::SORT,
     ]

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use crate::device::{Buffer, Cuda, address_of};
 use crate::launch::{Arguments, Grid};
 use crate::module::Family;
+use crate::ops::copy;
 
 pub(crate) static OPTIMIZER: Family =
     Family { name: "optimizer.cu", text: include_str!("../../kernels/optimizer.cu") };
@@ -18,23 +19,54 @@ pub(crate) const CHUNK: usize = 1 << 13;
 
 /// A step of every weight, in one launch for those of one dtype.
 pub(crate) fn descend(cuda: &'static Cuda, rule: Descent, weights: &mut [&mut WeightStep]) -> Result<()> {
-    if cuda.is_capturing() && matches!(rule, Descent::Adam { .. }) {
+    if cuda.is_capturing() {
+        check_repeatable(cuda, rule, weights)?;
+    }
+    weights.iter_mut().try_for_each(|step| settle(cuda, rule, step))?;
+    // All that may find no memory comes before the first launch, so that no step is half made.
+    let mut prepared = Vec::new();
+    for dtype in [DType::F32, DType::F64] {
+        let of_dtype = weights.iter_mut().filter(|step| step.weight.dtype() == dtype);
+        let of_dtype: Vec<&mut WeightStep> = of_dtype.map(|step| &mut **step).collect();
+        if !of_dtype.is_empty() {
+            prepared.push(prepare(cuda, rule, of_dtype)?);
+        }
+    }
+    prepared.iter().try_for_each(|(table, steps)| step(cuda, rule, table, steps, None))
+}
+
+/// Makes sure that a graph of this step, replayed, is the next step.
+fn check_repeatable(cuda: &'static Cuda, rule: Descent, weights: &[&mut WeightStep]) -> Result<()> {
+    if matches!(rule, Descent::Adam { .. }) {
         return Err(
             cuda.error("a graph would repeat the number of Adam's step; capture gradients, and step outside")
         );
     }
-    for dtype in [DType::F32, DType::F64] {
-        let mut of_dtype: Vec<&mut WeightStep> = Vec::new();
-        for weight in weights.iter_mut().filter(|weight| weight.weight.dtype() == dtype) {
-            own(cuda, &mut weight.weight)?;
-            weight.memory.iter_mut().try_for_each(|memory| own(cuda, memory))?;
-            weight.gradient = weight.gradient.contiguous()?;
-            of_dtype.push(weight);
-        }
-        if !of_dtype.is_empty() {
-            descend_alike(cuda, rule, of_dtype)?;
-        }
+    let here = cuda.device();
+    let is_here = |step: &&mut WeightStep| {
+        step.memory.len() >= rule.remembers() && step.memory.iter().all(|memory| *memory.device() == here)
+    };
+    if !weights.iter().all(is_here) {
+        return Err(cuda.error(
+            "a graph would begin with no velocity in every replay; make the optimiser's first step before the capture",
+        ));
     }
+    Ok(())
+}
+
+/// Brings a step's operands to where a kernel takes them.
+fn settle(cuda: &'static Cuda, rule: Descent, step: &mut WeightStep) -> Result<()> {
+    let WeightStep { weight, gradient, memory, .. } = step;
+    own(cuda, weight)?;
+    if memory.is_empty() {
+        let zeros = |_| copy::assemble(cuda, weight.shape(), weight.dtype(), &[]);
+        *memory = (0..rule.remembers()).map(zeros).collect::<Result<_>>()?;
+    }
+    for memory in memory {
+        *memory = memory.to(&cuda.device())?;
+        own(cuda, memory)?;
+    }
+    *gradient = gradient.contiguous()?;
     Ok(())
 }
 
@@ -46,15 +78,12 @@ fn own(cuda: &'static Cuda, x: &mut Tensor) -> Result<()> {
     if cuda.is_capturing() {
         return Err(cuda.error("a weight that something else refers to cannot be changed by a graph"));
     }
-    let source = x.contiguous()?;
-    let copy = cuda.empty(source.shape(), source.dtype())?;
-    cuda.copy_within(address_of(&copy), address_of(&source), source.elements() * source.dtype().size())?;
-    *x = copy;
+    *x = copy::contiguous(cuda, x)?;
     Ok(())
 }
 
-/// The step of weights of one dtype.
-fn descend_alike(cuda: &'static Cuda, rule: Descent, weights: Vec<&mut WeightStep>) -> Result<()> {
+/// The table and the scalars of weights of one dtype.
+fn prepare(cuda: &'static Cuda, rule: Descent, weights: Vec<&mut WeightStep>) -> Result<(Table, Steps)> {
     // Weights whose scalars are equal share them.
     let mut groups: Vec<[f64; 4]> = Vec::new();
     let group_of = |scalars: [f64; 4], groups: &mut Vec<[f64; 4]>| {
@@ -80,7 +109,7 @@ fn descend_alike(cuda: &'static Cuda, rule: Descent, weights: Vec<&mut WeightSte
             Steps::new(cuda, &groups.iter().map(step).collect::<Vec<AdamStep>>())?
         }
     };
-    step(cuda, rule, &table, &steps, None)
+    Ok((table, steps))
 }
 
 /// What changes from step to step: of [`SgdStep`] and nothing else, or of [`AdamStep`].
@@ -117,7 +146,11 @@ pub(crate) fn sums_of_squares(cuda: &'static Cuda, x: &[&Tensor]) -> Result<Vec<
             &mut arguments,
         )?;
         let mut values = vec![0.0f64; chunks.len()];
+        if !cuda.is_capturing() {
+            cuda.read_fault()?;
+        }
         cuda.copy_to_host(bytemuck::cast_slice_mut(&mut values), parts.address)?;
+        cuda.raise_fault()?;
         let mut values = values.into_iter();
         for (&i, x) in of_dtype.iter().zip(&contiguous) {
             sums[i] = values.by_ref().take(x.elements().div_ceil(CHUNK)).sum();
@@ -129,11 +162,9 @@ pub(crate) fn sums_of_squares(cuda: &'static Cuda, x: &[&Tensor]) -> Result<Vec<
 /// The pieces of a contiguous tensor of which only squares are taken.
 fn chunks_to_read(x: &Tensor) -> Vec<Chunk> {
     let (address, size, elements) = (address_of(x), x.dtype().size(), x.elements());
-    let vector = u32::from(address.is_multiple_of(16));
     let chunk = |first: usize| Chunk {
         gradient: address + (first * size) as u64,
         length: CHUNK.min(elements - first) as i64,
-        vector,
         ..Chunk::zeroed()
     };
     (0..elements).step_by(CHUNK).map(chunk).collect()
@@ -313,6 +344,7 @@ pub(crate) fn step(
     let kernel = format!("{name}_{}_{}", table.weight, table.gradient);
     cuda.launch(&OPTIMIZER, &kernel, table.grid(), &mut arguments)
 }
+
 #[cfg(all(test, has_gxx))]
 mod tests {
     use super::super::rows::tests::{Emulated, assert_near, numbers, sum};

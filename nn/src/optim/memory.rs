@@ -1,6 +1,7 @@
 //! The walk over a model's weights that every optimiser makes, and what it remembers of each.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::ops::{Add, Div, Mul, Sub};
 
 use bytemuck::Pod;
@@ -59,10 +60,13 @@ pub(super) struct Memory {
     slots: BTreeMap<String, Slot>,
 }
 
-/// The weights of a device other than the CPU, in the order in which the model has them.
-struct OnDevice {
-    device: Device,
-    steps: VecDeque<(ParamId, WeightStep)>,
+/// A weight on a device, and what is remembered of it, lent to a step. Both go back when this is dropped: after the step, an
+/// error, or a panic.
+struct Lent<'a> {
+    weight: &'a mut Parameter,
+    slot: &'a mut Slot,
+    step: WeightStep,
+    is_done: bool,
 }
 
 #[derive(Clone)]
@@ -115,47 +119,37 @@ impl Memory {
         gradients: &Gradients,
         learning_rate: f64,
     ) -> Result<BTreeSet<ParamId>> {
-        let mut devices: Vec<OnDevice> = Vec::new();
-        let mut outcome = Ok(());
-        model.visit_mut(&mut |weight| {
-            let device = weight.value().device().clone();
-            if device == Device::cpu() || !weight.is_trainable() || outcome.is_err() {
-                return;
-            }
-            let Some(gradient) = gradients.of_parameter(weight.id()) else { return };
-            let slot = self.slots.get_mut(weight.path()).expect("every trainable weight has a slot");
-            match slot.take(rule, weight, gradient, learning_rate) {
-                Ok(step) => match devices.iter_mut().find(|on| on.device == device) {
-                    Some(on) => on.steps.push_back((weight.id(), step)),
-                    None => devices.push(OnDevice { device, steps: [(weight.id(), step)].into() }),
-                },
-                Err(error) => outcome = Err(error),
-            }
-        });
         let mut done = BTreeSet::new();
-        for OnDevice { device, steps } in &mut devices {
-            if outcome.is_ok() {
-                let mut weights: Vec<&mut WeightStep> = steps.iter_mut().map(|(_, step)| step).collect();
-                match device.backend().descend(rule.descent(), &mut weights) {
-                    Some(Ok(())) => done.extend(steps.iter().map(|(id, _)| *id)),
-                    Some(Err(error)) => outcome = Err(error.into()),
-                    None => {}
-                }
+        let mut all_on_host = true;
+        model.visit(&mut |weight| all_on_host &= *weight.value().device() == Device::cpu());
+        if all_on_host {
+            // Lists would be made for nothing, in every step.
+            return Ok(done);
+        }
+        let mut slots: BTreeMap<&str, &mut Slot> =
+            self.slots.iter_mut().map(|(path, slot)| (path.as_str(), slot)).collect();
+        let mut devices: Vec<(Device, Vec<Lent>)> = Vec::new();
+        for weight in model.parameters_mut() {
+            let device = weight.value().device().clone();
+            if device == Device::cpu() || !weight.is_trainable() {
+                continue;
+            }
+            let Some(gradient) = gradients.of_parameter(weight.id()) else { continue };
+            let slot = slots.remove(weight.path()).expect("every trainable weight has a slot");
+            let lent = Lent::new(weight, slot, gradient, learning_rate)?;
+            match devices.iter_mut().find(|(other, _)| *other == device) {
+                Some((_, of_device)) => of_device.push(lent),
+                None => devices.push((device, vec![lent])),
             }
         }
-        // Everything goes back to where it was taken from; weights are visited in the same order.
-        model.visit_mut(&mut |weight| {
-            let is_next = |on: &&mut OnDevice| on.steps.front().is_some_and(|(id, _)| *id == weight.id());
-            let Some((id, step)) = devices.iter_mut().find(is_next).and_then(|on| on.steps.pop_front())
-            else {
-                return;
-            };
-            let slot = self.slots.get_mut(weight.path()).expect("every trainable weight has a slot");
-            slot.tensors = step.memory;
-            slot.step += u64::from(done.contains(&id));
-            *weight.value_mut() = step.weight;
-        });
-        outcome.map(|()| done)
+        for (device, of_device) in &mut devices {
+            let mut steps: Vec<&mut WeightStep> = of_device.iter_mut().map(|lent| &mut lent.step).collect();
+            if device.backend().descend(rule.descent(), &mut steps).transpose()?.is_some() {
+                of_device.iter_mut().for_each(|lent| lent.is_done = true);
+                done.extend(of_device.iter().map(|lent| lent.weight.id()));
+            }
+        }
+        Ok(done)
     }
 
     /// Makes sure that a step can be made, before anything is changed.
@@ -180,7 +174,15 @@ impl Memory {
         if !missing.is_empty() {
             return Err(Error::MissingGradients { paths: missing });
         }
-        if known { Ok(()) } else { self.resolve(groups, model) }
+        if !known {
+            self.resolve(groups, model)?;
+        }
+        model.visit(&mut |weight| {
+            if let Some(gradient) = gradients.of_parameter(weight.id()).filter(|_| weight.is_trainable()) {
+                self.slots[weight.path()].check(weight, gradient);
+            }
+        });
+        Ok(())
     }
 
     /// Gives every weight its group, and a slot if it has none.
@@ -200,7 +202,8 @@ impl Memory {
             let slot = self.slots.get(weight.path());
             let step = slot.map_or(0, |slot| slot.step);
             state.push((format!("{}.{STEP}", weight.path()), Tensor::scalar(step as i64)));
-            for (name, tensor) in rule.memory().iter().zip(slot.iter().flat_map(|slot| &slot.tensors)) {
+            let tensors = slot.iter().filter(|slot| slot.step > 0).flat_map(|slot| &slot.tensors);
+            for (name, tensor) in rule.memory().iter().zip(tensors) {
                 state.push((format!("{}.{name}", weight.path()), tensor.clone()));
             }
         }
@@ -248,36 +251,37 @@ impl Memory {
     }
 }
 
-impl Slot {
-    /// Moves what a step on a device needs out of the weight and this slot.
-    #[track_caller]
-    fn take(
-        &mut self,
-        rule: &impl Rule,
-        weight: &mut Parameter,
+impl<'a> Lent<'a> {
+    fn new(
+        weight: &'a mut Parameter,
+        slot: &'a mut Slot,
         gradient: &Tensor,
         learning_rate: f64,
-    ) -> Result<WeightStep> {
-        self.prepare(rule, weight, gradient);
-        let device = weight.value().device();
-        let gradient = gradient.to(device)?;
-        let memory =
-            self.tensors.iter().map(|tensor| tensor.to(device)).collect::<limpid_tensor::Result<_>>()?;
-        self.tensors.clear();
-        let At { learning_rate, weight_decay, step } = self.at(learning_rate, self.step + 1);
+    ) -> Result<Lent<'a>> {
+        let gradient = gradient.to(weight.value().device())?;
+        let At { learning_rate, weight_decay, step } = slot.at(learning_rate, slot.step + 1);
         let nothing = Tensor::zeros([0], weight.value().dtype());
-        let weight = std::mem::replace(weight.value_mut(), nothing);
-        Ok(WeightStep { weight, gradient, memory, learning_rate, weight_decay, step })
+        let value = mem::replace(weight.value_mut(), nothing);
+        let memory = mem::take(&mut slot.tensors);
+        let step = WeightStep { weight: value, gradient, memory, learning_rate, weight_decay, step };
+        Ok(Lent { weight, slot, step, is_done: false })
     }
+}
 
-    /// Makes sure that weight, gradient and what is remembered fit together; at first that is zeros.
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        mem::swap(self.weight.value_mut(), &mut self.step.weight);
+        mem::swap(&mut self.slot.tensors, &mut self.step.memory);
+        self.slot.step += u64::from(self.is_done);
+    }
+}
+
+impl Slot {
+    /// Makes sure that weight, gradient and what is remembered fit together.
     #[track_caller]
-    fn prepare(&mut self, rule: &impl Rule, weight: &Parameter, gradient: &Tensor) {
+    fn check(&self, weight: &Parameter, gradient: &Tensor) {
         let meta = weight.meta();
         assert_eq!(gradient.meta(), meta, "step: the gradient of {} differs from it", weight.path());
-        if self.tensors.is_empty() {
-            self.tensors.extend(rule.memory().iter().map(|_| Tensor::zeros(&meta.shape, meta.dtype)));
-        }
         for tensor in &self.tensors {
             assert_eq!(tensor.meta(), meta, "step: what is remembered of {} differs from it", weight.path());
         }
@@ -297,7 +301,10 @@ impl Slot {
         gradient: &Tensor,
         learning_rate: f64,
     ) -> Result<()> {
-        self.prepare(rule, weight, gradient);
+        if self.tensors.is_empty() {
+            let Meta { shape, dtype } = weight.meta();
+            self.tensors.extend(rule.memory().iter().map(|_| Tensor::zeros(&shape, dtype)));
+        }
         // Of a device without a kernel for it, a weight is fetched, updated and sent back.
         let device = weight.value().device().clone();
         let gradient = gradient.to(&Device::cpu())?.contiguous()?;

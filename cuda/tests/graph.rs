@@ -1,0 +1,148 @@
+//! Graphs: what is captured, what stays alive with it, and what leaves no capture open.
+
+#![cfg(has_gxx)]
+
+mod emulated;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+
+use emulated::{device, place, stand_in};
+use limpid_cuda::Cuda;
+use limpid_tensor::{DType, Error, Map, Result, Tensor};
+
+/// Tests of this file count what is the whole device's.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn cuda() -> &'static Cuda {
+    Cuda::of(&device()).unwrap()
+}
+
+fn numbers(n: usize, first: f64) -> Tensor {
+    place(&Tensor::arange(first, first + n as f64, 1.0, DType::F64))
+}
+
+fn plus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    Tensor::map(Map::Add, &[a, b])
+}
+
+fn assert_silent() {
+    assert_eq!(stand_in().take_findings(), []);
+}
+
+#[test]
+fn a_replay_reads_what_was_overwritten() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let (mut x, one) = (numbers(100, 0.0), place(&Tensor::ones([100], DType::F64)));
+    plus(&x, &one).unwrap();
+    let (mut graph, y) = cuda().capture(|| plus(&plus(&x, &one)?, &x)).unwrap();
+    assert_eq!(graph.operations(), 2);
+    for first in [10.0, 20.0] {
+        let host = Tensor::arange(first, first + 100.0, 1.0, DType::F64);
+        cuda().overwrite(&mut x, &host).unwrap();
+        graph.replay().unwrap();
+        let expected: Vec<f64> = (0..100).map(|i| 2.0 * (first + f64::from(i)) + 1.0).collect();
+        assert_eq!(y.to_vec::<f64>().unwrap(), expected);
+    }
+    assert_silent();
+}
+
+#[test]
+fn what_a_graph_uses_is_not_handed_out_again() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let (x, during) = (numbers(1000, 0.0), numbers(1000, 5.0));
+    plus(&x, &during).unwrap();
+    let mut during = Some(during);
+    let (mut graph, y) = cuda()
+        .capture(|| {
+            let y = plus(&x, during.as_ref().unwrap());
+            during = None; // dropped while it is captured
+            y
+        })
+        .unwrap();
+    let used = cuda().memory_report().used;
+    drop(x); // dropped afterwards
+    let others: Vec<Tensor> = (0..20).map(|i| numbers(1000, f64::from(i) * 1e6)).collect();
+    graph.replay().unwrap();
+    let expected: Vec<f64> = (0..1000).map(|i| 2.0 * f64::from(i) + 5.0).collect();
+    assert_eq!(y.to_vec::<f64>().unwrap(), expected);
+    assert_eq!(others[19].to_vec::<f64>().unwrap()[0], 19e6);
+    drop((others, y));
+    assert_eq!(cuda().memory_report().used, used, "the graph keeps what it read");
+    drop(graph);
+    assert!(cuda().memory_report().used < used);
+    assert_silent();
+}
+
+#[test]
+fn no_capture_is_left_open() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let x = numbers(4, 1.0);
+    plus(&x, &x).unwrap();
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        cuda().capture(|| -> Result<Tensor> {
+            plus(&x, &x)?;
+            panic!("a mistake")
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(plus(&x, &x).unwrap().to_vec::<f64>().unwrap(), [2.0, 4.0, 6.0, 8.0]);
+
+    let message = |e: Option<Error>| e.map(|e| e.to_string()).unwrap_or_default();
+    let nested = cuda().capture(|| cuda().capture(|| plus(&x, &x)).map(|(_, y)| y));
+    assert_eq!(message(nested.err()), "cuda:0: a graph is captured inside another");
+    let read = cuda().capture(|| plus(&x, &x)?.to_vec::<f64>());
+    assert!(message(read.err()).contains("an element is read while a graph is captured"));
+    let waited = cuda().capture(|| cuda().synchronize());
+    assert!(message(waited.err()).contains("there is nothing to wait for"));
+
+    let (mut graph, y) = cuda().capture(|| plus(&x, &x)).unwrap();
+    graph.replay().unwrap();
+    assert_eq!(y.to_vec::<f64>().unwrap(), [2.0, 4.0, 6.0, 8.0]);
+    assert_silent();
+}
+
+#[test]
+fn other_threads_wait_for_a_capture() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let x = numbers(8, 0.0);
+    plus(&x, &x).unwrap();
+    let (graph, threads) = cuda()
+        .capture(|| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    let x = x.clone();
+                    std::thread::spawn(move || plus(&x, &x).unwrap().to_vec::<f64>().unwrap()[7])
+                })
+                .collect();
+            for _ in 0..20 {
+                plus(&x, &x)?;
+            }
+            Ok::<_, Error>(threads)
+        })
+        .unwrap();
+    assert_eq!(graph.operations(), 20, "nothing of the other threads");
+    for thread in threads {
+        assert_eq!(thread.join().unwrap(), 14.0);
+    }
+    assert_silent();
+}
+
+#[test]
+fn a_capture_makes_room_from_what_is_kept_for_later() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let x = numbers(1 << 20, 0.0);
+    plus(&x, &x).unwrap();
+    cuda().release_cache().unwrap();
+    stand_in().set_memory(cuda().memory_report().reserved + (24 << 20));
+    drop((numbers(1 << 20, 0.0), numbers(1 << 20, 1.0))); // the cache has all memory now
+    let (mut graph, y) = cuda().capture(|| plus(&x, &x)).unwrap();
+    graph.replay().unwrap();
+    assert_eq!(y.to_vec::<f64>().unwrap()[77], 154.0);
+    let full = cuda().capture(|| (0..10).map(|_| plus(&x, &x)).collect::<Result<Vec<Tensor>>>());
+    let message = full.err().unwrap().to_string();
+    assert!(message.contains("no memory for 8.0 MiB"), "{message}");
+    stand_in().set_memory(1 << 30);
+    assert_eq!(plus(&x, &x).unwrap().to_vec::<f64>().unwrap()[5], 10.0);
+    assert_silent();
+}
