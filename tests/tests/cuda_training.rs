@@ -340,3 +340,40 @@ fn a_plan_holds_on_a_device_byte_for_byte() {
     }
     assert_silent();
 }
+
+/// Two blocks whose branches compute in bf16, between a stream and weights of f32.
+fn with_narrow_branches<'t>(tape: &'t Tape, weights: &[Tensor], x: &Tensor) -> (Var<'t>, Vec<Var<'t>>) {
+    let weights: Vec<Var> = weights.iter().map(|w| tape.variable(w)).collect();
+    let mut x = tape.constant(x);
+    for &w in &weights {
+        let branch = x.cast(DType::BF16).matmul(w.cast(DType::BF16)).tanh();
+        x = x + branch.cast(DType::F32);
+    }
+    ((x * x).mean(&[]), weights)
+}
+
+#[test]
+fn branches_in_bf16_leave_weights_and_sums_in_f32() {
+    let _others = ALONE.read().unwrap();
+    let (cuda, _) = device();
+    let numbers = |n: usize, k: f64| (0..n).map(|i| (i as f64 * k).sin()).collect::<Vec<f64>>();
+    let run = |on: &Device| {
+        let of = |shape: [usize; 2], k| {
+            Tensor::from_f64(&numbers(shape[0] * shape[1], k), shape, DType::F32).to(on).unwrap()
+        };
+        let (x, weights) = (of([40, 64], 0.7), [of([64, 64], 0.3), of([64, 64], 0.9)]);
+        let tape = Tape::new().with_device(on.clone());
+        let (loss, weights) = with_narrow_branches(&tape, &weights, &x);
+        let gradients = tape.backward(loss).unwrap();
+        let of = |w: &Var| gradients.of(*w).unwrap().to(&Device::cpu()).unwrap();
+        let gradients: Vec<Tensor> = weights.iter().map(of).collect();
+        assert!(gradients.iter().all(|g| g.dtype() == DType::F32));
+        (loss.item().unwrap(), gradients)
+    };
+    let ((loss, gradients), (expected, theirs)) = (run(&cuda.device()), run(&Device::cpu()));
+    assert_silent();
+    // A product may be rounded to the next bf16: 2⁻⁸ of an element.
+    assert!((loss - expected).abs() < 1e-3 * expected, "{loss} {expected}");
+    let off = apart(&gradients, &theirs);
+    assert!(off < 1e-2, "gradients differ by {off:e}");
+}
