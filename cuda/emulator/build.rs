@@ -3,7 +3,7 @@
 use std::process::Command;
 
 fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=PATH");
     println!("cargo::rustc-check-cfg=cfg(has_gxx)");
     let version = Command::new("g++").arg("--version").output();
     if version.is_ok_and(|output| output.status.success()) {

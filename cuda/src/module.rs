@@ -73,14 +73,17 @@ impl Family {
         }
     }
 
-    /// Compiles the file into a folder. Where `LIMPID_CUDA_CACHE` names that folder, devices of the architecture find the
+    /// Compiles the file into a folder, unless it has been. Where `LIMPID_CUDA_CACHE` names that folder, devices of the architecture find the
     /// code there and need no compiler.
     ///
     /// # Errors
     /// As [`compile`](Family::compile), or the system's, about the folder.
     pub fn keep(&self, folder: &Path, architecture: &str) -> std::result::Result<(), String> {
-        let cubin = self.compile(architecture, &[])?;
         let path = folder.join(self.cache_name(architecture));
+        if read_kept(&path).is_some() {
+            return Ok(());
+        }
+        let cubin = self.compile(architecture, &[])?;
         keep(&path, &cubin.image).map_err(|error| format!("{}: {error}", path.display()))
     }
 

@@ -31,6 +31,7 @@ fn copies(x: &Tensor) {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn axes_change_places_tile_by_tile() {
     for dtype in ALL {
         copies(&numbers(&[2, 70, 45], dtype).permute(&[0, 2, 1]));
@@ -45,6 +46,7 @@ fn axes_change_places_tile_by_tile() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn rows_in_units_of_every_size() {
     for dtype in ALL {
         let x = numbers(&[6, 48], dtype);
@@ -56,6 +58,7 @@ fn rows_in_units_of_every_size() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn as_many_axes_as_there_are() {
     let every_second = (0..9).fold(numbers(&[4; 9], F32), |x, axis| x.slice(axis, 0, 4, 2));
     copies(&every_second);
@@ -63,6 +66,7 @@ fn as_many_axes_as_there_are() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn parts_at_odd_places() {
     for dtype in ALL {
         let part = numbers(&[37, 18], dtype);
@@ -82,6 +86,7 @@ fn parts_at_odd_places() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn casts_of_everything_that_rounds() {
     let mut edges: Vec<f64> =
         vec![f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0, 0.5, -1.9, 5e-324, 1e300, -1e300];
@@ -108,6 +113,7 @@ fn casts_of_everything_that_rounds() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn casts_of_every_layout() {
     for (from, to) in
         [(F32, BF16), (BF16, F32), (F64, F32), (I64, F32), (F32, Bool), (Bool, F64), (BF16, I64)]

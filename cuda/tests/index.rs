@@ -41,6 +41,7 @@ fn scatters(base: &Tensor, axis: usize, index: &Tensor, src: &Tensor) {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn rows_of_a_table() {
     for dtype in ALL {
         for width in [1, 3, 8, 24, 33] {
@@ -52,6 +53,7 @@ fn rows_of_a_table() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn elements_along_any_axis_of_any_view() {
     for dtype in ALL {
         let x = numbers(&[5, 9, 8], dtype, 1);
@@ -63,6 +65,7 @@ fn elements_along_any_axis_of_any_view() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn long_columns_are_added_in_order() {
     for dtype in ALL {
         // Rows of a table; a vector; a column for each position.
@@ -86,6 +89,7 @@ fn long_columns_are_added_in_order() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn short_columns_are_added_in_order() {
     for dtype in ALL {
         scatters(&numbers(&[20, 70], dtype, 1), 0, &indices(&[31, 70], 20), &numbers(&[31, 70], dtype, 2));
@@ -95,6 +99,7 @@ fn short_columns_are_added_in_order() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn nothing_to_choose_or_add() {
     for (rows, n) in [(0, 0), (3, 0), (0, 3)] {
         let x = numbers(&[rows, 5], F32, 1);

@@ -1,13 +1,12 @@
 //! What a driver is asked for when a kernel is launched.
 
-#![cfg(has_gxx)]
-
 mod emulated;
 
 use emulated::{place, stand_in};
 use limpid_tensor::{DType, Fused, Stop, Tensor};
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn how_much_shared_memory_a_kernel_may_have_is_said_once() {
     // Keeps more than the 48 KiB that a block has unasked.
     let x = place(&Tensor::zeros([1, 120, 120], DType::F32));

@@ -17,6 +17,7 @@ fn agrees(what: Distribution, shape: impl Into<Shape>, dtype: DType, key: Key) {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn every_shape_and_key() {
     let what = Distribution::Uniform { low: -3.0, high: 5.0 };
     for shape in [vec![], vec![0], vec![1], vec![2], vec![3], vec![7, 3], vec![5, 0, 2], vec![3001]] {
@@ -31,6 +32,7 @@ fn every_shape_and_key() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn uniforms_below_every_kind_of_end() {
     for (low, high) in
         [(0.0, 1.0), (-1.0, 0.0), (-2.0, -1.0), (256.0, 257.0), (0.0, 0.1), (0.5, 0.5), (0.0, 1e300)]
@@ -42,6 +44,7 @@ fn uniforms_below_every_kind_of_end() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn normals_in_the_middle_and_in_the_tails() {
     // One of 13 million is beyond √(−ln p) = 5: the far tail is left to the truncated ones.
     for dtype in FLOATS {
@@ -52,6 +55,7 @@ fn normals_in_the_middle_and_in_the_tails() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn truncated_normals_between_all_kinds_of_bounds() {
     let infinity = f64::INFINITY;
     for (std, low, high) in [
@@ -76,6 +80,7 @@ fn truncated_normals_between_all_kinds_of_bounds() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn coins_of_every_dtype() {
     for p in [0.0, 0.3, 1.0] {
         for dtype in [F32, F64, BF16, I64, Bool] {
@@ -85,6 +90,7 @@ fn coins_of_every_dtype() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn permutations() {
     for n in [0, 1, 2, 50, 1000] {
         agrees(Distribution::Permutation, [n], I64, Key::new(2));

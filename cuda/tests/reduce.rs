@@ -43,6 +43,7 @@ fn all_views_agree(functions: &[Reduce], dtypes: &[DType], shape: &[usize], axes
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn rows_of_every_length() {
     for length in [1, 7, 33, 300] {
         all_views_agree(&ALL, &NUMBERS, &[3, length], &[1]);
@@ -51,6 +52,7 @@ fn rows_of_every_length() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn columns_of_every_length() {
     for (length, columns) in [(2, 9), (19, 70), (5, 1100), (100, 3)] {
         all_views_agree(&ALL, &NUMBERS, &[length, columns], &[0]);
@@ -58,6 +60,7 @@ fn columns_of_every_length() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn results_in_parts() {
     all_views_agree(&[Reduce::Sum, Reduce::ArgMax], &[F32, BF16], &[33_001], &[0]);
     all_views_agree(&[Reduce::Sum, Reduce::ArgMax], &[F64, I64], &[2, 8200], &[1]);
@@ -66,6 +69,7 @@ fn results_in_parts() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn parts_of_parts() {
     let x = numbers(Reduce::Sum, &[128 * 128 + 1, 33], F64);
     agrees(Reduce::Sum, &x, &[0]);
@@ -73,6 +77,7 @@ fn parts_of_parts() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn axes_apart() {
     for axes in [&[0, 2][..], &[1, 3], &[0, 1, 3], &[0, 2, 3], &[1, 2], &[]] {
         all_views_agree(&[Reduce::Sum, Reduce::Max], &[F32, BF16], &[5, 6, 7, 8], axes);
@@ -84,6 +89,7 @@ fn axes_apart() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn a_nan_in_any_part_is_seen() {
     for dtype in [F32, F64, BF16] {
         for (shape, axis) in [([1, 20_000], 1), ([20_000, 1], 0), ([700, 5], 0)] {
@@ -97,6 +103,7 @@ fn a_nan_in_any_part_is_seen() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn nothing_sums_to_zero_and_multiplies_to_one() {
     for dtype in NUMBERS {
         for (shape, axes) in
@@ -113,6 +120,7 @@ fn nothing_sums_to_zero_and_multiplies_to_one() {
 
 /// 0.1 added one after the other a hundred thousand times loses a thousandth in f32.
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn sums_of_many_numbers_keep_their_digits() {
     let n = 1 << 17;
     let tenth = Tensor::full([], 0.1, F32);
@@ -128,6 +136,7 @@ fn sums_of_many_numbers_keep_their_digits() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn bits_do_not_depend_on_where_a_view_lies_or_what_is_beside_it() {
     let what = Distribution::Normal { mean: 0.0, std: 1.0 };
     let x = Tensor::random(what, [41, 3000], F32, Key::new(2)).expect("the CPU draws");

@@ -30,6 +30,7 @@ fn all_views_agree(dtypes: &[DType], shape: &[usize], axis: usize) {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn lines_of_every_length() {
     for length in [1, 2, 5, 31, 128, 300, 2100] {
         all_views_agree(&NUMBERS, &[3, length], 1);
@@ -40,6 +41,7 @@ fn lines_of_every_length() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn lines_in_segments() {
     all_views_agree(&NUMBERS, &[2, 17_000], 1);
     all_views_agree(&[F32, I64], &[40_000, 3], 0);
@@ -47,6 +49,7 @@ fn lines_in_segments() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn what_came_before_an_infinity_is_not_lost() {
     for axis in [0, 1] {
         let mut values = vec![1.0; 9000];
@@ -57,6 +60,7 @@ fn what_came_before_an_infinity_is_not_lost() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn lines_of_nothing() {
     for axis in 0..3 {
         agrees(&Tensor::zeros([2, 0, 3], F32), axis);

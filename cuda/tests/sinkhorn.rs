@@ -69,6 +69,7 @@ const SHAPES: [&[usize]; 12] = [
 ];
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn it_is_the_cpus() {
     for shape in SHAPES {
         for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 5e-6)] {
@@ -90,6 +91,7 @@ fn it_is_the_cpus() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn more_steps_than_are_kept_are_made_again() {
     // Three segments, the last of them not whole; and matrices that stop in different ones.
     for (shape, std) in [(&[35, 4, 4][..], 3.0), (&[6, 7, 7], 4.0), (&[1, 33, 33], 1.0)] {
@@ -109,6 +111,7 @@ fn more_steps_than_are_kept_are_made_again() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn it_converges_as_the_cpus() {
     for shape in [&[40, 4, 4][..], &[5, 6, 6], &[1, 34, 34]] {
         let (x, g) = (logits(shape, 1.0, DType::F64, 5), logits(shape, 1.0, DType::F64, 6));
@@ -124,6 +127,7 @@ fn it_converges_as_the_cpus() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn beyond_a_block_there_are_the_logarithms() {
     let shape = [1, 257, 257];
     for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 5e-6)] {
@@ -135,6 +139,7 @@ fn beyond_a_block_there_are_the_logarithms() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn logits_of_any_size_are_those_of_the_cpu() {
     // Some matrices stay with the scalings, others leave for the logarithms. With logits of 10⁴ the CPU's own are not sharper.
     for (shape, dtype) in [
@@ -157,6 +162,7 @@ fn logits_of_any_size_are_those_of_the_cpu() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn the_gradient_has_no_sum_along_columns() {
     for shape in [&[40, 4, 4][..], &[5, 6, 6], &[1, 33, 33]] {
         for std in [0.1, 1.0, 3.0] {
@@ -176,6 +182,7 @@ fn the_gradient_has_no_sum_along_columns() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn a_matrix_does_not_see_its_neighbours() {
     for (count, n, dtype) in
         [(36, 4, DType::F32), (13, 3, DType::F64), (7, 7, DType::F32), (2, 34, DType::F32)]
@@ -206,6 +213,7 @@ fn a_matrix_does_not_see_its_neighbours() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn so_many_steps_give_what_a_tolerance_gives() {
     for (shape, n) in [(&[40, 4, 4][..], 4), (&[5, 6, 6], 6)] {
         let x = logits(shape, 1.0, DType::F32, 15);
@@ -222,6 +230,7 @@ fn so_many_steps_give_what_a_tolerance_gives() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn a_masked_logit_is_zero_and_has_no_gradient() {
     for n in [4, 6, 34] {
         let mut values = logits(&[n, n], 1.0, DType::F64, 16).to_f64_vec().unwrap();
@@ -245,6 +254,7 @@ fn a_masked_logit_is_zero_and_has_no_gradient() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn what_is_not_a_number_stays_visible_and_stays_where_it_is() {
     for n in [3, 4, 5, 33] {
         for bad in [f64::NAN, f64::INFINITY] {
@@ -268,6 +278,7 @@ fn what_is_not_a_number_stays_visible_and_stays_where_it_is() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn a_row_or_a_column_without_a_logit_is_not_a_number() {
     for n in [4, 6, 33] {
         for transposed in [false, true] {
@@ -284,6 +295,7 @@ fn a_row_or_a_column_without_a_logit_is_not_a_number() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn views_are_their_copies() {
     for n in [3, 4, 7] {
         let x = logits(&[n, 10, n], 1.0, DType::F32, 19);
@@ -306,6 +318,7 @@ fn views_are_their_copies() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn bf16_is_rounded_once() {
     let x = logits(&[10, 4, 4], 1.0, DType::F32, 20).cast(DType::BF16).unwrap();
     let wide = x.cast(DType::F32).unwrap();
@@ -321,6 +334,7 @@ fn bf16_is_rounded_once() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn no_matrices_are_no_work() {
     let x = place(&Tensor::zeros([0, 4, 4], DType::F32));
     assert_eq!(x.device(), &device());

@@ -39,6 +39,7 @@ fn ties(shape: &[usize], dtype: DType) -> Tensor {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn rows_of_every_length() {
     for dtype in ALL {
         for length in [1, 2, 3, 17, 64, 100] {
@@ -52,6 +53,7 @@ fn rows_of_every_length() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn rows_of_several_tiles() {
     for dtype in ALL {
         agrees(&ties(&[2, 2049], dtype), 1);
@@ -62,6 +64,7 @@ fn rows_of_several_tiles() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn one_run_before_the_other() {
     let up: Vec<i64> = (0..9000).collect();
     let x = Tensor::from_slice(&up, [9000]);
@@ -72,6 +75,7 @@ fn one_run_before_the_other() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn orders_of_nothing() {
     agrees(&Tensor::zeros([2, 0, 3], F32), 1);
     agrees(&Tensor::zeros([0, 3], Bool), 1);

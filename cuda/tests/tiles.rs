@@ -25,6 +25,7 @@ fn traffic(view: &Tensor) -> (String, Vec<Traffic>) {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn tiles_meet_in_no_bank_and_fill_their_sectors() {
     let numbers = |shape: &[usize], dtype| {
         let count = shape.iter().product();

@@ -16,6 +16,7 @@ fn message(result: Result<Tensor>) -> String {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn a_wrong_index_is_told_when_a_result_is_read() {
     let x = rows();
     // Short columns and long ones, which are added up by different kernels.

@@ -1,7 +1,5 @@
 //! Training on the CUDA backend: the same kernels, streams and graphs as on a card, run by this processor.
 
-#![cfg(has_gxx)]
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::RwLock;
 
@@ -124,6 +122,7 @@ fn train(
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn steps_of_the_experiment_agree_with_the_cpu() {
     let _others = ALONE.read().unwrap();
     let (cuda, _) = device();
@@ -147,6 +146,7 @@ fn steps_of_the_experiment_agree_with_the_cpu() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn optimisers_change_weights_where_they_are() {
     let _others = ALONE.write().unwrap();
     let (cuda, stand_in) = device();
@@ -186,6 +186,7 @@ fn optimisers_change_weights_where_they_are() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn a_step_that_fails_loses_nothing() {
     let _alone = ALONE.write().unwrap();
     let (cuda, stand_in) = device();
@@ -213,6 +214,7 @@ fn a_step_that_fails_loses_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn a_step_is_made_of_all_weights_or_of_none() {
     let _alone = ALONE.write().unwrap();
     let (cuda, stand_in) = device();
@@ -241,6 +243,7 @@ fn a_step_is_made_of_all_weights_or_of_none() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn a_wrong_index_does_not_pass_for_a_norm() {
     let _others = ALONE.read().unwrap();
     let weight = Parameter::new("w", place(&Tensor::ones([4], DType::F32)), Role::Weight);
@@ -254,6 +257,7 @@ fn a_wrong_index_does_not_pass_for_a_norm() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn a_captured_step_is_the_step() {
     let _others = ALONE.write().unwrap();
     let (cuda, stand_in) = device();
@@ -316,6 +320,7 @@ fn a_captured_step_is_the_step() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn a_plan_holds_on_a_device_byte_for_byte() {
     let _alone = ALONE.write().unwrap();
     let (cuda, _) = device();
@@ -353,6 +358,7 @@ fn with_narrow_branches<'t>(tape: &'t Tape, weights: &[Tensor], x: &Tensor) -> (
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn branches_in_bf16_leave_weights_and_sums_in_f32() {
     let _others = ALONE.read().unwrap();
     let (cuda, _) = device();

@@ -504,6 +504,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
     fn read_and_write_and_what_flows_back() {
         each(|case| {
             let &Case { sizes: sizes @ [tokens, n, c], dtype, wide, .. } = case;
@@ -542,6 +543,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
     fn projection_and_what_flows_back() {
         let eps = 1e-3;
         each(|case| {
@@ -594,6 +596,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
     fn sums_are_split_where_there_is_much_to_add() {
         let emulated = &Emulated::device();
         let cuda = emulated.cuda;
@@ -622,6 +625,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
     fn what_is_computed_again_has_the_bits_of_what_was() {
         each(|case| {
             let &Case { sizes: [tokens, n, c], dtype, wide, .. } = case;

@@ -2,7 +2,7 @@
 
 mod kernel;
 mod problem;
-#[cfg(all(test, has_gxx))]
+#[cfg(test)]
 mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -104,6 +104,7 @@ fn assert_exact(emulated: &Emulated, kernel: Kernel, dtype: DType, [m, n, k]: [u
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn plain_kernels_multiply_whatever_lies_wherever() {
     let emulated = Emulated::device();
     for kernel in PLAIN {
@@ -118,6 +119,7 @@ fn plain_kernels_multiply_whatever_lies_wherever() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn tiles_end_where_the_result_does() {
     let emulated = Emulated::device();
     for (kernel, size) in [Tile::T32x32, Tile::T64x64, Tile::T128x128].map(|t| (Kernel::Tiles(t), t.rows())) {
@@ -128,6 +130,7 @@ fn tiles_end_where_the_result_does() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn tensor_cores_multiply_every_layout() {
     let emulated = Emulated::device();
     for (kernel, tile) in TENSOR_CORES {
@@ -140,6 +143,7 @@ fn tensor_cores_multiply_every_layout() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn empty_sums_are_zero() {
     let emulated = Emulated::device();
     let kernels = PLAIN.into_iter().chain(TENSOR_CORES.map(|(kernel, _)| kernel));
@@ -149,6 +153,7 @@ fn empty_sums_are_zero() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn long_sums_are_cut_in_parts() {
     let emulated = Emulated::device();
     let cases = [
@@ -170,6 +175,7 @@ fn long_sums_are_cut_in_parts() {
 /// bf16 has 8 bits, so the last bit of a number is at most 2⁻⁷ of it; sums that differ in their last bit may be rounded to
 /// neighbours.
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn tensor_cores_agree_with_the_arithmetic_of_floats() {
     let emulated = Emulated::device();
     let a = Matrix::new(&emulated, [130, 200], DType::BF16, false, Lies::Aligned, fraction);
@@ -186,6 +192,7 @@ fn tensor_cores_agree_with_the_arithmetic_of_floats() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn the_size_of_a_tile_changes_no_bit() {
     let emulated = Emulated::device();
     let a = Matrix::new(&emulated, [70, 130], DType::F32, true, Lies::Scattered, fraction);
@@ -204,6 +211,7 @@ fn the_size_of_a_tile_changes_no_bit() {
 }
 
 #[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn the_kernel_is_chosen_by_the_shape() {
     let emulated = Emulated::device();
     let one = emulated.place(&Tensor::ones([1, 1], DType::BF16));

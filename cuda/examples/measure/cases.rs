@@ -1,0 +1,388 @@
+//! What is timed: cases of every file of kernels that the vocabulary of a backend reaches.
+
+use limpid_cuda::Cuda;
+use limpid_tensor::rng::{Distribution, Key};
+use limpid_tensor::{
+    Activation, DType, Descent, Fused, Map, Reduce, Result, Shape, Stop, Tensor, WeightStep,
+};
+
+use crate::case::{Case, Sizes, Source, Work};
+
+const FLOATS: [DType; 3] = [DType::F32, DType::F64, DType::BF16];
+const BYTES: Work = Work::Bytes { in_place: 0 };
+
+/// All of them; the copy that others are compared with is the first.
+pub fn all(sizes: &Sizes) -> Vec<Case> {
+    let groups = [
+        copies(sizes),
+        maps(sizes),
+        reductions(sizes),
+        rows(sizes),
+        indexed(sizes),
+        draws(sizes),
+        updates(sizes),
+        products(sizes),
+        sinkhorns(sizes),
+        launches(),
+    ];
+    groups.into_iter().flatten().collect()
+}
+
+/// A case with one result.
+fn one(
+    name: String,
+    operands: impl Fn(&Source) -> Result<Vec<Tensor>> + 'static,
+    queue: impl Fn(&[Tensor]) -> Result<Tensor> + 'static,
+) -> Case {
+    Case::new(name, BYTES, operands, move |x| Ok(vec![queue(x)?]))
+}
+
+fn fused(f: Fused, x: &[Tensor]) -> Result<Tensor> {
+    Tensor::fused(f, &x.iter().collect::<Vec<_>>()).expect("a CUDA device has all fused kernels")
+}
+
+fn map(f: Map, x: &[Tensor]) -> Result<Tensor> {
+    Tensor::map(f, &x.iter().collect::<Vec<_>>())
+}
+
+fn copies(sizes: &Sizes) -> Vec<Case> {
+    let n = sizes.elements(DType::F32);
+    let mut copy = one(
+        format!("copy by the driver, {} bytes", sizes.bytes),
+        move |source| Ok(vec![source.normal(&[n], DType::F32, 0)?]),
+        // Not the tensor's method, which has nothing to do for what is contiguous.
+        |x| x[0].device().backend().contiguous(&x[0]),
+    );
+    copy.is_reference = true;
+    let mut cases = vec![copy];
+    for dtype in [DType::F32, DType::BF16] {
+        let [rows, columns] = sizes.rows_of(4096, dtype);
+        cases.push(one(
+            format!("transpose {dtype} [{rows}, {columns}]"),
+            move |source| Ok(vec![source.normal(&[rows, columns], dtype, 0)?.transpose(0, 1)]),
+            |x| x[0].contiguous(),
+        ));
+        cases.push(one(
+            format!("left half of rows {dtype} [{rows}, {columns}]"),
+            move |source| Ok(vec![source.normal(&[rows, columns], dtype, 0)?.slice(1, 0, columns / 2, 1)]),
+            |x| x[0].contiguous(),
+        ));
+    }
+    for (from, to) in [(DType::F32, DType::BF16), (DType::BF16, DType::F32), (DType::F32, DType::F64)] {
+        let n = sizes.bytes / from.size().max(to.size());
+        cases.push(one(
+            format!("cast {from} to {to} [{n}]"),
+            move |source| Ok(vec![source.normal(&[n], from, 0)?]),
+            move |x| x[0].cast(to),
+        ));
+    }
+    cases
+}
+
+fn maps(sizes: &Sizes) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in FLOATS {
+        let shape = sizes.rows_of(4096, dtype);
+        let [rows, columns] = shape;
+        for f in [Map::Relu, Map::Exp, Map::Tanh] {
+            cases.push(one(
+                format!("{} {dtype} {shape:?}", f.name()),
+                move |source| Ok(vec![source.normal(&shape, dtype, 0)?]),
+                move |x| map(f, x),
+            ));
+        }
+        cases.push(one(
+            format!("add {dtype} {shape:?}"),
+            move |source| Ok(vec![source.normal(&shape, dtype, 0)?, source.normal(&shape, dtype, 1)?]),
+            |x| map(Map::Add, x),
+        ));
+        cases.push(one(
+            format!("add {dtype} {shape:?} and a row"),
+            move |source| Ok(vec![source.normal(&shape, dtype, 0)?, source.normal(&[columns], dtype, 1)?]),
+            |x| map(Map::Add, x),
+        ));
+        cases.push(one(
+            format!("multiply {dtype} {shape:?} and a column"),
+            move |source| Ok(vec![source.normal(&shape, dtype, 0)?, source.normal(&[rows, 1], dtype, 1)?]),
+            |x| map(Map::Mul, x),
+        ));
+        cases.push(one(
+            format!("add {dtype} {shape:?}, one transposed"),
+            move |source| {
+                let turned = source.normal(&[columns, rows], dtype, 0)?.transpose(0, 1);
+                Ok(vec![turned, source.normal(&shape, dtype, 1)?])
+            },
+            |x| map(Map::Add, x),
+        ));
+    }
+    cases
+}
+
+fn reductions(sizes: &Sizes) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in FLOATS {
+        for columns in [64, 4096] {
+            let shape = sizes.rows_of(columns, dtype);
+            for (f, axes, over) in [
+                (Reduce::Sum, &[1][..], "rows"),
+                (Reduce::Sum, &[0], "columns"),
+                (Reduce::ArgMax, &[1], "rows"),
+                (Reduce::Sum, &[], "everything"),
+            ] {
+                cases.push(one(
+                    format!("{} {dtype} {shape:?}, {over}", f.name()),
+                    move |source| Ok(vec![source.normal(&shape, dtype, 0)?]),
+                    move |x| x[0].reduce(f, axes),
+                ));
+            }
+        }
+        let shape = sizes.rows_of(4096, dtype);
+        for (axis, over) in [(1, "rows"), (0, "columns")] {
+            cases.push(one(
+                format!("cumsum {dtype} {shape:?}, {over}"),
+                move |source| Ok(vec![source.normal(&shape, dtype, 0)?]),
+                move |x| x[0].cumsum(axis),
+            ));
+        }
+    }
+    let shape = sizes.rows_of(1024, DType::F32);
+    cases.push(one(
+        format!("argsort f32 {shape:?}, rows"),
+        move |source| Ok(vec![source.normal(&shape, DType::F32, 0)?]),
+        |x| x[0].argsort(1, false),
+    ));
+    cases
+}
+
+/// Functions of rows: what fits a warp's registers, a block's, and a large vocabulary.
+fn rows(sizes: &Sizes) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in FLOATS {
+        for columns in [64, 1024, 4096, 65_536] {
+            let shape = sizes.rows_of(columns, dtype);
+            let [rows, columns] = shape;
+            for (name, f) in [("softmax", Fused::Softmax), ("log_softmax", Fused::LogSoftmax)] {
+                cases.push(one(
+                    format!("{name} {dtype} {shape:?}"),
+                    move |source| Ok(vec![source.normal(&shape, dtype, 0)?]),
+                    move |x| fused(f, x),
+                ));
+            }
+            cases.push(one(
+                format!("cross_entropy {dtype} {shape:?}"),
+                move |source| {
+                    Ok(vec![source.normal(&shape, dtype, 0)?, source.indices(&[rows], columns, 1)?])
+                },
+                |x| fused(Fused::CrossEntropy, x),
+            ));
+            let of_rows = move |source: &Source, parameters: u64| {
+                let parameters = (1..=parameters).map(|label| source.normal(&[columns], dtype, label));
+                [source.normal(&shape, dtype, 0)].into_iter().chain(parameters).collect()
+            };
+            cases.push(one(
+                format!("layer_norm {dtype} {shape:?}"),
+                move |source| of_rows(source, 2),
+                |x| fused(Fused::LayerNorm { eps: 1e-5 }, x),
+            ));
+            cases.push(one(
+                format!("rms_norm {dtype} {shape:?}"),
+                move |source| of_rows(source, 1),
+                |x| fused(Fused::RmsNorm { eps: 1e-5 }, x),
+            ));
+        }
+    }
+    cases
+}
+
+fn indexed(sizes: &Sizes) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in [DType::F32, DType::BF16] {
+        let shape = sizes.rows_of(1024, dtype);
+        let [rows, columns] = shape;
+        cases.push(one(
+            format!("gather {dtype} {shape:?}, whole rows"),
+            move |source| {
+                let chosen = source.indices(&[rows, 1], rows, 1)?.expand(shape);
+                Ok(vec![source.normal(&shape, dtype, 0)?, chosen])
+            },
+            |x| x[0].gather(0, &x[1]),
+        ));
+        // The index is the largest operand.
+        let within = sizes.rows_of(1024, DType::I64);
+        cases.push(one(
+            format!("gather {dtype} {within:?}, within rows"),
+            move |source| Ok(vec![source.normal(&within, dtype, 0)?, source.indices(&within, within[1], 1)?]),
+            |x| x[0].gather(1, &x[1]),
+        ));
+        // The gradient of an embedding.
+        let words = (rows / 8).max(1);
+        cases.push(one(
+            format!("scatter_add {dtype} {shape:?} to {words} rows"),
+            move |source| {
+                let chosen = source.indices(&[rows, 1], words, 1)?.expand(shape);
+                Ok(vec![
+                    source.normal(&[words, columns], dtype, 0)?,
+                    chosen,
+                    source.normal(&shape, dtype, 2)?,
+                ])
+            },
+            |x| x[0].scatter_add(0, &x[1], &x[2]),
+        ));
+    }
+    cases
+}
+
+fn draws(sizes: &Sizes) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in [DType::F32, DType::BF16] {
+        let n = sizes.elements(dtype);
+        for what in
+            [Distribution::Uniform { low: 0.0, high: 1.0 }, Distribution::Normal { mean: 0.0, std: 1.0 }]
+        {
+            // The operand names the device; it holds nothing.
+            cases.push(one(
+                format!("{} {dtype} [{n}]", what.name()),
+                move |source| Ok(vec![source.normal(&[0], dtype, 0)?]),
+                move |x| x[0].device().backend().random(what, &Shape::from([n]), dtype, Key::new(1)),
+            ));
+        }
+    }
+    cases
+}
+
+/// A model's weights, large and small: of every layer a matrix and a bias.
+fn updates(sizes: &Sizes) -> Vec<Case> {
+    const LAYERS: usize = 64;
+    let dtype = DType::F32;
+    let elements: Vec<usize> = (0..LAYERS)
+        .flat_map(|_| [sizes.elements(dtype) / LAYERS, sizes.elements(dtype) / LAYERS / 64])
+        .collect();
+    let weights = elements.len();
+    let rules = [
+        ("sgd", Descent::Momentum { momentum: 0.0, nesterov: false }),
+        ("momentum", Descent::Momentum { momentum: 0.9, nesterov: false }),
+        ("adamw", Descent::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true }),
+    ];
+    let mut cases = Vec::new();
+    for (name, rule) in rules {
+        // First what is changed: weights, and what is remembered of each; then gradients.
+        let changed = weights * (1 + rule.remembers());
+        let elements_of = elements.clone();
+        cases.push(Case::new(
+            format!("{name} {dtype}, {weights} weights"),
+            Work::Bytes { in_place: changed },
+            move |source| {
+                let tensor = |i: usize| source.positive(&[elements_of[i % weights]], dtype, i as u64);
+                (0..changed + weights).map(tensor).collect()
+            },
+            move |x| {
+                step(rule, weights, x)?;
+                Ok(Vec::new())
+            },
+        ));
+    }
+    let elements_of = elements.clone();
+    cases.push(Case::new(
+        format!("sums of squares {dtype}, {weights} weights"),
+        BYTES,
+        move |source| {
+            elements_of.iter().enumerate().map(|(i, &n)| source.normal(&[n], dtype, i as u64)).collect()
+        },
+        |x| {
+            let sums = x[0].device().backend().sums_of_squares(&x.iter().collect::<Vec<_>>());
+            sums.expect("a CUDA device has this kernel").map(|_| Vec::new())
+        },
+    ));
+    cases
+}
+
+/// A step of the weights that are operands as [`updates`] has them. They leave their list meanwhile: what nothing else refers
+/// to is changed where it is.
+fn step(rule: Descent, weights: usize, operands: &mut Vec<Tensor>) -> Result<()> {
+    let device = operands[0].device().clone();
+    let gradients = operands.split_off(weights * (1 + rule.remembers()));
+    let mut changed = std::mem::take(operands).into_iter();
+    let mut steps: Vec<WeightStep> = (changed.by_ref().take(weights).zip(gradients))
+        .map(|(weight, gradient)| WeightStep {
+            weight,
+            gradient,
+            memory: Default::default(),
+            learning_rate: 1e-3,
+            weight_decay: 0.01,
+            step: 3,
+        })
+        .collect();
+    for (memory, i) in changed.zip((0..weights).cycle()) {
+        steps[i].memory.push(memory);
+    }
+    let done = device.backend().descend(rule, &mut steps.iter_mut().collect::<Vec<_>>());
+    let memory = (0..rule.remembers()).flat_map(|k| steps.iter().map(move |step| &step.memory[k]));
+    let changed = steps.iter().map(|step| &step.weight).chain(memory);
+    *operands = changed.chain(steps.iter().map(|step| &step.gradient)).cloned().collect();
+    done.expect("a CUDA device has this kernel")
+}
+
+fn products(sizes: &Sizes) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for n in sizes.sides {
+        let work = Work::Operations(2.0 * (n as f64).powi(3));
+        let square = move |dtype: DType| {
+            move |source: &Source| {
+                Ok(vec![source.normal(&[n, n], dtype, 0)?, source.normal(&[n, n], dtype, 1)?])
+            }
+        };
+        for dtype in [DType::F32, DType::BF16, DType::F64] {
+            cases.push(Case::new(format!("matmul {dtype} {n}"), work, square(dtype), |x| {
+                Ok(vec![x[0].matmul(&x[1])?])
+            }));
+        }
+        cases.push(Case::new(format!("matmul tf32 {n}"), work, square(DType::F32), |x| {
+            Cuda::allow_tf32(true);
+            let y = x[0].matmul(&x[1]);
+            Cuda::allow_tf32(false);
+            Ok(vec![y?])
+        }));
+        cases.push(Case::new(
+            format!("matmul bf16 {n}, second transposed"),
+            work,
+            square(DType::BF16),
+            |x| Ok(vec![x[0].matmul(&x[1].transpose(0, 1))?]),
+        ));
+        cases.push(Case::new(format!("linear with relu bf16 {n}"), work, square(DType::BF16), move |x| {
+            Ok(vec![fused(Fused::Linear(Activation::Relu), &x[..2])?])
+        }));
+    }
+    cases
+}
+
+/// Bound by the time that a division takes, and so small that the cache has everything: it is the time that counts.
+fn sinkhorns(sizes: &Sizes) -> Vec<Case> {
+    let n = sizes.matrices;
+    let stop = Stop::Steps(20);
+    let mut cases = Vec::new();
+    for (name, f, operands) in
+        [("sinkhorn", Fused::Sinkhorn(stop), 1), ("sinkhorn backward", Fused::SinkhornBackward(stop), 2)]
+    {
+        cases.push(Case::new(
+            format!("{name} f32, {n} of 4×4, 20 steps"),
+            Work::Nothing { captured: true },
+            move |source| (0..operands).map(|label| source.normal(&[n, 4, 4], DType::F32, label)).collect(),
+            move |x| Ok(vec![fused(f, x)?]),
+        ));
+    }
+    cases
+}
+
+/// What a launch takes: one element is added to another.
+fn launches() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (how, captured) in [("one by one", false), ("as a graph", true)] {
+        cases.push(Case::new(
+            format!("add f32 [1], {how}"),
+            Work::Nothing { captured },
+            |source| Ok(vec![source.normal(&[1], DType::F32, 0)?, source.normal(&[1], DType::F32, 1)?]),
+            |x| Ok(vec![map(Map::Add, x)?]),
+        ));
+    }
+    cases
+}

@@ -1,0 +1,80 @@
+//! The table in the terminal, in 92 columns.
+
+use limpid_cuda::Cuda;
+
+use crate::clock::Clock;
+use crate::operations::{Compared, Found};
+use crate::report::{Rate, Row};
+
+pub fn device(cuda: &Cuda, is_emulated: bool) -> String {
+    let properties = cuda.properties();
+    let (major, minor) = properties.capability;
+    let gib = properties.memory as f64 / (1u64 << 30) as f64;
+    let what = if is_emulated {
+        "EMULATED: these times are this processor's and say nothing of a card\n"
+    } else {
+        ""
+    };
+    format!(
+        "{what}{}, capability {major}.{minor}, {} multiprocessors, {gib:.1} GiB",
+        cuda.model(),
+        properties.multiprocessors
+    )
+}
+
+/// How many operations are right, and each that is not.
+pub fn operations(all: &[Compared]) -> String {
+    let wrong: Vec<&Compared> = all.iter().filter(|one| !one.is_right()).collect();
+    let mut text = format!("{} operations compared with the CPU: {} wrong", all.len(), wrong.len());
+    for one in wrong {
+        let why = match &one.found {
+            Err(message) => message.clone(),
+            Ok(Found { same_bits: false, .. }) => "other bits the second time".into(),
+            Ok(Found { roundings, .. }) => format!("{roundings:.1} roundings off, allowed {}", one.allowed),
+        };
+        text += &format!("\n  WRONG {}: {why}", one.name);
+    }
+    text
+}
+
+pub fn heading() -> String {
+    let line = "─".repeat(92);
+    format!("\n{:<49} {:>12} {:>6} {:>14} {:>7}\n{line}", "", "µs", "±", "rate", "of copy")
+}
+
+/// A row, beside the bytes a second of the copy.
+pub fn row(row: &Row, copy: Option<f64>) -> String {
+    let (time, rate) = match &row.measured {
+        Ok(measured) => measured,
+        Err(message) => return format!("{:<49} FAILED: {message}", row.name),
+    };
+    let rate = match rate {
+        Rate::Bytes(bytes) => format!("{:.1} GB/s", bytes / time.microseconds / 1e3),
+        Rate::Operations(operations) => format!("{:.1} TFLOP/s", operations / time.microseconds / 1e6),
+        Rate::None => String::new(),
+    };
+    let of_copy =
+        row.bandwidth().zip(copy).map(|(of_this, of_copy)| format!("{:.0} %", 100.0 * of_this / of_copy));
+    let line = format!(
+        "{:<49} {:>12.2} {:>5.1}% {rate:>14} {:>7}",
+        row.name,
+        time.microseconds,
+        100.0 * time.spread,
+        of_copy.unwrap_or_default()
+    );
+    line.trim_end().to_string()
+}
+
+pub fn legend(clock: &Clock, is_emulated: bool) -> String {
+    let samples = match is_emulated {
+        true => "One repetition each: these times say nothing.".to_string(),
+        false => format!(
+            "Medians of {} samples of {} ms or more; ±: half of what lies between the shortest and the longest.",
+            clock.samples,
+            clock.shortest.as_millis()
+        ),
+    };
+    format!(
+        "\nGB/s: each element of the operands read once, each of the results written once, whatever a kernel moves.\n{samples}"
+    )
+}
