@@ -10,13 +10,13 @@
 //
 // What bounds it: neither bytes nor operations, but how long a division takes. T steps are 2T products one behind the
 // other: n multiply-adds of 4 cycles and a division of some 40. 32,768 matrices of 4×4 are 4 MiB in and out, one
-// microsecond; T = 20 steps are 640 multiply-adds and 160 divisions of some 9 instructions each for every matrix, which in
-// threads of their own are 2,100 instructions for each of 1,024 warps: 4,000 turns of 528 schedulers, 2.4 µs.
+// microsecond; a step is 140 instructions of sm_90a for a matrix in a thread of its own (32 multiply-adds, 8 divisions), so
+// T = 20 are 2,800 for each of 1,024 warps: 5,400 turns of 528 schedulers, 3.1 µs if none were ever idle.
 //
 //   1. A thread a matrix, K read from memory each step      2T reads of everything, from the first-level cache.
 //   2. A thread a matrix, K in registers (n ≤ 4)            `Alone`. No communication, the n sums of a half step are
-//                                                           independent. Two warps a scheduler, each with four chains of
-//                                                           40 half steps of some 70 cycles: 3 µs at best.
+//                                                           independent; the compiler makes their divisions one behind the
+//                                                           other, each with a branch of its own. Two warps a scheduler.
 //   3. N lanes a matrix (n ≤ 8, 16; 32 in f32)              `Lanes`. Lane i has row i and column i of K in registers; u
 //                                                           and v pass through shared memory, 16 bytes a load. Sums by
 //                                                           shuffles would take log n of them for each of n columns.

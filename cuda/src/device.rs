@@ -9,8 +9,9 @@ use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute};
 use limpid_tensor::{DType, Device, Error, HostBuffer, Layout, Result, Shape, StorageRef, Tensor, Usage};
 
 use crate::backend::CudaBackend;
+use crate::emulated;
 use crate::fault::Faults;
-use crate::graph::{Capture, Keeper, Parked, Turn};
+use crate::graph::{Capture, Home, Keeper, Parked, Turn};
 use crate::library;
 use crate::memory::{Pool, PoolMemory, Source, size};
 use crate::module::Modules;
@@ -124,7 +125,7 @@ impl Source for Driver {
 /// Memory of a device. It goes back to the device's cache when it is dropped.
 pub(crate) struct Buffer {
     cuda: &'static Cuda,
-    pool: Arc<SharedPool>,
+    home: Home,
     pub(crate) address: u64,
     /// How many blocks had been handed out before.
     birth: u64,
@@ -143,7 +144,7 @@ impl Drop for Buffer {
         }
         // A graph that was captured since it was handed out may use it for as long as it lives.
         memory.graphs.retain(|(_, keeper)| keeper.strong_count() > 0);
-        let block = Parked { pool: self.pool.clone(), address: self.address };
+        let block = Parked { home: self.home.clone(), address: self.address };
         if !memory.graphs.is_empty() {
             let block = Arc::new(block);
             for (born, keeper) in &memory.graphs {
@@ -311,28 +312,15 @@ impl Cuda {
     fn buffer(&'static self, bytes: usize, is_scratch: bool) -> Result<Buffer> {
         self.bind()?;
         let mut memory = self.memory();
-        let pool = memory.capture.as_ref().map_or(&self.pool, |capture| &capture.pool).clone();
-        let mut driver = Driver::default();
-        let mut allocated = pool.lock().allocate(bytes, &mut driver);
-        if allocated.is_err() && driver.error.is_none() {
-            // What is kept for later goes back. While a graph is captured nothing runs, and its own pool stays.
-            if memory.capture.is_none() {
+        let (home, address) = match &memory.capture {
+            Some(capture) => (Home::Pool(capture.pool.clone()), self.block_of(&capture.pool, bytes, true)?),
+            None if emulated::keeps_apart() => {
                 // SAFETY: the stream is this device's.
-                self.check("making room", unsafe { result::stream::synchronize(self.stream) })?;
+                let block = unsafe { result::malloc_async(self.stream, bytes.max(1)) };
+                (Home::Driver(self), self.check("asking for memory", block)?)
             }
-            self.pool.lock().release(&mut driver);
-            allocated = pool.lock().allocate(bytes, &mut driver);
-        }
-        if let Some(error) = driver.error {
-            return Err(self.error(format!("asking for {}: {}", size(bytes), library::describe(error))));
-        }
-        let address = allocated.map_err(|why| {
-            let mut message = why.to_string();
-            if let Ok((free, total)) = driver_memory() {
-                message += &format!("; of the device's {}, {} are free", size(total), size(free));
-            }
-            self.error(message)
-        })?;
+            None => (Home::Pool(self.pool.clone()), self.block_of(&self.pool, bytes, false)?),
+        };
         if is_scratch {
             memory.scratch += bytes;
             memory.usage.scratch = memory.usage.scratch.max(memory.scratch);
@@ -343,7 +331,32 @@ impl Cuda {
         let birth = memory.births;
         memory.births += 1;
         drop(memory);
-        Ok(Buffer { cuda: self, pool, address, birth, bytes, is_scratch })
+        Ok(Buffer { cuda: self, home, address, birth, bytes, is_scratch })
+    }
+
+    /// A block of a pool. If there is none, what the device's own pool keeps for later goes back, and it is asked again.
+    fn block_of(&self, pool: &SharedPool, bytes: usize, is_capturing: bool) -> Result<u64> {
+        let mut driver = Driver::default();
+        let mut allocated = pool.lock().allocate(bytes, &mut driver);
+        if allocated.is_err() && driver.error.is_none() {
+            // While a graph is captured nothing runs, and its own pool stays.
+            if !is_capturing {
+                // SAFETY: the stream is this device's.
+                self.check("making room", unsafe { result::stream::synchronize(self.stream) })?;
+            }
+            self.pool.lock().release(&mut driver);
+            allocated = pool.lock().allocate(bytes, &mut driver);
+        }
+        if let Some(error) = driver.error {
+            return Err(self.error(format!("asking for {}: {}", size(bytes), library::describe(error))));
+        }
+        allocated.map_err(|why| {
+            let mut message = why.to_string();
+            if let Ok((free, total)) = driver_memory() {
+                message += &format!("; of the device's {}, {} are free", size(total), size(free));
+            }
+            self.error(message)
+        })
     }
 
     pub(crate) fn usage(&self) -> Usage {

@@ -10,6 +10,7 @@ use limpid_tensor::{Error, Result};
 use crate::library::Opened;
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
+static APART: AtomicBool = AtomicBool::new(false);
 
 /// Makes every CUDA device of this process an emulated one. Must come before anything else asks for a device, and cannot be
 /// undone. Needs `g++`, which compiles the kernels.
@@ -32,6 +33,18 @@ pub fn install(config: Config) -> Result<&'static StandIn> {
 /// Whether this process emulates its devices.
 pub fn is_installed() -> bool {
     INSTALLED.load(Ordering::Acquire)
+}
+
+/// Makes every tensor from now on an allocation of its own, so that the checker sees an access that goes from one into
+/// another, or a read of what an earlier one has left. Otherwise they are pieces of a pool, as on a card. Graphs have a pool
+/// either way.
+pub fn keep_apart(apart: bool) {
+    APART.store(apart, Ordering::Release);
+}
+
+/// Whether tensors are allocations of their own.
+pub(crate) fn keeps_apart() -> bool {
+    is_installed() && APART.load(Ordering::Acquire)
 }
 
 /// Where compiled kernels are kept, unless a [`Config`] says otherwise.

@@ -18,15 +18,32 @@ pub(crate) struct Capture {
     pub(crate) constants: Vec<PageLocked>,
 }
 
-/// A block that nothing refers to any more. It goes back to its pool when the last graph that may use it is gone.
+/// Where a block comes from, and goes back to.
+#[derive(Clone)]
+pub(crate) enum Home {
+    Pool(Arc<SharedPool>),
+    /// The driver itself, by way of the device's stream.
+    Driver(&'static Cuda),
+}
+
+/// A block that nothing refers to any more. It goes back when the last graph that may use it is gone.
 pub(crate) struct Parked {
-    pub(crate) pool: Arc<SharedPool>,
+    pub(crate) home: Home,
     pub(crate) address: u64,
 }
 
 impl Drop for Parked {
     fn drop(&mut self) {
-        self.pool.lock().give_back(self.address);
+        match &self.home {
+            Home::Pool(pool) => pool.lock().give_back(self.address),
+            Home::Driver(cuda) => {
+                if cuda.bind().is_ok() {
+                    // SAFETY: the driver gave the block by this stream, and what uses it is queued in it already. There is
+                    // nothing to do if it cannot be freed.
+                    let _ = unsafe { result::free_async(self.address, cuda.stream) };
+                }
+            }
+        }
     }
 }
 

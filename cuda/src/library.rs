@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 use cudarc::{driver, nvrtc};
 
 /// Every function of the driver that this crate calls.
-const DRIVER_FUNCTIONS: [&str; 38] = [
+const DRIVER_FUNCTIONS: [&str; 40] = [
     "cuCtxSetCurrent",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
@@ -33,7 +33,9 @@ const DRIVER_FUNCTIONS: [&str; 38] = [
     "cuGraphLaunch",
     "cuInit",
     "cuLaunchKernel",
+    "cuMemAllocAsync",
     "cuMemAlloc_v2",
+    "cuMemFreeAsync",
     "cuMemFreeHost",
     "cuMemFree_v2",
     "cuMemGetInfo_v2",

@@ -16,6 +16,7 @@ fn seeds() -> u64 {
 fn operations_agree_with_the_cpu_in_every_order_and_nothing_is_found() {
     let config = emulated::Config { check: true, ..Default::default() };
     let stand_in = emulated::install(config).unwrap();
+    emulated::keep_apart(true);
     let device = Cuda::new(0).unwrap().device();
     for demo in demos::all() {
         let expected = demo.run(&Device::cpu()).unwrap();

@@ -16,6 +16,9 @@ const MIB: usize = 1 << 20;
 /// What fails is the next call, whoever makes it.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
+    // Memory is the pool's, as on a card.
+    stand_in();
+    limpid_cuda::emulated::keep_apart(false);
     ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 

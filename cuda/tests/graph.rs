@@ -13,10 +13,14 @@ use limpid_tensor::{DType, Error, Map, Result, Tensor};
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn cuda() -> &'static Cuda {
-    Cuda::of(&device()).unwrap()
+    let device = device();
+    // What these tests are about is the pool.
+    limpid_cuda::emulated::keep_apart(false);
+    Cuda::of(&device).unwrap()
 }
 
 fn numbers(n: usize, first: f64) -> Tensor {
+    cuda();
     place(&Tensor::arange(first, first + n as f64, 1.0, DType::F64))
 }
 

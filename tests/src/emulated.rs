@@ -16,6 +16,7 @@ pub fn device() -> (&'static Cuda, &'static StandIn) {
     *DEVICE.get_or_init(|| {
         let check = std::env::var("LIMPID_EMULATE").as_deref() != Ok("fast");
         let config = emulated::Config { check, ..Default::default() };
+        emulated::keep_apart(check);
         let stand_in = emulated::install(config).expect("g++ compiles kernels for this processor");
         (Cuda::new(0).expect("the emulator has one device"), stand_in)
     })

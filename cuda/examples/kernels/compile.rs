@@ -52,7 +52,9 @@ pub fn compile(arguments: &Arguments) -> Result<bool, String> {
             }
             writeln!(table, "| {name} | {} |", cells.join(" | ")).expect("writing to a string");
         }
-        println!("{}: {} kernels for {}", family.name, names.len(), ARCHITECTURES.join(", "));
+        let made_for = ARCHITECTURES.iter().zip(&columns).filter(|(_, column)| !column.is_empty());
+        let made_for: Vec<&str> = made_for.map(|(architecture, _)| *architecture).collect();
+        println!("{}: {} kernels for {}", family.name, names.len(), made_for.join(", "));
     }
     if let Some(path) = &arguments.table {
         std::fs::write(path, &table).map_err(|error| format!("{}: {error}", path.display()))?;

@@ -30,6 +30,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
         true => {
             let config = emulated::Config { check, ..Default::default() };
             let stand_in = emulated::install(config).map_err(|error| error.to_string())?;
+            emulated::keep_apart(check);
             stand_in.count_traffic(check);
             stand_in.watch(arguments.trace.map(|(block, warp)| Warp { block, warp }));
             let seen = seen.clone();
@@ -97,8 +98,12 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
 }
 
 fn print(demo: &Demo, distance: f64, same_bits: bool, arguments: &Arguments, launches: &[Seen]) {
-    let agreement =
-        if distance == 0.0 { "the CPU's bits".into() } else { format!("{distance:.1} roundings off") };
+    let agreement = match distance {
+        0.0 => "the CPU's bits".into(),
+        d if d < 0.1 => "less than 0.1 roundings off".into(),
+        d if d <= demo.roundings => format!("{d:.1} roundings off"),
+        d => format!("WRONG, {d:.1} roundings off"),
+    };
     let order = match (arguments.seeds, same_bits) {
         (0..=1, _) => String::new(),
         (seeds, true) => format!(", the same bits in {seeds} orders"),
@@ -116,7 +121,10 @@ fn print(demo: &Demo, distance: f64, same_bits: bool, arguments: &Arguments, lau
                 println!("        {}", line_of(traffic));
             }
             for event in &one.events {
-                println!("        {event}");
+                println!(
+                    "        lane {:2} {} at {}:{}",
+                    event.lane, event.what, event.place.file, event.place.line
+                );
             }
         }
         for finding in &one.findings {
@@ -137,7 +145,7 @@ fn line_of(traffic: &Traffic) -> String {
     let unit = if traffic.shared { "passes" } else { "sectors" };
     let line = format!("{}:{}", place.file, place.line);
     let (requests, each, best) = (traffic.requests, traffic.per_request(), traffic.ideal());
-    format!("{line:<18} {memory} {direction:<6} {requests:>6} requests, {each:.1} {unit} (best {best:.1})")
+    format!("{line:<18} {memory} {direction:<6} {requests:>5} requests, {each:.1} {unit} (best {best:.1})")
 }
 
 fn as_json(demo: &Demo, distance: f64, same_bits: bool, launches: &[Seen]) -> Value {

@@ -89,7 +89,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::device::Cuda;
-    use crate::emulated::{Config, StandIn, install};
+    use crate::emulated::{Config, StandIn, install, keep_apart};
 
     /// The emulated device, for one test at a time, so that what the checker finds is that test's.
     pub(crate) struct Emulated {
@@ -104,6 +104,7 @@ pub(crate) mod tests {
             static ALONE: Mutex<()> = Mutex::new(());
             let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
             let stand_in = STAND_IN.get_or_init(|| {
+                keep_apart(true);
                 install(Config { check: true, ..Config::default() }).expect("g++ compiles kernels")
             });
             stand_in.set_seed(0);

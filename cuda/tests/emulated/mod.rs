@@ -11,6 +11,7 @@ use limpid_tensor::{Device, Layout, Result, Tensor};
 pub fn stand_in() -> &'static StandIn {
     static STAND_IN: OnceLock<&'static StandIn> = OnceLock::new();
     STAND_IN.get_or_init(|| {
+        emulated::keep_apart(true);
         emulated::install(Config { check: true, ..Default::default() })
             .expect("g++ compiles kernels for this processor")
     })
