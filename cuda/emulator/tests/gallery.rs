@@ -1,8 +1,8 @@
 //! The gallery of mistakes: each is found under every order of threads, and its mended version is silent.
 
-mod common;
+mod launching;
 
-use common::*;
+use launching::*;
 use limpid_emulator::{Build, Finding, Options};
 
 const SEEDS: u64 = 20;

@@ -1,10 +1,10 @@
 //! The bodies of ptx.cuh's instructions against plain loops.
 
-mod common;
+mod launching;
 
 use std::sync::Arc;
 
-use common::*;
+use launching::*;
 use limpid_emulator::{Build, Options, Program, Shape};
 
 const TEXT: &str = include_str!("kernels/instructions.cu");

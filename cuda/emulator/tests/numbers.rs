@@ -1,8 +1,8 @@
 //! What kernels compute, against f64; what a launch counts; what it refuses.
 
-mod common;
+mod launching;
 
-use common::*;
+use launching::*;
 use limpid_emulator::{Build, Event, Kind, Options, Report, Shape, Warp};
 
 const TEXT: &str = include_str!("kernels/numbers.cu");
