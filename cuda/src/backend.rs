@@ -4,7 +4,7 @@ use std::fmt;
 
 use limpid_tensor::rng::{Distribution, Key};
 use limpid_tensor::{
-    Backend, DType, Descent, Fused, Layout, Map, Reduce, Result, Shape, Tensor, Usage, WeightStep,
+    Backend, DType, Descent, Fused, Layout, Map, Reduce, Result, Results, Shape, Tensor, Usage, WeightStep,
 };
 
 use crate::device::Cuda;
@@ -68,7 +68,7 @@ impl Backend for CudaBackend {
     fn adds_in_place(&self) -> bool {
         true
     }
-    fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
+    fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Results>> {
         fused::fused(self.0, f, x)
     }
     fn has_fused(&self, f: Fused, dtype: DType) -> bool {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
+use smallvec::SmallVec;
+
 use crate::cpu::Cpu;
 use crate::primitive::{Descent, Fused, Map, Reduce, WeightStep};
 use crate::rng::{Distribution, Key};
@@ -80,8 +82,8 @@ pub trait Backend: Send + Sync + fmt::Debug {
     }
 
     /// A fused kernel, if this device has one. `None` makes the caller use the kernel's expansion into
-    /// primitives, so a new backend works as soon as its primitives do.
-    fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
+    /// primitives, so a new backend works as soon as its primitives do. The results are as [`Fused::results`] says.
+    fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Results>> {
         let _ = (f, x);
         None
     }
@@ -122,6 +124,9 @@ pub trait Backend: Send + Sync + fmt::Debug {
         let _ = bytes;
     }
 }
+
+/// What a fused kernel makes.
+pub type Results = SmallVec<[Tensor; 3]>;
 
 /// The bytes that a device's tensors take, as its allocator counts them. On the CPU: those of the calling thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

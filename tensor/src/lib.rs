@@ -55,7 +55,7 @@ mod shape;
 mod storage;
 mod tensor;
 
-pub use backend::{Backend, Device, Usage};
+pub use backend::{Backend, Device, Results, Usage};
 pub use cpu::{Cpu, set_threads};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};

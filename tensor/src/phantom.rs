@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use crate::primitive::{Fused, Map, Meta, Reduce, infer_matmul};
 use crate::rng::{Distribution, Key};
 use crate::storage::StorageRef;
-use crate::{Backend, DType, Device, Error, Layout, Result, Shape, Tensor, Usage};
+use crate::{Backend, DType, Device, Error, Layout, Result, Results, Shape, Tensor, Usage};
 
 /// Stands in for another device, with its fused kernels.
 struct Phantom {
@@ -149,10 +149,11 @@ impl Backend for Phantom {
         self.of.backend().adds_in_place()
     }
 
-    fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
+    fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Results>> {
         let metas: Vec<Meta> = x.iter().map(|x| x.meta()).collect();
-        let meta = f.result(&metas.iter().collect::<Vec<_>>());
-        self.of.backend().has_fused(f, x[0].dtype()).then(|| Ok(self.tensor(meta)))
+        let results = f.results(&metas.iter().collect::<Vec<_>>());
+        let made = || Ok(results.into_iter().map(|meta| self.tensor(meta)).collect());
+        self.of.backend().has_fused(f, x[0].dtype()).then(made)
     }
 
     fn has_fused(&self, f: Fused, dtype: DType) -> bool {

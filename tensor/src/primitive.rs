@@ -3,7 +3,7 @@
 //! `infer` answers without computing, in the words a person needs when the answer is no. Recording a program
 //! that has not run uses the same functions as running it.
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::{DType, Shape, Tensor};
 
@@ -481,10 +481,10 @@ pub enum Fused {
 }
 
 impl Fused {
-    /// The result's shape and dtype for operands that fit.
-    pub fn result(self, x: &[&Meta]) -> Meta {
+    /// The results' shapes and dtypes for operands that fit.
+    pub fn results(self, x: &[&Meta]) -> SmallVec<[Meta; 3]> {
         let (shape, dtype) = (&x[0].shape, x[0].dtype);
-        match self {
+        let only = match self {
             Fused::Linear(_) => Meta { shape: shape.with(shape.len() - 1, x[1].shape[0]), dtype },
             Fused::CrossEntropy => Meta { shape: x[1].shape.clone(), dtype },
             Fused::SinkhornSteps(_) => {
@@ -497,6 +497,7 @@ impl Fused {
             | Fused::RmsNorm { .. }
             | Fused::Sinkhorn(_)
             | Fused::SinkhornBackward(_) => x[0].clone(),
-        }
+        };
+        smallvec![only]
     }
 }

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use crate::primitive::{self, Fused, Inferred, Map, Meta, Reduce};
 use crate::rng::{Distribution, Key};
 use crate::storage::StorageRef;
-use crate::{DType, Device, Element, HostBuffer, Layout, Result, Shape};
+use crate::{DType, Device, Element, HostBuffer, Layout, Result, Results, Shape};
 
 /// An n-dimensional array: shared storage, a [`Layout`] that says which element is where, and a [`DType`].
 ///
@@ -486,9 +486,22 @@ impl Tensor {
         self.device().backend().argsort(self, self.shape().axis(axis), descending)
     }
 
-    /// A fused kernel, if this device has it.
+    /// The result of a fused kernel that has one, if this device has the kernel.
+    ///
+    /// # Panics
+    /// If the kernel has several: see [`fused_all`](Tensor::fused_all).
     #[track_caller]
     pub fn fused(f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
+        let only = |mut results: Results| {
+            assert_eq!(results.len(), 1, "{f:?} has {} results; take them with fused_all", results.len());
+            results.remove(0)
+        };
+        Some(Tensor::fused_all(f, x)?.map(only))
+    }
+
+    /// The results of a fused kernel, if this device has it.
+    #[track_caller]
+    pub fn fused_all(f: Fused, x: &[&Tensor]) -> Option<Result<Results>> {
         same_device("fused", x).backend().fused(f, x)
     }
 }

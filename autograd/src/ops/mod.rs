@@ -15,6 +15,7 @@ pub mod reduce;
 pub mod sinkhorn;
 pub mod softmax;
 pub mod sort;
+mod together;
 pub mod triangle;
 
 use limpid_tensor::{Fused, Result, Shape, Tensor};

@@ -1,6 +1,7 @@
 //! Which fused kernels there are: f32, f64 and bf16 have all of them.
 
-use limpid_tensor::{DType, Fused, Result, Tensor};
+use limpid_tensor::{DType, Fused, Result, Results, Tensor};
+use smallvec::smallvec;
 
 use super::{matmul, norm, sinkhorn, softmax};
 use crate::device::Cuda;
@@ -14,8 +15,12 @@ pub(crate) fn has(_f: Fused, dtype: DType) -> bool {
 ///
 /// # Panics
 /// If the operands are not those that [`Fused`] states.
-pub(crate) fn fused(cuda: &'static Cuda, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
-    has(f, x[0].dtype()).then(|| match (f, x) {
+pub(crate) fn fused(cuda: &'static Cuda, f: Fused, x: &[&Tensor]) -> Option<Result<Results>> {
+    has(f, x[0].dtype()).then(|| launched(cuda, f, x))
+}
+
+fn launched(cuda: &'static Cuda, f: Fused, x: &[&Tensor]) -> Result<Results> {
+    let only = match (f, x) {
         (Fused::Linear(act), &[x, w]) => matmul::linear(cuda, act, x, w, None),
         (Fused::Linear(act), &[x, w, b]) => matmul::linear(cuda, act, x, w, Some(b)),
         (Fused::Softmax, &[x]) => softmax::softmax(cuda, x),
@@ -27,5 +32,6 @@ pub(crate) fn fused(cuda: &'static Cuda, f: Fused, x: &[&Tensor]) -> Option<Resu
         (Fused::SinkhornBackward(stop), &[x, g]) => sinkhorn::backward(cuda, x, g, stop),
         (Fused::SinkhornSteps(stop), &[x]) => sinkhorn::steps(cuda, x, stop),
         (f, x) => panic!("{f:?} does not take {} operands", x.len()),
-    })
+    };
+    Ok(smallvec![only?])
 }

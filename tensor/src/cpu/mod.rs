@@ -20,7 +20,7 @@ pub use threads::set_threads;
 
 use crate::primitive::{Fused, Map, Reduce};
 use crate::rng::{Distribution, Key};
-use crate::{Backend, DType, HostMemory, Layout, Result, Shape, Tensor, Usage};
+use crate::{Backend, DType, HostMemory, Layout, Result, Results, Shape, Tensor, Usage};
 
 /// The processor this program runs on, as a [`Backend`].
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Backend for Cpu {
     fn adds_in_place(&self) -> bool {
         true
     }
-    fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
+    fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Results>> {
         HostMemory::in_kernel(|| fused::fused(f, x))
     }
     fn has_fused(&self, _f: Fused, dtype: DType) -> bool {

@@ -9,13 +9,14 @@ mod sinkhorn;
 mod softmax;
 
 use bytemuck::Pod;
+use smallvec::{SmallVec, smallvec};
 
 use super::math::Float;
 use super::simd::widest;
 use super::threads;
 use super::walk::contiguous_data;
 use crate::primitive::Fused;
-use crate::{DType, Element, HostBuffer, Result, Tensor};
+use crate::{DType, Element, HostBuffer, Meta, Result, Results, Tensor};
 
 /// Below this many elements waking a second thread costs more than it saves.
 const PARALLEL_ELEMENTS: usize = 1 << 15;
@@ -29,7 +30,7 @@ const LANES: usize = 8;
 ///
 /// # Panics
 /// If the operands' shapes are not those that [`Fused`] states.
-pub(super) fn fused(f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
+pub(super) fn fused(f: Fused, x: &[&Tensor]) -> Option<Result<Results>> {
     match x[0].dtype() {
         DType::F32 => Some(kernel::<f32>(f, x)),
         DType::F64 => Some(kernel::<f64>(f, x)),
@@ -38,8 +39,8 @@ pub(super) fn fused(f: Fused, x: &[&Tensor]) -> Option<Result<Tensor>> {
     }
 }
 
-fn kernel<T: Real>(f: Fused, x: &[&Tensor]) -> Result<Tensor> {
-    match (f, x) {
+fn kernel<T: Real>(f: Fused, x: &[&Tensor]) -> Result<Results> {
+    let only = match (f, x) {
         (Fused::Linear(act), &[x, w]) => linear::linear::<T>(act, x, w, None),
         (Fused::Linear(act), &[x, w, b]) => linear::linear::<T>(act, x, w, Some(b)),
         (Fused::Softmax, &[x]) => softmax::softmax::<T>(x),
@@ -51,19 +52,21 @@ fn kernel<T: Real>(f: Fused, x: &[&Tensor]) -> Result<Tensor> {
         (Fused::SinkhornBackward(stop), &[x, g]) => sinkhorn::backward::<T>(x, g, stop),
         (Fused::SinkhornSteps(stop), &[x]) => sinkhorn::steps::<T>(x, stop),
         (f, x) => panic!("{f:?} does not take {} operands", x.len()),
-    }
+    };
+    Ok(smallvec![only?])
 }
 
-fn through_f32(f: Fused, x: &[&Tensor]) -> Result<Tensor> {
+fn through_f32(f: Fused, x: &[&Tensor]) -> Result<Results> {
     let widen = |x: &&Tensor| match x.dtype() {
         DType::BF16 => x.cast(DType::F32),
         DType::I64 => Ok((*x).clone()),
         other => panic!("a fused kernel found an operand of {other}, expected bf16"),
     };
     let wide = x.iter().map(widen).collect::<Result<Vec<Tensor>>>()?;
-    let y = kernel::<f32>(f, &wide.iter().collect::<Vec<_>>())?;
-    // Counts stay counts.
-    if y.dtype().is_float() { y.cast(DType::BF16) } else { Ok(y) }
+    let metas: SmallVec<[Meta; 3]> = x.iter().map(|x| x.meta()).collect();
+    let expected = f.results(&metas.iter().collect::<SmallVec<[&Meta; 3]>>());
+    let results = kernel::<f32>(f, &wide.iter().collect::<Vec<_>>())?;
+    results.iter().zip(expected).map(|(y, expected)| y.cast(expected.dtype)).collect()
 }
 
 /// A float that kernels compute in, keeping statistics in f64.
