@@ -289,6 +289,7 @@ impl Tape {
         }
         let sources: HashSet<u32> = flow.sources.iter().copied().collect();
         let mut pending = Pending::new(flow.low, y);
+        let _terms = (seed.joins() && flow.low == 0 && self.mutation.is_none()).then(|| self.gather_terms());
         *pending.slot(y) = Some(seed);
         let _scope = self.return_to_scope();
         let sweep = self.begin_sweep();
@@ -296,8 +297,12 @@ impl Tape {
             if sweep.outermost {
                 self.swept_to(id + 1);
             }
-            let Some(load) = pending.slot(id).take() else { continue };
+            let arrived = pending.slot(id).take();
+            if arrived.is_none() && !self.has_terms(id) {
+                continue;
+            }
             let watched = if sweep.outermost { self.before_rule(id)? } else { None };
+            let Some(load) = L::joined(arrived, self, id)? else { continue };
             let load = load.arrived(self, id)?;
             let is_source = sources.contains(&id);
             if is_source {
@@ -365,6 +370,7 @@ impl Tape {
             g,
             wanted: &wanted,
             start: self.len(),
+            leaves: (!keep && self.gathers_terms()).then_some(&inputs[..]),
         };
         let cotangents = self.mutate_vjp(&*op, &at, op.vjp(&at));
         let (name, expected, given) = (op.name(), inputs.len(), cotangents.len());

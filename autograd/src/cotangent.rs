@@ -1,12 +1,13 @@
 //! Cotangents on their way, and how those of one value add up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use limpid_tensor::{DType, Tensor};
+use limpid_tensor::{DType, Handed, Layout, Tensor};
 use smallvec::SmallVec;
 
 use crate::backward::Flow;
 use crate::error::{Error, Result, Site};
+use crate::ops::streams::Term;
 use crate::tape::{Operand, Tape};
 use crate::var::Var;
 
@@ -14,6 +15,17 @@ use crate::var::Var;
 pub(crate) trait Load<'t>: Clone {
     /// Both, at a value where both arrive. `self` arrived first.
     fn plus(self, other: Self, tape: &'t Tape) -> Result<Self>;
+
+    /// Whether rules may leave shares of it to be computed later.
+    fn joins(&self) -> bool {
+        false
+    }
+
+    /// What has arrived at node `id`, and what rules have left there.
+    fn joined(arrived: Option<Self>, tape: &'t Tape, id: u32) -> Result<Option<Self>> {
+        let _ = (tape, id);
+        Ok(arrived)
+    }
 
     /// What is handed on from node `id`, now that everything has arrived there.
     fn arrived(self, tape: &'t Tape, id: u32) -> Result<Self>;
@@ -41,6 +53,22 @@ pub(crate) struct Pulled<'t> {
 impl<'t> Load<'t> for Cotangent<'t> {
     fn plus(self, other: Self, tape: &'t Tape) -> Result<Self> {
         tape.add(self, other)
+    }
+
+    /// One that is kept can be differentiated, so that every share has to be there.
+    fn joins(&self) -> bool {
+        matches!(self, Cotangent::Value(_))
+    }
+
+    fn joined(arrived: Option<Self>, tape: &'t Tape, id: u32) -> Result<Option<Self>> {
+        let Some(terms) = tape.terms.borrow_mut().as_mut().and_then(|terms| terms.remove(&id)) else {
+            return Ok(arrived);
+        };
+        let sum = terms.sum().map_err(|e| tape.fail(tape.backend_error(tape.var(id), e)))?;
+        match (arrived, sum.map(Cotangent::Value)) {
+            (Some(arrived), Some(sum)) => tape.add(arrived, sum).map(Some),
+            (arrived, sum) => Ok(arrived.or(sum)),
+        }
     }
 
     fn arrived(self, tape: &'t Tape, id: u32) -> Result<Self> {
@@ -85,6 +113,67 @@ impl<L: Clone> Pending<L> {
 /// The dtype in which cotangents add up: bf16 keeps 8 bits, and 256 + 1 would be 256.
 fn wider(a: DType, b: DType) -> DType {
     if a == DType::BF16 || b == DType::BF16 { DType::F32 } else { a }
+}
+
+/// Shares that are computed later.
+impl Tape {
+    /// From here on rules may leave shares, until what is returned is dropped.
+    pub(crate) fn gather_terms(&self) -> impl Drop + '_ {
+        struct Gathering<'a>(&'a Tape);
+        impl Drop for Gathering<'_> {
+            fn drop(&mut self) {
+                self.0.terms.take();
+            }
+        }
+        *self.terms.borrow_mut() = Some(HashMap::new());
+        Gathering(self)
+    }
+
+    pub(crate) fn gathers_terms(&self) -> bool {
+        self.terms.borrow().is_some()
+    }
+
+    pub(crate) fn has_terms(&self, id: u32) -> bool {
+        self.terms.borrow().as_ref().is_some_and(|terms| terms.contains_key(&id))
+    }
+
+    /// Leaves a share in the cotangent of node `id`.
+    pub(crate) fn leave_term(&self, id: u32, term: Term<'_>) {
+        let ([cotangent, coefficient], written) = term.parts();
+        let values = self.value(cotangent).and_then(|cotangent| Ok([cotangent, self.own(coefficient)?]));
+        match values {
+            Ok(values) => {
+                let mut terms = self.terms.borrow_mut();
+                let terms = terms.as_mut().expect("a rule leaves shares only where they are gathered");
+                terms.entry(id).or_default().push(values, written);
+            }
+            Err(error) => {
+                self.fail(error);
+            }
+        }
+    }
+
+    /// A coefficient's value. Where a plan drops values at their last reader, a copy, so that what is held is as planned.
+    fn own(&self, coefficient: Var<'_>) -> Result<Tensor> {
+        let value = self.value(coefficient)?;
+        if !self.follows_plan() && self.rehearsed.borrow().is_none() {
+            return Ok(value);
+        }
+        let layout = Layout::contiguous(value.shape().clone());
+        Tensor::assemble(value.device(), value.shape(), value.dtype(), &[(layout, &value)])
+            .map_err(|e| self.fail(self.backend_error(coefficient, e)))
+    }
+
+    /// Takes shares of one write and one read that were left at node `id`.
+    pub(crate) fn take_terms(&self, id: u32) -> (Handed, SmallVec<[Var<'_>; 4]>) {
+        let left = self.terms.borrow_mut().as_mut().and_then(|terms| terms.remove(&id));
+        let Some(mut left) = left else { return Default::default() };
+        let (handed, values) = left.take();
+        if !left.is_empty() {
+            self.terms.borrow_mut().as_mut().expect("looked at above").insert(id, left);
+        }
+        (handed, values.iter().map(|value| self.constant(value)).collect())
+    }
 }
 
 impl Tape {

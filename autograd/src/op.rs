@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use limpid_tensor::{Inferred, Meta, Tensor};
+use limpid_tensor::{Handed, Inferred, Meta, Tensor};
 use smallvec::SmallVec;
 
 use crate::error::Error;
-use crate::tape::Tape;
+use crate::ops::streams::Term;
+use crate::tape::{Operand, Tape};
 use crate::var::Var;
 
 /// The cotangents of an operation's operands; `None` where none is wanted or it is zero everywhere.
@@ -207,6 +208,8 @@ pub struct Pullback<'a, 't> {
     pub(crate) wanted: &'a [bool],
     /// Where the tape ended when the rule began.
     pub(crate) start: usize,
+    /// The operands' nodes, where shares in their cotangents may be left to be computed later.
+    pub(crate) leaves: Option<&'a [Operand]>,
 }
 
 impl<'t> Pullback<'_, 't> {
@@ -238,6 +241,24 @@ impl<'t> Pullback<'_, 't> {
     /// Computes the cotangent of every operand that wants one.
     pub fn each(&self, mut rule: impl FnMut(usize) -> Var<'t>) -> Cotangents<'t> {
         (0..self.x.len()).map(|i| self.wanted[i].then(|| rule(i))).collect()
+    }
+
+    /// Leaves the cotangent of operand i as the product it is, for the rule that takes up what others left, or until all of
+    /// them have arrived. Where that cannot be, computes it.
+    pub(crate) fn leave(&self, i: usize, term: Term<'t>) -> Option<Var<'t>> {
+        match self.leaves {
+            Some(operands) => {
+                self.g.tape().leave_term(operands[i].id, term);
+                None
+            }
+            None => Some(term.value()),
+        }
+    }
+
+    /// What others have left at operand i, as the operands of [`Fused::StreamCotangent`](limpid_tensor::Fused). The rule
+    /// has to add it.
+    pub(crate) fn take_terms(&self, i: usize) -> (Handed, SmallVec<[Var<'t>; 4]>) {
+        self.leaves.map(|operands| self.g.tape().take_terms(operands[i].id)).unwrap_or_default()
     }
 
     /// The cotangents by way of `y`, an expansion of the operation recorded just now by the rule.

@@ -16,6 +16,7 @@ use crate::effects::Note;
 use crate::error::{Error, Result, Site};
 use crate::hooks::Hooks;
 use crate::op::{Derivative, Op};
+use crate::ops::streams::Terms;
 use crate::plan::costs::Rehearsed;
 use crate::plan::run::Run;
 use crate::scope::{ScopeId, Scopes};
@@ -61,6 +62,9 @@ pub struct Tape {
     pub(crate) updates: RefCell<Vec<Note>>,
     pub(crate) hooks: Hooks,
     epoch: Cell<u32>,
+    /// Shares in cotangents that the sweep under way has not computed, by the node they belong to. `None` where a sweep
+    /// carries something else than cotangents that are dropped as it goes.
+    pub(crate) terms: RefCell<Option<HashMap<u32, Terms>>>,
     /// Tells this tape, since it was last cleared, from every other.
     identity: u64,
     pub(crate) recording: Cell<bool>,
@@ -146,6 +150,7 @@ impl Tape {
             identity: new_identity(),
             recording: Cell::new(kind != Kind::Inference),
             aside: Cell::new(false),
+            terms: RefCell::default(),
             constant: Cell::new(kind == Kind::Inference),
             mutation: None,
             settings: Settings {

@@ -188,7 +188,7 @@ struct Place<'t> {
 }
 
 /// The parts of a block, as scopes.
-const PARTS: [&str; 5] = ["coefficients", "read", "branch", "mix", "write"];
+const PARTS: [&str; 4] = ["coefficients", "read", "branch", "write"];
 
 impl<'t> Places<'t> {
     /// A part's result is the last node recorded in its scope. A read that changes nothing records none: the branch sees

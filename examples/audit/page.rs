@@ -339,7 +339,7 @@ fn jacobian_table(runs: &[Run]) -> Table {
 }
 
 fn memory_table(runs: &[Run]) -> Table {
-    const PARTS: [&str; 5] = ["coefficients", "read", "branch", "mix", "write"];
+    const PARTS: [&str; 4] = ["coefficients", "read", "branch", "write"];
     let mut table =
         Table::new(["variant"].iter().chain(&PARTS).chain(&["a block", "whole tape", "nodes"]).copied());
     for run in runs {

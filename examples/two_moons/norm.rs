@@ -115,12 +115,8 @@ impl Connection for WithNorms {
         self.0.before.as_ref().map_or(read, |norm| norm.forward(read))
     }
 
-    fn mix<'t>(&self, x: Var<'t>, mix: Coefficient<'t>) -> Option<Var<'t>> {
-        self.0.branch.mix(x, mix)
-    }
-
-    fn write<'t>(&self, mixed: Option<Var<'t>>, output: Var<'t>, b: Coefficient<'t>) -> Var<'t> {
+    fn write<'t>(&self, x: Var<'t>, output: Var<'t>, by: &Coefficients<'t>) -> Var<'t> {
         let output = self.0.after.as_ref().map_or(output, |norm| norm.forward(output));
-        self.0.branch.write(mixed, output, b)
+        self.0.branch.write(x, output, by)
     }
 }

@@ -478,9 +478,69 @@ pub enum Fused {
     SinkhornBackward(Stop),
     /// How many steps [`Sinkhorn`](Fused::Sinkhorn) takes: x `[.., n, n]` → i64 `[.., 1, 1]`.
     SinkhornSteps(Stop),
+    /// What coefficients between n streams X `[.., n, C]` are computed from: with v = vec(X) and r = √(mean(v²) + eps), side by
+    /// side `v·φ₁/r`, …, `v·φₖ/r` and r. X, then φ `[nC, mᵢ]` → `[.., Σmᵢ + 1]`.
+    ///
+    /// As in the other words for streams, X and what has its channels have one dtype, and coefficients, φ and sums are f32
+    /// where that is bf16.
+    StreamProject {
+        /// Added to the mean square.
+        eps: f64,
+    },
+    /// The vjp of [`StreamProject`](Fused::StreamProject), and with it the other shares in X̄. X, φ₁ … φₖ, the result, its
+    /// cotangent, and the operands of [`StreamCotangent`](Fused::StreamCotangent) → X̄ (their sum), φ̄₁ … φ̄ₖ.
+    StreamProjectBackward(Handed),
+    /// `a·X`: X `[.., n, C]`, a `[.., n]` → `[.., C]`.
+    StreamRead,
+    /// The cotangent of a in [`StreamRead`](Fused::StreamRead): X `[.., n, C]`, that of the result `[.., C]` → `[.., n]`.
+    StreamReadBackward,
+    /// `A·X + bᵀ ⊗ F`: X `[.., n, C]`, F `[.., C]`, A `[.., n, n]`, b `[.., n]` → `[.., n, C]`.
+    StreamWrite,
+    /// The cotangents of F, A and b in [`StreamWrite`](Fused::StreamWrite): X `[.., n, C]`, F `[.., C]`, b `[.., n]`, that of the
+    /// result `[.., n, C]` → `[.., C]`, `[.., n, n]`, `[.., n]`.
+    StreamWriteBackward,
+    /// The cotangent of X from what reads and writes it, `Aᵀ·G + aᵀ ⊗ H`, G and H being those of what was written and read:
+    /// G `[.., n, C]` and A `[.., n, n]` if it was written, H `[.., C]` and a `[.., n]` if it was read → `[.., n, C]`.
+    StreamCotangent(Handed),
+}
+
+/// Which shares in the cotangent of streams there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Handed {
+    /// From a write: `Aᵀ·G`.
+    pub written: bool,
+    /// From a read: `aᵀ ⊗ H`.
+    pub read: bool,
+}
+
+impl Handed {
+    /// The number of operands that they are made of.
+    pub fn operands(self) -> usize {
+        2 * (usize::from(self.written) + usize::from(self.read))
+    }
+}
+
+/// f32 for bf16, else the dtype itself: what coefficients between streams have.
+fn widened(dtype: DType) -> DType {
+    if dtype == DType::BF16 { DType::F32 } else { dtype }
 }
 
 impl Fused {
+    /// Whether some operands are f32 where others are bf16.
+    pub(crate) fn mixes_dtypes(self) -> bool {
+        use Fused::*;
+        matches!(
+            self,
+            StreamProject { .. }
+                | StreamProjectBackward(_)
+                | StreamRead
+                | StreamReadBackward
+                | StreamWrite
+                | StreamWriteBackward
+                | StreamCotangent(_)
+        )
+    }
+
     /// The results' shapes and dtypes for operands that fit.
     pub fn results(self, x: &[&Meta]) -> SmallVec<[Meta; 3]> {
         let (shape, dtype) = (&x[0].shape, x[0].dtype);
@@ -496,7 +556,33 @@ impl Fused {
             | Fused::LayerNorm { .. }
             | Fused::RmsNorm { .. }
             | Fused::Sinkhorn(_)
-            | Fused::SinkhornBackward(_) => x[0].clone(),
+            | Fused::SinkhornBackward(_)
+            | Fused::StreamWrite => x[0].clone(),
+            Fused::StreamProject { .. } => {
+                let columns: usize = x[1..].iter().map(|phi| phi.shape[1]).sum();
+                let lead = &shape[..shape.len() - 2];
+                Meta { shape: lead.iter().copied().chain([columns + 1]).collect(), dtype: widened(dtype) }
+            }
+            Fused::StreamProjectBackward(handed) => {
+                let phi = &x[1..x.len() - 2 - handed.operands()];
+                return [x[0]].iter().chain(phi).map(|&meta| meta.clone()).collect();
+            }
+            Fused::StreamRead => Meta { shape: shape.without(&[shape.len() - 2]), dtype },
+            Fused::StreamReadBackward => {
+                Meta { shape: shape.without(&[shape.len() - 1]), dtype: widened(dtype) }
+            }
+            Fused::StreamWriteBackward => {
+                let of = |like: &Shape| Meta { shape: like.clone(), dtype: widened(dtype) };
+                let (b, n) = (shape.without(&[shape.len() - 1]), shape[shape.len() - 2]);
+                let mix: Shape = b.iter().copied().chain([n]).collect();
+                return smallvec![x[1].clone(), of(&mix), of(&b)];
+            }
+            Fused::StreamCotangent(Handed { written: true, .. }) => x[0].clone(),
+            Fused::StreamCotangent(_) => {
+                let n = x[1].shape[x[1].shape.len() - 1];
+                let (&channels, lead) = shape.split_last().expect("H has channels");
+                Meta { shape: lead.iter().copied().chain([n, channels]).collect(), dtype }
+            }
         };
         smallvec![only]
     }

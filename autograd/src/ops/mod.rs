@@ -15,6 +15,7 @@ pub mod reduce;
 pub mod sinkhorn;
 pub mod softmax;
 pub mod sort;
+pub mod streams;
 mod together;
 pub mod triangle;
 

@@ -30,6 +30,11 @@ enum Left {
 }
 
 impl Together {
+    /// A call of `kernel`, of whose results those that are `wanted` will be asked for.
+    pub fn new(kernel: Fused, wanted: Vec<bool>) -> Together {
+        Together { kernel, wanted, left: RefCell::new(Left::Nothing) }
+    }
+
     /// Records, for each operand of the operation whose cotangents these are, the operation that `part` makes for it: result
     /// i of `kernel` on `x` is the cotangent of operand i.
     pub fn cotangents<'t, O: Op>(
@@ -39,7 +44,7 @@ impl Together {
         part: impl Fn(usize, Rc<Together>) -> O,
     ) -> Cotangents<'t> {
         let wanted = (0..at.arity()).map(|i| at.wants(i)).collect();
-        let together = Rc::new(Together { kernel, wanted, left: RefCell::new(Left::Nothing) });
+        let together = Rc::new(Together::new(kernel, wanted));
         at.each(|i| at.g().tape().record(part(i, together.clone()), x))
     }
 

@@ -105,7 +105,7 @@ impl Policy {
         let norms = Select::op("rms_norm").or(Select::op("layer_norm"));
         let norms = Select::scope("**/branch").and(norms).called("norms in branches");
         let state = Select::edge(Edge::Skip).called("the state before a block");
-        let wiring = ["**/read", "**/mix", "**/write"].map(Select::scope).into_iter().reduce(Select::or);
+        let wiring = ["**/read", "**/write"].map(Select::scope).into_iter().reduce(Select::or);
         let wiring = wiring.expect("there are three").called("reads, mixes and writes");
         Policy::saving("connections")
             .recompute_where_any(norms)

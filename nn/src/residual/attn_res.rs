@@ -5,7 +5,7 @@ use limpid_autograd::ops::movement::concat;
 
 use super::projection::{projected, root_mean_square};
 use super::streams::{self, widened};
-use super::{Coefficient, Coefficients, Connection};
+use super::{Coefficient, Coefficients, Connection, mix};
 use crate::init::{Init, Initializer};
 use crate::module::{Module, Parameters};
 use crate::parameter::Parameter;
@@ -72,9 +72,9 @@ impl Connection for AttnRes {
         }
     }
 
-    fn write<'t>(&self, mixed: Option<Var<'t>>, output: Var<'t>, _: Coefficient<'t>) -> Var<'t> {
+    fn write<'t>(&self, x: Var<'t>, output: Var<'t>, by: &Coefficients<'t>) -> Var<'t> {
         let row = output.branch().unsqueeze(output.shape().len() - 1);
-        mixed.map_or(row, |rows| concat(&[rows, row], -2))
+        mix(x, by.mix).map_or(row, |rows| concat(&[rows, row], -2))
     }
 }
 

@@ -3,7 +3,7 @@
 use limpid_autograd::Var;
 use limpid_autograd::ops::movement::concat;
 
-use super::{Coefficient, Coefficients, Connection, entering, expect_kept};
+use super::{Coefficient, Coefficients, Connection, entering, expect_kept, mix};
 use crate::activation::Activation;
 use crate::init::{Init, Initializer};
 use crate::linear::Linear;
@@ -75,9 +75,9 @@ impl Connection for Delta {
         }
     }
 
-    fn write<'t>(&self, mixed: Option<Var<'t>>, output: Var<'t>, b: Coefficient<'t>) -> Var<'t> {
-        let (Some(x), Coefficient::Value(b)) = (mixed, b) else {
-            panic!("delta: expected its own coefficients, found {b:?} on {mixed:?}");
+    fn write<'t>(&self, x: Var<'t>, output: Var<'t>, by: &Coefficients<'t>) -> Var<'t> {
+        let (Some(x), Coefficient::Value(b)) = (mix(x, by.mix), by.write) else {
+            panic!("delta: expected its own coefficients, found {by:?}");
         };
         expect_kept(x.meta(), output.meta());
         let f = entering(output);

@@ -2,8 +2,8 @@
 
 use limpid_autograd::Var;
 
-use super::projection::{Flat, Gates, Start};
-use super::{Coefficient, Coefficients, Connection};
+use super::projection::{Gates, Start};
+use super::{Coefficients, Connection};
 use crate::init::Init;
 use crate::module::Parameters;
 use crate::parameter::Parameter;
@@ -42,7 +42,6 @@ impl Parameters for IdentityHc {
 
 impl Connection for IdentityHc {
     fn coefficients<'t>(&self, x: Var<'t>) -> Coefficients<'t> {
-        let (read, write) = self.gates.read_and_write(&Flat::of(x, self.gates.eps));
-        Coefficients { read, mix: Coefficient::Constant(1.0), write }
+        self.gates.without_mix(x)
     }
 }

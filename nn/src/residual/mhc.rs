@@ -3,8 +3,8 @@
 use limpid_autograd::Var;
 use limpid_autograd::ops::sinkhorn::Sinkhorn;
 
-use super::projection::{Flat, Gates, Projection, Start};
-use super::{Coefficient, Coefficients, Connection};
+use super::projection::{Gates, Projection, Start};
+use super::{Coefficients, Connection};
 use crate::init::Init;
 use crate::module::Parameters;
 use crate::parameter::Parameter;
@@ -76,8 +76,6 @@ impl Parameters for Mhc {
 
 impl Connection for Mhc {
     fn coefficients<'t>(&self, x: Var<'t>) -> Coefficients<'t> {
-        let at = Flat::of(x, self.gates.eps);
-        let (read, write) = self.gates.read_and_write(&at);
-        Coefficients { read, mix: Coefficient::Streams(self.res.logits(&at).sinkhorn(&self.sinkhorn)), write }
+        self.gates.coefficients(x, &self.res, |logits| logits.sinkhorn(&self.sinkhorn))
     }
 }

@@ -3,8 +3,8 @@
 use limpid_autograd::Var;
 use limpid_tensor::{Shape, Tensor};
 
-use super::projection::{Flat, Gates, Projection, Start};
-use super::{Coefficient, Coefficients, Connection};
+use super::projection::{Gates, Projection, Start};
+use super::{Coefficients, Connection};
 use crate::init::Init;
 use crate::module::Parameters;
 use crate::parameter::Parameter;
@@ -77,14 +77,13 @@ impl Parameters for MhcLite {
 
 impl Connection for MhcLite {
     fn coefficients<'t>(&self, x: Var<'t>) -> Coefficients<'t> {
-        let (at, n) = (Flat::of(x, self.gates.eps), self.streams);
-        let (read, write) = self.gates.read_and_write(&at);
-        let weights = self.res.logits(&at).softmax(-1);
-        let (count, lead) = (self.res.bias.value().elements(), weights.shape());
-        let matrices = Tensor::from_f64(&permutations(n), [count, n * n], weights.dtype());
-        let mix = weights.matmul(x.tape().constant_here(&matrices));
-        let shape = lead[..lead.len() - 1].iter().copied().chain([n, n]).collect::<Shape>();
-        Coefficients { read, mix: Coefficient::Streams(mix.reshape(shape)), write }
+        self.gates.coefficients(x, &self.res, |logits| {
+            let (n, weights) = (self.streams, logits.softmax(-1));
+            let (count, lead) = (self.res.bias.value().elements(), weights.shape());
+            let matrices = Tensor::from_f64(&permutations(n), [count, n * n], weights.dtype());
+            let mix = weights.matmul(x.tape().constant_here(&matrices));
+            mix.reshape(lead[..lead.len() - 1].iter().copied().chain([n, n]).collect::<Shape>())
+        })
     }
 }
 

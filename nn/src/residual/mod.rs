@@ -155,7 +155,7 @@ impl<'t> Outputs<'t> for Coefficients<'t> {
 
 /// A way to join a branch to a stream: `x' = A·X + bᵀ ⊗ F(a·X)`.
 ///
-/// A variant says what its coefficients are, and the three products below follow, with one stream (the state is the
+/// A variant says what its coefficients are, and the two products below follow, with one stream (the state is the
 /// plain `[.., C]` value) and with n (the state is `[.., n, C]`; the branch sees `[.., C]` as every other). One that is
 /// not of this form has a product of its own in place of one of them.
 ///
@@ -203,34 +203,40 @@ pub trait Connection: Parameters {
         }
     }
 
-    /// `A·X`: what goes on without crossing the branch, by a skip edge. `None` if A is 0.
+    /// `A·X + bᵀ ⊗ output`. X goes on by a skip edge, and `output` enters by the one branch edge of the block. It is a node of
+    /// its own even where there is nothing to compute, so that the edge exists.
     ///
     /// # Panics
-    /// As [`read`](Connection::read).
+    /// If X and `output` differ in shape or dtype, but for the axis of the streams (broadcasting a branch over its stream is
+    /// never meant), or a coefficient between streams does not fit them.
     #[track_caller]
-    fn mix<'t>(&self, x: Var<'t>, mix: Coefficient<'t>) -> Option<Var<'t>> {
-        match mix {
-            Coefficient::Constant(0.0) => None,
-            Coefficient::Streams(mix) => Some(streams::mix(mix, x.skip())),
-            mix => Some(mix.times(x.skip())),
-        }
-    }
-
-    /// `mixed + bᵀ ⊗ output`, with one branch edge: the one by which `output` enters. It is a node of its own even
-    /// where there is nothing to compute, so that the edge exists.
-    ///
-    /// # Panics
-    /// If the two differ in shape or dtype, but for the axis of the streams. (Broadcasting a branch over its stream is
-    /// never meant.)
-    #[track_caller]
-    fn write<'t>(&self, mixed: Option<Var<'t>>, output: Var<'t>, b: Coefficient<'t>) -> Var<'t> {
-        write(mixed, output, b)
+    fn write<'t>(&self, x: Var<'t>, output: Var<'t>, by: &Coefficients<'t>) -> Var<'t> {
+        write(x, output, by)
     }
 }
 
 /// The write of the algebra: see [`Connection::write`].
 #[track_caller]
-fn write<'t>(mixed: Option<Var<'t>>, output: Var<'t>, b: Coefficient<'t>) -> Var<'t> {
+fn write<'t>(x: Var<'t>, output: Var<'t>, by: &Coefficients<'t>) -> Var<'t> {
+    match (by.mix, by.write) {
+        (Coefficient::Streams(mix), Coefficient::Streams(b)) => streams::mix_and_write(x, mix, output, b),
+        (a, b) => add(mix(x, a), output, b),
+    }
+}
+
+/// `A·X`: what goes on without crossing the branch, by a skip edge. `None` if A is 0.
+#[track_caller]
+fn mix<'t>(x: Var<'t>, mix: Coefficient<'t>) -> Option<Var<'t>> {
+    match mix {
+        Coefficient::Constant(0.0) => None,
+        Coefficient::Streams(mix) => Some(streams::mix(mix, x.skip())),
+        mix => Some(mix.times(x.skip())),
+    }
+}
+
+/// `mixed + bᵀ ⊗ output`.
+#[track_caller]
+fn add<'t>(mixed: Option<Var<'t>>, output: Var<'t>, b: Coefficient<'t>) -> Var<'t> {
     if let Coefficient::Streams(b) = b {
         return streams::write(mixed, output, b);
     }
@@ -264,18 +270,14 @@ impl<C: Connection + ?Sized> Connection for Box<C> {
         (**self).read(x, a)
     }
 
-    fn mix<'t>(&self, x: Var<'t>, mix: Coefficient<'t>) -> Option<Var<'t>> {
-        (**self).mix(x, mix)
-    }
-
-    fn write<'t>(&self, mixed: Option<Var<'t>>, output: Var<'t>, b: Coefficient<'t>) -> Var<'t> {
-        (**self).write(mixed, output, b)
+    fn write<'t>(&self, x: Var<'t>, output: Var<'t>, by: &Coefficients<'t>) -> Var<'t> {
+        (**self).write(x, output, by)
     }
 }
 
 /// A block: a branch joined to its stream. The only place that knows how a block is wired.
 ///
-/// Its parts record in scopes of their own: `coefficients`, `read`, `branch`, `mix` and `write`.
+/// Its parts record in scopes of their own: `coefficients`, `read`, `branch` and `write`.
 ///
 /// ```
 /// use limpid_autograd::Tape;
@@ -315,8 +317,7 @@ impl<C: Connection, F: Module> Module for Residual<C, F> {
         let by = tape.scope("coefficients", || self.connection.coefficients(x));
         let input = tape.scope("read", || self.connection.read(x, by.read));
         let output = tape.scope("branch", || self.branch.forward(input));
-        let mixed = tape.scope("mix", || self.connection.mix(x, by.mix));
-        tape.scope("write", || self.connection.write(mixed, output, by.write))
+        tape.scope("write", || self.connection.write(x, output, &by))
     }
 }
 

@@ -69,7 +69,7 @@ impl Connection for PostNorm {
         }
     }
 
-    fn write<'t>(&self, mixed: Option<Var<'t>>, output: Var<'t>, b: Coefficient<'t>) -> Var<'t> {
-        self.norm.forward(super::write(mixed, output, b))
+    fn write<'t>(&self, x: Var<'t>, output: Var<'t>, by: &Coefficients<'t>) -> Var<'t> {
+        self.norm.forward(super::write(x, output, by))
     }
 }

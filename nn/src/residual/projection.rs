@@ -3,8 +3,8 @@
 use limpid_autograd::Var;
 use limpid_tensor::{Shape, Tensor};
 
-use super::Coefficient;
 use super::streams::widened;
+use super::{Coefficient, Coefficients};
 use crate::init::{Init, Initializer};
 use crate::module::Parameters;
 use crate::parameter::{Parameter, Role};
@@ -22,23 +22,6 @@ pub struct Projection {
     pub alpha: Parameter,
     /// b, m numbers in the shape of H̃: `{path}.bias`. It does not decay: towards 0, streams are alike.
     pub bias: Parameter,
-}
-
-/// What every projection of a state starts from.
-pub(super) struct Flat<'t> {
-    v: Var<'t>,
-    r: Var<'t>,
-}
-
-impl<'t> Flat<'t> {
-    /// The state `[.., n, C]` as v and r.
-    #[track_caller]
-    pub(super) fn of(x: Var<'t>, eps: f64) -> Flat<'t> {
-        let x = widened(x);
-        assert!(x.shape().len() >= 2, "streams: expected [.., n, C], found {}", x.meta());
-        let v = x.flatten(x.shape().len() - 2);
-        Flat { v, r: root_mean_square(v, eps) }
-    }
 }
 
 /// √(mean(v²) + ε) over the last axis, which stays with size 1.
@@ -78,16 +61,27 @@ impl Projection {
         }
     }
 
-    /// H̃: `[.., nC]` → `[..]` and the bias's shape.
+    /// H̃ of `v·φ/r`: `[.., m]` → `[..]` and the bias's shape.
     #[track_caller]
-    pub(super) fn logits<'t>(&self, at: &Flat<'t>) -> Var<'t> {
-        let on = |parameter: &Parameter| widened(parameter.on(at.v.tape()));
-        let product = projected(at.v, on(&self.phi), at.r);
+    fn logits<'t>(&self, product: Var<'t>) -> Var<'t> {
+        let on = |parameter: &Parameter| widened(parameter.on(product.tape()));
         let lead = product.shape();
         let shape: Shape =
             lead[..lead.len() - 1].iter().chain(&self.bias.value().shape()[..]).copied().collect();
         (product * on(&self.alpha)).reshape(shape) + on(&self.bias)
     }
+}
+
+/// H̃ of each projection of a state `[.., n, C]`, whose elements all of them see in one pass.
+#[track_caller]
+pub(super) fn logits<'t, const K: usize>(
+    x: Var<'t>,
+    projections: [&Projection; K],
+    eps: f64,
+) -> [Var<'t>; K] {
+    let phi = projections.map(|projection| widened(projection.phi.on(x.tape())));
+    let products = x.stream_project(&phi, eps);
+    std::array::from_fn(|i| projections[i].logits(products[i]))
 }
 
 impl Parameters for Projection {
@@ -194,11 +188,28 @@ impl Gates {
         Gates { pre: projection("pre"), post: projection("post"), eps: 1e-6 }
     }
 
-    /// a and b.
+    /// The coefficients of streams `x`, with what `mix` makes of the logits of A that a projection has.
     #[track_caller]
-    pub(super) fn read_and_write<'t>(&self, at: &Flat<'t>) -> (Coefficient<'t>, Coefficient<'t>) {
-        let (a, b) = (self.pre.logits(at).sigmoid(), self.post.logits(at).sigmoid() * 2.0);
-        (Coefficient::Streams(a), Coefficient::Streams(b))
+    pub(super) fn coefficients<'t>(
+        &self,
+        x: Var<'t>,
+        res: &Projection,
+        mix: impl FnOnce(Var<'t>) -> Var<'t>,
+    ) -> Coefficients<'t> {
+        let [pre, post, res] = logits(x, [&self.pre, &self.post, res], self.eps);
+        Gates::gated(pre, post, Coefficient::Streams(mix(res)))
+    }
+
+    /// The same where A is 1.
+    #[track_caller]
+    pub(super) fn without_mix<'t>(&self, x: Var<'t>) -> Coefficients<'t> {
+        let [pre, post] = logits(x, [&self.pre, &self.post], self.eps);
+        Gates::gated(pre, post, Coefficient::Constant(1.0))
+    }
+
+    fn gated<'t>(pre: Var<'t>, post: Var<'t>, mix: Coefficient<'t>) -> Coefficients<'t> {
+        let [read, write] = [pre.sigmoid(), post.sigmoid() * 2.0].map(Coefficient::Streams);
+        Coefficients { read, mix, write }
     }
 }
 

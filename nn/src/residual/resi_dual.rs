@@ -53,8 +53,8 @@ impl Connection for ResiDual {
         }
     }
 
-    fn write<'t>(&self, mixed: Option<Var<'t>>, output: Var<'t>, b: Coefficient<'t>) -> Var<'t> {
-        let sum = super::write(mixed, output, b);
+    fn write<'t>(&self, x: Var<'t>, output: Var<'t>, by: &Coefficients<'t>) -> Var<'t> {
+        let sum = super::write(x, output, by);
         let (post, dual) = (sum.select(-2, 0), sum.select(-2, 1));
         stack(&[self.norm.forward(post), dual], sum.shape().len() - 2)
     }

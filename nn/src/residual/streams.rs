@@ -3,7 +3,7 @@
 use limpid_autograd::Var;
 use limpid_tensor::{DType, Meta};
 
-use super::projection::{Flat, Projection};
+use super::projection::{Projection, logits};
 use crate::init::{Init, Initializer};
 use crate::module::{Module, Parameters};
 use crate::parameter::Parameter;
@@ -11,8 +11,22 @@ use crate::parameter::Parameter;
 /// `a·X`: a `[.., n]`, X `[.., n, C]` → `[.., C]`, in X's dtype.
 #[track_caller]
 pub(super) fn read<'t>(a: Var<'t>, x: Var<'t>) -> Var<'t> {
-    let row = a.unsqueeze(a.shape().len() - 1).control();
-    row.matmul(x.cast(a.dtype())).squeeze(-2).cast(x.dtype())
+    x.stream_read(a.control())
+}
+
+/// `A·X + bᵀ ⊗ output`: A `[.., n, n]`, X `[.., n, C]`, output `[.., C]`, b `[.., n]` → `[.., n, C]`, as [`mix`] and then
+/// [`write`], in one operation.
+#[track_caller]
+pub(super) fn mix_and_write<'t>(x: Var<'t>, a: Var<'t>, output: Var<'t>, b: Var<'t>) -> Var<'t> {
+    expect_kept_by(x, output);
+    x.skip().stream_write(output.branch(), a.control(), b.control())
+}
+
+#[track_caller]
+fn expect_kept_by(streams: Var<'_>, output: Var<'_>) {
+    let (shape, branch) = (streams.shape(), output.meta());
+    let one = Meta { shape: shape.without(&shape.axes(&[-2])), dtype: branch.dtype };
+    super::expect_kept(one, branch);
 }
 
 /// `A·X`: A `[.., n, n]`, X `[.., n, C]` → `[.., n, C]`, in A's dtype.
@@ -26,9 +40,7 @@ pub(super) fn mix<'t>(mix: Var<'t>, x: Var<'t>) -> Var<'t> {
 pub(super) fn write<'t>(mixed: Option<Var<'t>>, output: Var<'t>, b: Var<'t>) -> Var<'t> {
     let (axis, branch) = (output.shape().len() - 1, output.meta());
     if let Some(mixed) = mixed {
-        let streams = mixed.shape();
-        let one = Meta { shape: streams.without(&streams.axes(&[-2])), dtype: branch.dtype };
-        super::expect_kept(one, branch.clone());
+        expect_kept_by(mixed, output);
     }
     let column = b.unsqueeze(b.shape().len()).control();
     let written = column * output.branch().cast(b.dtype()).unsqueeze(axis);
@@ -186,6 +198,7 @@ impl Parameters for SigmoidRead {
 
 impl Module for SigmoidRead {
     fn forward<'t>(&self, x: Var<'t>) -> Var<'t> {
-        read(self.read.logits(&Flat::of(x, self.eps)).sigmoid(), x)
+        let [logits] = logits(x, [&self.read], self.eps);
+        read(logits.sigmoid(), x)
     }
 }

@@ -2,7 +2,9 @@
 //! spectra that sum to the gradient, composite maps, and bytes that are accounted for.
 
 use limpid_autograd::{Degree, Grading, Matrix, Paths, Route, Spectrum, Tape, Var};
-use limpid_nn::residual::{Coefficient, Connection, MixStart, Residual, Start, Variant, VariantConfig};
+use limpid_nn::residual::{
+    Coefficient, Coefficients, Connection, MixStart, Residual, Start, Variant, VariantConfig,
+};
 use limpid_nn::{Activation, Init, Mlp, MlpConfig, Module, Parameters};
 use limpid_tensor::rng::Key;
 use limpid_tensor::{DType, Tensor};
@@ -295,8 +297,8 @@ fn frozen(model: &Mlp, variant: Variant, first: &Tensor) -> (Vec<f64>, Vec<Matri
             let seen = x.detach();
             let by = tape.scope("coefficients", || connection.coefficients(seen));
             let output = tape.scope("branch", || branch.forward(connection.read(seen, by.read)));
-            let mixed = connection.mix(x, detached(by.mix));
-            connection.write(mixed, output.detach(), detached(by.write))
+            let by = Coefficients { read: by.read, mix: detached(by.mix), write: detached(by.write) };
+            connection.write(x, output.detach(), &by)
         });
     }
     let (rows, columns) = (x.shape().elements() / SAMPLES, first.elements() / SAMPLES);

@@ -7,6 +7,7 @@ mod linear;
 mod norm;
 mod sinkhorn;
 mod softmax;
+mod streams;
 
 use bytemuck::Pod;
 use smallvec::{SmallVec, smallvec};
@@ -51,15 +52,26 @@ fn kernel<T: Real>(f: Fused, x: &[&Tensor]) -> Result<Results> {
         (Fused::Sinkhorn(stop), &[x]) => sinkhorn::sinkhorn::<T>(x, stop),
         (Fused::SinkhornBackward(stop), &[x, g]) => sinkhorn::backward::<T>(x, g, stop),
         (Fused::SinkhornSteps(stop), &[x]) => sinkhorn::steps::<T>(x, stop),
+        (Fused::StreamProject { eps }, &[x, ref phi @ ..]) => streams::project::<T>(x, phi, eps),
+        (Fused::StreamProjectBackward(handed), x) => return streams::project_backward::<T>(x, handed),
+        (Fused::StreamRead, &[x, a]) => streams::read::<T>(x, a),
+        (Fused::StreamReadBackward, &[x, h]) => streams::read_backward::<T>(x, h),
+        (Fused::StreamWrite, &[x, branch, mix, b]) => streams::write::<T>(x, branch, mix, b),
+        (Fused::StreamWriteBackward, &[x, branch, b, g]) => {
+            return streams::write_backward::<T>(x, branch, b, g);
+        }
+        (Fused::StreamCotangent(handed), x) => streams::cotangent::<T>(x, handed),
         (f, x) => panic!("{f:?} does not take {} operands", x.len()),
     };
     Ok(smallvec![only?])
 }
 
 fn through_f32(f: Fused, x: &[&Tensor]) -> Result<Results> {
+    let mixed = f.mixes_dtypes();
     let widen = |x: &&Tensor| match x.dtype() {
         DType::BF16 => x.cast(DType::F32),
         DType::I64 => Ok((*x).clone()),
+        DType::F32 if mixed => Ok((*x).clone()),
         other => panic!("a fused kernel found an operand of {other}, expected bf16"),
     };
     let wide = x.iter().map(widen).collect::<Result<Vec<Tensor>>>()?;
