@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use crate::cotangent::{Cotangent, Load, Pending, Pulled};
 use crate::error::Result;
-use crate::op::{Cotangents, Derivative, Pullback};
+use crate::op::{Cotangents, Derivative, Leaves, Pullback};
 use crate::scope::Rule;
 use crate::tape::{Operand, ParamId, Tape, no_derivative};
 use crate::var::{Edge, Var};
@@ -308,9 +308,9 @@ impl Tape {
             if is_source {
                 found.push((id, load.clone()));
             }
-            for (operand, load) in load.pulled(self, id, flow)? {
+            for (operand, load) in load.pulled(self, id, flow, &pending)? {
                 let slot = pending.slot(operand);
-                *slot = Some(match slot.take() {
+                *slot = Some(match L::joined(slot.take(), self, operand)? {
                     Some(earlier) => earlier.plus(load, self)?,
                     None => load,
                 });
@@ -338,12 +338,13 @@ impl Tape {
         self.after_planned_rule(gradient).map_err(|error| self.fail(error))
     }
 
-    /// Runs the rule of one node.
+    /// Runs the rule of one node. It may leave shares where no sum has been `begun`.
     pub(crate) fn pull<'t>(
         &'t self,
         id: u32,
         g: Cotangent<'t>,
         flow: &Flow,
+        begun: Option<&dyn Fn(u32) -> bool>,
     ) -> Result<SmallVec<[Pulled<'t>; 3]>> {
         let (op, inputs, scope) = {
             let nodes = self.nodes.borrow();
@@ -370,7 +371,9 @@ impl Tape {
             g,
             wanted: &wanted,
             start: self.len(),
-            leaves: (!keep && self.gathers_terms()).then_some(&inputs[..]),
+            leaves: begun
+                .filter(|_| !keep && self.gathers_terms())
+                .map(|begun| Leaves { operands: &inputs, begun }),
         };
         let cotangents = self.mutate_vjp(&*op, &at, op.vjp(&at));
         let (name, expected, given) = (op.name(), inputs.len(), cotangents.len());

@@ -21,7 +21,7 @@ pub(crate) trait Load<'t>: Clone {
         false
     }
 
-    /// What has arrived at node `id`, and what rules have left there.
+    /// What has arrived at node `id`, and what rules have left there, computed.
     fn joined(arrived: Option<Self>, tape: &'t Tape, id: u32) -> Result<Option<Self>> {
         let _ = (tape, id);
         Ok(arrived)
@@ -31,7 +31,13 @@ pub(crate) trait Load<'t>: Clone {
     fn arrived(self, tape: &'t Tape, id: u32) -> Result<Self>;
 
     /// What the rule of node `id` makes of it, by operand.
-    fn pulled(self, tape: &'t Tape, id: u32, flow: &Flow) -> Result<SmallVec<[(u32, Self); 3]>>;
+    fn pulled(
+        self,
+        tape: &'t Tape,
+        id: u32,
+        flow: &Flow,
+        pending: &Pending<Self>,
+    ) -> Result<SmallVec<[(u32, Self); 3]>>;
 }
 
 /// A cotangent on its way: a node of the tape, if the pass is kept, else a bare value.
@@ -65,10 +71,8 @@ impl<'t> Load<'t> for Cotangent<'t> {
             return Ok(arrived);
         };
         let sum = terms.sum().map_err(|e| tape.fail(tape.backend_error(tape.var(id), e)))?;
-        match (arrived, sum.map(Cotangent::Value)) {
-            (Some(arrived), Some(sum)) => tape.add(arrived, sum).map(Some),
-            (arrived, sum) => Ok(arrived.or(sum)),
-        }
+        debug_assert!(arrived.is_none(), "nothing is left where a sum has been begun");
+        Ok(sum.map(Cotangent::Value))
     }
 
     fn arrived(self, tape: &'t Tape, id: u32) -> Result<Self> {
@@ -77,8 +81,19 @@ impl<'t> Load<'t> for Cotangent<'t> {
         Ok(cotangent)
     }
 
-    fn pulled(self, tape: &'t Tape, id: u32, flow: &Flow) -> Result<SmallVec<[(u32, Self); 3]>> {
-        Ok(tape.pull(id, self, flow)?.into_iter().map(|p| (p.operand.id, p.cotangent)).collect())
+    fn pulled(
+        self,
+        tape: &'t Tape,
+        id: u32,
+        flow: &Flow,
+        pending: &Pending<Self>,
+    ) -> Result<SmallVec<[(u32, Self); 3]>> {
+        let begun = |id: u32| pending.has(id);
+        Ok(tape
+            .pull(id, self, flow, Some(&begun))?
+            .into_iter()
+            .map(|p| (p.operand.id, p.cotangent))
+            .collect())
     }
 }
 
@@ -101,6 +116,13 @@ impl<L: Clone> Pending<L> {
         match id.checked_sub(self.low) {
             Some(i) => &mut self.inside[i as usize],
             None => self.below.entry(id).or_default(),
+        }
+    }
+
+    pub fn has(&self, id: u32) -> bool {
+        match id.checked_sub(self.low) {
+            Some(i) => self.inside[i as usize].is_some(),
+            None => self.below.get(&id).is_some_and(Option::is_some),
         }
     }
 
@@ -139,13 +161,13 @@ impl Tape {
 
     /// Leaves a share in the cotangent of node `id`.
     pub(crate) fn leave_term(&self, id: u32, term: Term<'_>) {
-        let ([cotangent, coefficient], written) = term.parts();
+        let (left, [cotangent, coefficient]) = term.parts();
         let values = self.value(cotangent).and_then(|cotangent| Ok([cotangent, self.own(coefficient)?]));
         match values {
             Ok(values) => {
                 let mut terms = self.terms.borrow_mut();
                 let terms = terms.as_mut().expect("a rule leaves shares only where they are gathered");
-                terms.entry(id).or_default().push(values, written);
+                terms.entry(id).or_default().push(left, values);
             }
             Err(error) => {
                 self.fail(error);
@@ -164,14 +186,16 @@ impl Tape {
             .map_err(|e| self.fail(self.backend_error(coefficient, e)))
     }
 
-    /// Takes shares of one write and one read that were left at node `id`.
+    /// Takes what was left at node `id`, if one kernel can take all of it up.
     pub(crate) fn take_terms(&self, id: u32) -> (Handed, SmallVec<[Var<'_>; 4]>) {
-        let left = self.terms.borrow_mut().as_mut().and_then(|terms| terms.remove(&id));
-        let Some(mut left) = left else { return Default::default() };
-        let (handed, values) = left.take();
-        if !left.is_empty() {
-            self.terms.borrow_mut().as_mut().expect("looked at above").insert(id, left);
-        }
+        let mut terms = self.terms.borrow_mut();
+        let taken = terms.as_mut().and_then(|terms| {
+            let operands = terms.get(&id)?.operands()?;
+            terms.remove(&id);
+            Some(operands)
+        });
+        drop(terms);
+        let (handed, values) = taken.unwrap_or_default();
         (handed, values.iter().map(|value| self.constant(value)).collect())
     }
 }

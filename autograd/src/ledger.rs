@@ -7,7 +7,7 @@ use limpid_tensor::Tensor;
 use smallvec::{SmallVec, smallvec};
 
 use crate::backward::{Flow, Gradients, Paths};
-use crate::cotangent::{Cotangent, Load};
+use crate::cotangent::{Cotangent, Load, Pending};
 use crate::error::Result;
 use crate::part::{Part, norm, percent};
 use crate::route::{Route, Routes};
@@ -211,9 +211,15 @@ impl<'t> Load<'t> for Booked<'_, 't> {
         Ok(Booked::seed(total, books))
     }
 
-    fn pulled(self, tape: &'t Tape, id: u32, flow: &Flow) -> Result<SmallVec<[(u32, Self); 3]>> {
+    fn pulled(
+        self,
+        tape: &'t Tape,
+        id: u32,
+        flow: &Flow,
+        _pending: &Pending<Self>,
+    ) -> Result<SmallVec<[(u32, Self); 3]>> {
         let books = self.books;
-        let pulled = tape.pull(id, self.only().cotangent, flow)?.into_iter().map(|pulled| {
+        let pulled = tape.pull(id, self.only().cotangent, flow, None)?.into_iter().map(|pulled| {
             let from = Some((id, pulled.position, pulled.operand.edge));
             let arrival = Arrival { from, cotangent: pulled.cotangent };
             (pulled.operand.id, Booked { addends: smallvec![arrival], books })

@@ -208,8 +208,15 @@ pub struct Pullback<'a, 't> {
     pub(crate) wanted: &'a [bool],
     /// Where the tape ended when the rule began.
     pub(crate) start: usize,
-    /// The operands' nodes, where shares in their cotangents may be left to be computed later.
-    pub(crate) leaves: Option<&'a [Operand]>,
+    /// Where shares in the operands' cotangents may be left to be computed later.
+    pub(crate) leaves: Option<Leaves<'a>>,
+}
+
+/// The operands of an operation, as a sweep sees them.
+pub(crate) struct Leaves<'a> {
+    pub operands: &'a [Operand],
+    /// Whether a sum has been begun at a node. What follows is added to it in the order in which it comes.
+    pub begun: &'a dyn Fn(u32) -> bool,
 }
 
 impl<'t> Pullback<'_, 't> {
@@ -243,22 +250,23 @@ impl<'t> Pullback<'_, 't> {
         (0..self.x.len()).map(|i| self.wanted[i].then(|| rule(i))).collect()
     }
 
-    /// Leaves the cotangent of operand i as the product it is, for the rule that takes up what others left, or until all of
-    /// them have arrived. Where that cannot be, computes it.
+    /// Leaves the cotangent of operand i as the product it is, for the rule that takes up what others left, or until something
+    /// else is to be added. Where that cannot be, computes it. The bits of the sum are the same.
     pub(crate) fn leave(&self, i: usize, term: Term<'t>) -> Option<Var<'t>> {
-        match self.leaves {
-            Some(operands) => {
+        match &self.leaves {
+            Some(Leaves { operands, begun }) if !begun(operands[i].id) => {
                 self.g.tape().leave_term(operands[i].id, term);
                 None
             }
-            None => Some(term.value()),
+            _ => Some(term.value()),
         }
     }
 
     /// What others have left at operand i, as the operands of [`Fused::StreamCotangent`](limpid_tensor::Fused). The rule
     /// has to add it.
     pub(crate) fn take_terms(&self, i: usize) -> (Handed, SmallVec<[Var<'t>; 4]>) {
-        self.leaves.map(|operands| self.g.tape().take_terms(operands[i].id)).unwrap_or_default()
+        let take = |leaves: &Leaves<'_>| self.g.tape().take_terms(leaves.operands[i].id);
+        self.leaves.as_ref().map(take).unwrap_or_default()
     }
 
     /// The cotangents by way of `y`, an expansion of the operation recorded just now by the rule.

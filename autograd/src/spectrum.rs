@@ -13,7 +13,7 @@ use limpid_tensor::{Meta, Tensor};
 use smallvec::SmallVec;
 
 use crate::backward::{Flow, Paths};
-use crate::cotangent::{Cotangent, Load};
+use crate::cotangent::{Cotangent, Load, Pending};
 use crate::error::Result;
 use crate::part::Part;
 use crate::tape::Tape;
@@ -268,12 +268,18 @@ impl<'t> Load<'t> for Graded<'t> {
     }
 
     /// The rule is linear in the cotangent, so it takes the coefficients one by one.
-    fn pulled(self, tape: &'t Tape, id: u32, flow: &Flow) -> Result<SmallVec<[(u32, Self); 3]>> {
+    fn pulled(
+        self,
+        tape: &'t Tape,
+        id: u32,
+        flow: &Flow,
+        _pending: &Pending<Self>,
+    ) -> Result<SmallVec<[(u32, Self); 3]>> {
         let grading = self.grading;
         let mut positions: SmallVec<[usize; 3]> = SmallVec::new();
         let mut loads: SmallVec<[(u32, Self); 3]> = SmallVec::new();
         for (bucket, cotangent) in self.coefficients {
-            for pulled in tape.pull(id, cotangent, flow)? {
+            for pulled in tape.pull(id, cotangent, flow, None)? {
                 let i = positions.iter().position(|p| *p == pulled.position).unwrap_or_else(|| {
                     positions.push(pulled.position);
                     loads.push((pulled.operand.id, Graded { coefficients: BTreeMap::new(), grading }));

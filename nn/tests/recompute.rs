@@ -53,19 +53,23 @@ impl Stack {
 ///
 /// ```text
 /// nC⌈blocks/k⌉            the states that are kept
-/// (n + 2)C·k              of the run that is back: the states, what their branches read, and its norm
+/// n(k − 1)C + 2Ck         of the run that is back: the other states, what their branches read, and its norm
 /// C·blocks                the branches' results
 /// 2(n² + 2n)·blocks       logits and coefficients
-/// 2nC                     cotangents: the state's, and what is being added to it
+/// nC                      the cotangent of the state; shares in that of the one before are not computed yet
 /// ```
 ///
 /// The peak is reached in the last run, where all blocks are left; or in the one before it, if k does not divide L and the
 /// last run is shorter. What else a branch saves is not in it; these branches save nothing else. The first two terms are
-/// those of arXiv 2512.24880, section 4.3.
+/// those of arXiv 2512.24880, section 4.3, but for the state at the beginning of the run, which it counts twice.
 fn formula(depth: usize, channels: usize, k: usize) -> usize {
     let (n, c) = (STREAMS, channels);
     let held = |blocks: usize, run: usize| {
-        n * c * blocks.div_ceil(k) + (n + 2) * c * run + c * blocks + 2 * (n * n + 2 * n) * blocks + 2 * n * c
+        n * c * blocks.div_ceil(k)
+            + (n * (run - 1) + 2 * run) * c
+            + c * blocks
+            + 2 * (n * n + 2 * n) * blocks
+            + n * c
     };
     match depth % k {
         0 => held(depth, k),

@@ -62,13 +62,16 @@ struct WriteBackward {
 #[derive(Clone, Copy, Debug)]
 struct StreamCotangent(Handed);
 
-/// Shares in the cotangent of a state that have not been computed.
+/// Shares in the cotangent of a state that have not been computed, in the order in which they were left: G and A of a write,
+/// H and a of a read.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Terms {
-    /// G and A of the writes.
-    written: SmallVec<[[Tensor; 2]; 1]>,
-    /// H and a of the reads.
-    read: SmallVec<[[Tensor; 2]; 1]>,
+pub(crate) struct Terms(SmallVec<[(Left, [Tensor; 2]); 2]>);
+
+/// Who left a share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Left {
+    Write,
+    Read,
 }
 
 /// One of them, as its rule has it.
@@ -91,52 +94,60 @@ pub(crate) enum Term<'t> {
 }
 
 impl<'t> Term<'t> {
-    /// The operands it is made of, and whether it is one that was written.
-    pub fn parts(self) -> ([Var<'t>; 2], bool) {
+    /// Whose it is, and the operands it is made of.
+    pub fn parts(self) -> (Left, [Var<'t>; 2]) {
         match self {
-            Term::Written { g, mix } => ([g, mix], true),
-            Term::Read { h, a } => ([h, a], false),
+            Term::Written { g, mix } => (Left::Write, [g, mix]),
+            Term::Read { h, a } => (Left::Read, [h, a]),
         }
     }
 
     /// The share, computed.
     #[track_caller]
     pub fn value(self) -> Var<'t> {
-        let (x, written) = self.parts();
-        x[0].tape().record(StreamCotangent(Handed { written, read: !written }), &x)
+        let (left, x) = self.parts();
+        x[0].tape().record(StreamCotangent(left.alone()), &x)
+    }
+}
+
+impl Left {
+    fn alone(self) -> Handed {
+        Handed { written: self == Left::Write, read: self == Left::Read }
     }
 }
 
 impl Terms {
-    pub fn push(&mut self, parts: [Tensor; 2], written: bool) {
-        if written { &mut self.written } else { &mut self.read }.push(parts);
+    pub fn push(&mut self, left: Left, parts: [Tensor; 2]) {
+        self.0.push((left, parts));
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.written.is_empty() && self.read.is_empty()
+    /// What they are made of, if one kernel can take all of them up: a write's, a read's, or one of each in this order.
+    pub fn operands(&self) -> Option<(Handed, SmallVec<[Tensor; 4]>)> {
+        let handed = match self.0[..] {
+            [(left, _)] => left.alone(),
+            [(Left::Write, _), (Left::Read, _)] => Handed { written: true, read: true },
+            _ => return None,
+        };
+        Some((handed, self.0.iter().flat_map(|(_, parts)| parts.clone()).collect()))
     }
 
-    /// The operands of one write and one read, if there are, which are then no longer here.
-    pub fn take(&mut self) -> (Handed, SmallVec<[Tensor; 4]>) {
-        let (written, read) = (self.written.pop(), self.read.pop());
-        let handed = Handed { written: written.is_some(), read: read.is_some() };
-        (handed, written.into_iter().chain(read).flatten().collect())
-    }
-
-    /// Their sum.
-    pub fn sum(mut self) -> Result<Option<Tensor>> {
+    /// Their sum, added in order.
+    pub fn sum(self) -> Result<Option<Tensor>> {
+        let share = |handed: Handed, x: &[Tensor]| {
+            StreamCotangent(handed).forward(&x.iter().collect::<SmallVec<[&Tensor; 4]>>())
+        };
+        if let Some((handed, x)) = self.operands() {
+            return share(handed, &x).map(Some);
+        }
         let mut sum: Option<Tensor> = None;
-        loop {
-            let (handed, x) = self.take();
-            if x.is_empty() {
-                return Ok(sum);
-            }
-            let share = StreamCotangent(handed).forward(&x.iter().collect::<SmallVec<[&Tensor; 4]>>())?;
+        for (left, parts) in self.0 {
+            let next = share(left.alone(), &parts)?;
             sum = Some(match sum {
-                None => share,
-                Some(sum) => sum.plus(&share)?,
+                None => next,
+                Some(sum) => sum.plus(&next)?,
             });
         }
+        Ok(sum)
     }
 }
 
@@ -209,15 +220,10 @@ impl Op for StreamProject {
     }
 
     fn needs(&self, tracked: &[bool]) -> Needs {
-        let phi: SmallVec<[usize; 4]> = (1..tracked.len()).collect();
-        Needs::inputs(&[0]).or(Needs::inputs(&phi).when(tracked[0])).or(Needs::OUTPUT)
+        all(tracked.len()).or(Needs::OUTPUT)
     }
 
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
-        if !at.wants(0) {
-            let phi: SmallVec<[Var<'t>; 4]> = (1..at.arity()).map(|i| at.x(i)).collect();
-            return at.each(|i| Projected::new(at.x(0), &phi, at.y(), at.g()).of_phi(i - 1));
-        }
         let (handed, others) = at.take_terms(0);
         let kernel = Fused::StreamProjectBackward(handed);
         let wanted = (0..at.arity()).map(|i| at.wants(i)).collect();
@@ -432,28 +438,27 @@ impl Op for StreamWrite {
     }
 
     fn needs(&self, tracked: &[bool]) -> Needs {
-        // Which operand's cotangent reads which operand.
-        let reads = [(0, 2), (1, 3), (2, 0), (3, 1)];
-        reads
-            .into_iter()
-            .filter(|&(of, _)| tracked[of])
-            .fold(Needs::NOTHING, |needs, (_, read)| needs.or(Needs::inputs(&[read])))
+        let of_x = Needs::inputs(&[2]).when(tracked[0]);
+        if tracked[2] {
+            return of_x.or(Needs::inputs(&[0, 1, 3]));
+        }
+        of_x.or(Needs::inputs(&[3]).when(tracked[1])).or(Needs::inputs(&[1]).when(tracked[3]))
     }
 
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
         let (tape, g) = (at.g().tape(), at.g());
         let of_x = at.wants(0).then(|| at.leave(0, Term::Written { g, mix: at.x(2) })).flatten();
-        let wanted: Vec<bool> = (1..4).map(|i| at.wants(i)).collect();
         let mut cotangents: Cotangents<'t> = smallvec![of_x];
-        if wanted.iter().all(|&wanted| wanted) {
+        if at.wants(2) {
+            let wanted = (1..4).map(|i| at.wants(i)).collect();
             let together = Rc::new(Together::new(Fused::StreamWriteBackward, wanted));
             let x = [at.x(0), at.x(1), at.x(3), g];
-            let part = |of| Some(tape.record(WriteBackward { of, together: together.clone() }, &x));
-            cotangents.extend((0..3).map(part));
+            let part = |of| tape.record(WriteBackward { of, together: together.clone() }, &x);
+            cotangents.extend((0..3).map(|of| at.wants(of + 1).then(|| part(of))));
         } else {
-            // Without all of them, nothing is read for those that are not wanted.
+            // The others by themselves, with the same bits: they read G and one more each.
             cotangents.push(at.wants(1).then(|| tape.record(StreamRead, &[g, at.x(3)])));
-            cotangents.push(at.wants(2).then(|| widened(g).matmul(widened(at.x(0)).transpose(-2, -1))));
+            cotangents.push(None);
             cotangents.push(at.wants(3).then(|| tape.record(ReadBackward, &[g, at.x(1)])));
         }
         cotangents

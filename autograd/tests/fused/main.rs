@@ -9,6 +9,7 @@ mod norm;
 mod primitives;
 mod sinkhorn;
 mod softmax;
+mod streams;
 
 use check::normal;
 use limpid_autograd::{Tape, Var};
