@@ -14,6 +14,7 @@ mod scan;
 mod simd;
 mod stored;
 mod threads;
+mod vector;
 mod walk;
 
 pub use threads::set_threads;

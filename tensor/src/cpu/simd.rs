@@ -36,8 +36,9 @@ impl Level {
         Level::Baseline
     }
 
+    /// The level to compute at.
     #[inline]
-    fn current() -> Level {
+    pub(super) fn current() -> Level {
         #[cfg(test)]
         if let Some(level) = tests::FORCED.get() {
             return level;
@@ -63,13 +64,13 @@ pub(super) fn widest<R>(f: impl FnOnce() -> R) -> R {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn avx2<R>(f: impl FnOnce() -> R) -> R {
+pub(super) fn avx2<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
-fn avx512<R>(f: impl FnOnce() -> R) -> R {
+pub(super) fn avx512<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 

@@ -15,6 +15,7 @@ use smallvec::{SmallVec, smallvec};
 use super::math::Float;
 use super::simd::widest;
 use super::threads;
+use super::vector::Scalar;
 use super::walk::contiguous_data;
 use crate::primitive::Fused;
 use crate::{DType, Element, HostBuffer, Meta, Result, Results, Tensor};
@@ -82,7 +83,7 @@ fn through_f32(f: Fused, x: &[&Tensor]) -> Result<Results> {
 }
 
 /// A float that kernels compute in, keeping statistics in f64.
-trait Real: Element + Float {
+trait Real: Element + Float + Scalar {
     /// The same number.
     fn wide(self) -> f64;
 }

@@ -1,96 +1,29 @@
 //! Connections between the n streams of a state X `[.., n, C]`: what coefficients are computed from, reading, writing, and
 //! their derivatives. A token is a position of the leading axes; v = vec(X) are its nC numbers.
 //!
-//! Every kernel goes over the tokens once, and over the channels of one in runs of [`WIDTH`], so that what one token takes
-//! (16 KiB for n = 4, C = 1024) is in the cache while it is used again. Sums over channels have one place in a run each,
-//! and the places are added in a fixed order at the end; sums over tokens are those of blocks, added in order. Both are the
-//! same for any number of threads and any vector width.
+//! Every kernel goes over the tokens once, so that what one of them takes (16 KiB for n = 4, C = 1024) is in the cache while
+//! it is used again. Elements are computed by themselves, in vectors of any width. A sum over channels is made of
+//! [`PLACES`] sums, of every PLACES-th channel each, which are added in a fixed order at the end; one over tokens of those of
+//! blocks, added in order. Both are the same for any number of threads and any vector width.
 
 use smallvec::smallvec;
 
 use super::{PARALLEL_ELEMENTS, Real, row_major, sum};
-use crate::cpu::simd::widest;
 use crate::cpu::threads;
+use crate::cpu::vector::{Kernel, Vector, for_vectors};
 use crate::primitive::Handed;
 use crate::{HostBuffer, Result, Results, Shape, Tensor};
 
-/// Channels that are computed together.
-const WIDTH: usize = 16;
+/// Sums that the products of two rows are dealt out to.
+const PLACES: usize = 16;
 /// Tokens whose share in φ̄ is summed before it is added to that of others.
 const BLOCK: usize = 128;
 /// Rows of a matrix product that are computed together.
 const TOGETHER: usize = 8;
 
-type Run<T> = [T; WIDTH];
+// ── Tokens and threads ──────────────────────────────────────────────────────────────────────────────────────────────
 
-/// The channels from `at` on; beyond the last, zeros.
-#[inline(always)]
-fn load<T: Real>(row: &[T], at: usize) -> Run<T> {
-    let mut run = [T::ZERO; WIDTH];
-    match row.get(at..at + WIDTH) {
-        Some(whole) => run.copy_from_slice(whole),
-        None => run[..row.len() - at].copy_from_slice(&row[at..]),
-    }
-    run
-}
-
-#[inline(always)]
-fn store<T: Real>(row: &mut [T], at: usize, run: &Run<T>) {
-    match row.get_mut(at..at + WIDTH) {
-        Some(whole) => whole.copy_from_slice(run),
-        None => {
-            let left = row.len() - at;
-            row[at..].copy_from_slice(&run[..left]);
-        }
-    }
-}
-
-/// sum + by·x.
-#[inline(always)]
-fn add<T: Real>(sum: &mut Run<T>, by: T, x: &Run<T>) {
-    for (sum, &x) in sum.iter_mut().zip(x) {
-        *sum = *sum + by * x;
-    }
-}
-
-/// The sum of a run, by halves.
-#[inline(always)]
-fn total<T: Real>(mut run: Run<T>) -> T {
-    let mut half = WIDTH / 2;
-    while half > 0 {
-        for k in 0..half {
-            run[k] = run[k] + run[k + half];
-        }
-        half /= 2;
-    }
-    run[0]
-}
-
-/// R×P runs of a matrix product: row r of the first factor holds `a(r, s)`, row s of the second the runs `b(s, p)`. Each
-/// element is the sum over s in order, whatever R and P are.
-#[inline(always)]
-fn tile<T: Real, const R: usize, const P: usize>(
-    inner: usize,
-    a: impl Fn(usize, usize) -> T,
-    b: impl Fn(usize, usize) -> Run<T>,
-) -> [[Run<T>; P]; R] {
-    let mut sums = [[[T::ZERO; WIDTH]; P]; R];
-    for s in 0..inner {
-        let mut runs = [[T::ZERO; WIDTH]; P];
-        for (p, run) in runs.iter_mut().enumerate() {
-            *run = b(s, p);
-        }
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let by = a(r, s);
-            for (sum, run) in sums.iter_mut().zip(&runs) {
-                add(sum, by, run);
-            }
-        }
-    }
-    sums
-}
-
-/// The sizes of a state, and the rows of its tensors by token.
+/// The sizes of a state.
 #[derive(Clone, Copy)]
 struct Sizes {
     tokens: usize,
@@ -100,10 +33,8 @@ struct Sizes {
 
 impl Sizes {
     /// Of X `[.., n, C]`.
-    fn of(x: &Tensor) -> Sizes {
-        let [lead @ .., n, channels] = &x.shape()[..] else {
-            panic!("streams: expected [.., n, C], found {}", x.shape())
-        };
+    fn of(x: &Shape) -> Sizes {
+        let [lead @ .., n, channels] = &x[..] else { panic!("streams: expected [.., n, C], found {x}") };
         Sizes { tokens: lead.iter().product(), n: *n, channels: *channels }
     }
 
@@ -114,9 +45,8 @@ impl Sizes {
 
     /// The `width` elements that a tensor has of each token, made contiguous in `copy`.
     fn rows<'a, T: Real>(self, what: &str, copy: &'a Tensor, width: usize) -> Rows<'a, T> {
-        let found = copy.elements();
         assert!(
-            found == self.tokens * width,
+            copy.elements() == self.tokens * width,
             "streams: {what} has {width} elements for each of {} tokens, found {}",
             self.tokens,
             copy.shape()
@@ -135,70 +65,85 @@ struct Rows<'a, T> {
 impl<'a, T> Rows<'a, T> {
     #[inline(always)]
     fn of(&self, token: usize) -> &'a [T] {
-        &self.all[token * self.width..][..self.width]
+        row(self.all, token, self.width)
     }
 }
 
-/// Stream j of the streams of a token.
 #[inline(always)]
-fn stream<T>(streams: &[T], j: usize, channels: usize) -> &[T] {
-    &streams[j * channels..][..channels]
+fn row<T>(rows: &[T], i: usize, width: usize) -> &[T] {
+    &rows[i * width..][..width]
 }
 
-/// Calls `f` with groups of `together` tokens (the last may be smaller): the first of them, their number, and what the
-/// results hold of them, `width` elements each. `work` is the number of elements handled per token. `f` and what it calls
-/// must be marked `#[inline(always)]` (see [`widest`]).
+#[inline(always)]
+fn row_mut<T>(rows: &mut [T], i: usize, width: usize) -> &mut [T] {
+    &mut rows[i * width..][..width]
+}
+
+/// A kernel with K results. `run` and what it calls must be marked `#[inline(always)]` (see [`for_vectors`]).
+trait OverTokens<T, const K: usize>: Sync {
+    /// Computes what the results hold of `count` tokens from `first` on.
+    fn run<V: Vector<T>>(&self, first: usize, count: usize, results: [&mut [T]; K]);
+}
+
+/// Runs a kernel for groups of `together` tokens (the last may be smaller). The results have `width` elements for each token;
+/// `work` is the number of elements handled for one.
 fn for_tokens<T: Real, const K: usize>(
     tokens: usize,
     together: usize,
     work: usize,
     results: [(&mut [T], usize); K],
-    f: impl Fn(usize, usize, [&mut [T]; K]) + Sync,
+    kernel: &impl OverTokens<T, K>,
 ) {
     let least = (PARALLEL_ELEMENTS / 2).div_ceil(work.max(1)).next_multiple_of(together);
-    split(0, tokens, [together, least], results, &f);
+    Groups { first: 0, tokens, together, results, kernel }.split(least);
 }
 
-/// [`for_tokens`] for `tokens` of them, halved until there are fewer than twice the least that are worth a thread.
-fn split<T: Real, const K: usize>(
+/// Tokens of one task.
+struct Groups<'a, T, const K: usize, O> {
     first: usize,
     tokens: usize,
-    [together, least]: [usize; 2],
-    results: [(&mut [T], usize); K],
-    f: &(impl Fn(usize, usize, [&mut [T]; K]) + Sync),
-) {
-    if tokens < 2 * least {
-        return widest(
-            #[inline(always)]
-            || {
-                let mut rest = results;
-                let mut done = 0;
-                while done < tokens {
-                    let count = together.min(tokens - done);
-                    let group = std::array::from_fn(|k| {
-                        let (result, width) = &mut rest[k];
-                        let (group, others) = std::mem::take(result).split_at_mut(count * *width);
-                        *result = others;
-                        group
-                    });
-                    f(first + done, count, group);
-                    done += count;
-                }
-            },
-        );
+    together: usize,
+    results: [(&'a mut [T], usize); K],
+    kernel: &'a O,
+}
+
+impl<T: Real, const K: usize, O: OverTokens<T, K>> Groups<'_, T, K, O> {
+    /// Halves them, until there are fewer than twice the `least` that are worth a thread.
+    fn split(self, least: usize) {
+        if self.tokens < 2 * least {
+            return for_vectors(self);
+        }
+        let Groups { first, tokens, together, results, kernel } = self;
+        let half = (tokens / 2).next_multiple_of(together);
+        let mut behind = Vec::with_capacity(K);
+        let results = results.map(|(result, width)| {
+            let (before, after) = result.split_at_mut(half * width);
+            behind.push((after, width));
+            (before, width)
+        });
+        let before = Groups { first, tokens: half, together, results, kernel };
+        let results = behind.try_into().unwrap_or_else(|_| unreachable!("one of each result"));
+        let behind = Groups { first: first + half, tokens: tokens - half, together, results, kernel };
+        threads::join(|| before.split(least), || behind.split(least));
     }
-    let half = (tokens / 2).next_multiple_of(together);
-    let mut behind = Vec::with_capacity(K);
-    let before = results.map(|(result, width)| {
-        let (before, after) = result.split_at_mut(half * width);
-        behind.push((after, width));
-        (before, width)
-    });
-    let behind: [(&mut [T], usize); K] = behind.try_into().unwrap_or_else(|_| unreachable!("one of each"));
-    threads::join(
-        || split(first, half, [together, least], before, f),
-        || split(first + half, tokens - half, [together, least], behind, f),
-    );
+}
+
+impl<T: Real, const K: usize, O: OverTokens<T, K>> Kernel<T> for Groups<'_, T, K, O> {
+    #[inline(always)]
+    fn run<V: Vector<T>>(mut self) {
+        let mut done = 0;
+        while done < self.tokens {
+            let count = self.together.min(self.tokens - done);
+            let group = std::array::from_fn(|k| {
+                let (result, width) = &mut self.results[k];
+                let (group, others) = std::mem::take(result).split_at_mut(count * *width);
+                *result = others;
+                group
+            });
+            self.kernel.run::<V>(self.first + done, count, group);
+            done += count;
+        }
+    }
 }
 
 fn result<T: Real>(shape: Shape, fill: impl FnOnce(&mut [T])) -> Tensor {
@@ -207,153 +152,234 @@ fn result<T: Real>(shape: Shape, fill: impl FnOnce(&mut [T])) -> Tensor {
     out.into_tensor(&shape, T::DTYPE)
 }
 
+/// `f::<V>(.., at)` for the channels in vectors, `f::<T>(.., at)` for those that are left.
+macro_rules! channels {
+    ($channels:expr, $at:ident => $f:ident::<$t:ident, $v:ident>($($argument:expr),*)) => {
+        let whole = $channels - $channels % $v::WIDTH;
+        for $at in (0..whole).step_by($v::WIDTH) {
+            $f::<$t, $v>($($argument),*);
+        }
+        for $at in whole..$channels {
+            $f::<$t, $t>($($argument),*);
+        }
+    };
+}
+
+/// R×P vectors of a matrix product: row r of the first factor holds `a(r, s)`, row s of the second the vectors `b(s, p)`. Each
+/// element is the sum over s in order, whatever R and P are.
+#[inline(always)]
+fn tile<T: Real, V: Vector<T>, const R: usize, const P: usize>(
+    inner: usize,
+    a: impl Fn(usize, usize) -> T,
+    b: impl Fn(usize, usize) -> V,
+) -> [[V; P]; R] {
+    let mut sums = [[V::all(T::ZERO); P]; R];
+    for s in 0..inner {
+        let row: [V; P] = std::array::from_fn(|p| b(s, p));
+        for r in 0..R {
+            let by = V::all(a(r, s));
+            for p in 0..P {
+                sums[r][p] = sums[r][p] + by * row[p];
+            }
+        }
+    }
+    sums
+}
+
 // ── Reading and writing ─────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Σⱼ aⱼ·(stream j), for a run of channels.
+/// Σⱼ aⱼ·(stream j), at some channels.
 #[inline(always)]
-fn weighted<T: Real>(a: &[T], streams: &[T], channels: usize, at: usize) -> Run<T> {
-    let mut sum = [T::ZERO; WIDTH];
+fn weighted<T: Real, V: Vector<T>>(a: &[T], streams: &[T], channels: usize, at: usize) -> V {
+    let mut sum = V::all(T::ZERO);
     for (j, &a) in a.iter().enumerate() {
-        add(&mut sum, a, &load(stream(streams, j, channels), at));
+        sum = sum + V::all(a) * V::load(row(streams, j, channels), at);
     }
     sum
 }
 
+#[inline(always)]
+fn read_at<T: Real, V: Vector<T>>(y: &mut [T], a: &[T], x: &[T], at: usize) {
+    weighted::<T, V>(a, x, y.len(), at).store(y, at);
+}
+
+struct Read<'a, T> {
+    x: Rows<'a, T>,
+    a: Rows<'a, T>,
+}
+
+impl<T: Real> OverTokens<T, 1> for Read<'_, T> {
+    #[inline(always)]
+    fn run<V: Vector<T>>(&self, token: usize, _: usize, [y]: [&mut [T]; 1]) {
+        let (x, a) = (self.x.of(token), self.a.of(token));
+        channels!(y.len(), at => read_at::<T, V>(y, a, x, at));
+    }
+}
+
 /// `a·X`: X `[.., n, C]`, a `[.., n]` → `[.., C]`.
 pub(super) fn read<T: Real>(x: &Tensor, a: &Tensor) -> Result<Tensor> {
-    let sizes @ Sizes { tokens, n, channels } = Sizes::of(x);
+    let sizes @ Sizes { tokens, n, channels } = Sizes::of(x.shape());
     let (x, a) = (x.contiguous()?, a.contiguous()?);
     let shape = x.shape().without(&[x.shape().len() - 2]);
-    let (x, a) = (sizes.rows::<T>("X", &x, n * channels), sizes.rows::<T>("a", &a, n));
-    Ok(result(shape, |y| {
-        for_tokens(
-            tokens,
-            1,
-            n * channels,
-            [(y, channels)],
-            #[inline(always)]
-            |token, _, [y]| {
-                for at in (0..channels).step_by(WIDTH) {
-                    store(y, at, &weighted(a.of(token), x.of(token), channels, at));
-                }
-            },
-        );
-    }))
+    let kernel = Read { x: sizes.rows::<T>("X", &x, n * channels), a: sizes.rows("a", &a, n) };
+    Ok(result(shape, |y| for_tokens(tokens, 1, n * channels, [(y, channels)], &kernel)))
+}
+
+struct Write<'a, T> {
+    x: Rows<'a, T>,
+    f: Rows<'a, T>,
+    mix: Rows<'a, T>,
+    b: Rows<'a, T>,
 }
 
 #[inline(always)]
-fn stream_mut<T>(streams: &mut [T], j: usize, channels: usize) -> &mut [T] {
-    &mut streams[j * channels..][..channels]
+fn write_at<T: Real, V: Vector<T>>(y: &mut [T], [x, f, mix, b]: [&[T]; 4], at: usize) {
+    let (n, channels) = (b.len(), f.len());
+    let branch = V::load(f, at);
+    for (i, &b) in b.iter().enumerate() {
+        let sum = weighted::<T, V>(row(mix, i, n), x, channels, at) + V::all(b) * branch;
+        sum.store(row_mut(y, i, channels), at);
+    }
+}
+
+impl<T: Real> OverTokens<T, 1> for Write<'_, T> {
+    #[inline(always)]
+    fn run<V: Vector<T>>(&self, token: usize, _: usize, [y]: [&mut [T]; 1]) {
+        let operands = [&self.x, &self.f, &self.mix, &self.b].map(|rows| rows.of(token));
+        channels!(self.f.width, at => write_at::<T, V>(y, operands, at));
+    }
 }
 
 /// `A·X + bᵀ ⊗ F`: X `[.., n, C]`, F `[.., C]`, A `[.., n, n]`, b `[.., n]` → as X.
 pub(super) fn write<T: Real>(x: &Tensor, f: &Tensor, mix: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let sizes @ Sizes { tokens, n, channels } = Sizes::of(x);
+    let sizes @ Sizes { tokens, n, channels } = Sizes::of(x.shape());
+    let numbers = n * channels;
     let (x, f, mix, b) = (x.contiguous()?, f.contiguous()?, mix.contiguous()?, b.contiguous()?);
-    let shape = x.shape().clone();
-    let (x, f) = (sizes.rows::<T>("X", &x, n * channels), sizes.rows::<T>("F", &f, channels));
-    let (mix, b) = (sizes.rows::<T>("A", &mix, n * n), sizes.rows::<T>("b", &b, n));
-    Ok(result(shape, |y| {
-        for_tokens(
-            tokens,
-            1,
-            n * channels,
-            [(y, n * channels)],
-            #[inline(always)]
-            |token, _, [y]| {
-                let (x, f, mix, b) = (x.of(token), f.of(token), mix.of(token), b.of(token));
-                for at in (0..channels).step_by(WIDTH) {
-                    let branch = load(f, at);
-                    for i in 0..n {
-                        let mut sum = weighted(&mix[i * n..][..n], x, channels, at);
-                        add(&mut sum, b[i], &branch);
-                        store(stream_mut(y, i, channels), at, &sum);
-                    }
-                }
-            },
-        );
-    }))
+    let kernel = Write {
+        x: sizes.rows::<T>("X", &x, numbers),
+        f: sizes.rows("F", &f, channels),
+        mix: sizes.rows("A", &mix, n * n),
+        b: sizes.rows("b", &b, n),
+    };
+    Ok(result(x.shape().clone(), |y| for_tokens(tokens, 1, numbers, [(y, numbers)], &kernel)))
 }
 
 // ── Their derivatives ───────────────────────────────────────────────────────────────────────────────────────────────
 
 /// ⟨g, x(0)⟩, ⟨g, x(1)⟩, …: four at a time, so that g is read once for them.
 #[inline(always)]
-fn products<'a, T: Real>(out: &mut [T], g: &[T], x: impl Fn(usize) -> &'a [T]) {
+fn products<'a, T: Real, V: Vector<T>>(out: &mut [T], g: &[T], x: impl Fn(usize) -> &'a [T]) {
     let mut fours = out.chunks_exact_mut(4);
     let mut j = 0;
     for four in &mut fours {
-        four.copy_from_slice(&inner::<T, 4>(g, [x(j), x(j + 1), x(j + 2), x(j + 3)]));
+        four.copy_from_slice(&inner::<T, V, 4>(g, [x(j), x(j + 1), x(j + 2), x(j + 3)]));
         j += 4;
     }
     for (k, one) in fours.into_remainder().iter_mut().enumerate() {
-        [*one] = inner(g, [x(j + k)]);
+        [*one] = inner::<T, V, 1>(g, [x(j + k)]);
     }
 }
 
 #[inline(always)]
-fn inner<T: Real, const N: usize>(g: &[T], x: [&[T]; N]) -> [T; N] {
-    let mut sums = [[T::ZERO; WIDTH]; N];
-    for at in (0..g.len()).step_by(WIDTH) {
-        let g = load(g, at);
-        for (sum, x) in sums.iter_mut().zip(x) {
-            let x = load(x, at);
-            for (sum, (&g, &x)) in sum.iter_mut().zip(g.iter().zip(&x)) {
-                *sum = *sum + g * x;
+fn inner<T: Real, V: Vector<T>, const N: usize>(g: &[T], x: [&[T]; N]) -> [T; N] {
+    let mut sums = [[T::ZERO; PLACES]; N];
+    let whole = g.len() - g.len() % PLACES;
+    // The places of a run, in as many vectors as that takes.
+    for place in (0..PLACES).step_by(V::WIDTH) {
+        let mut vectors = [V::all(T::ZERO); N];
+        for at in (place..whole).step_by(PLACES) {
+            let g = V::load(g, at);
+            for (sum, x) in vectors.iter_mut().zip(x) {
+                *sum = *sum + g * V::load(x, at);
             }
+        }
+        for (vector, sums) in vectors.into_iter().zip(&mut sums) {
+            vector.store(sums, place);
+        }
+    }
+    for (sums, x) in sums.iter_mut().zip(x) {
+        for ((sum, &g), &x) in sums.iter_mut().zip(&g[whole..]).zip(&x[whole..]) {
+            *sum = *sum + g * x;
         }
     }
     sums.map(total)
 }
 
+/// The sum of all places, by halves.
+#[inline(always)]
+fn total<T: Real>(mut places: [T; PLACES]) -> T {
+    let mut half = PLACES / 2;
+    while half > 0 {
+        for k in 0..half {
+            places[k] = places[k] + places[k + half];
+        }
+        half /= 2;
+    }
+    places[0]
+}
+
+struct ReadBackward<'a, T> {
+    x: Rows<'a, T>,
+    h: Rows<'a, T>,
+}
+
+impl<T: Real> OverTokens<T, 1> for ReadBackward<'_, T> {
+    #[inline(always)]
+    fn run<V: Vector<T>>(&self, token: usize, _: usize, [a]: [&mut [T]; 1]) {
+        let (x, h) = (self.x.of(token), self.h.of(token));
+        products::<T, V>(a, h, |j| row(x, j, h.len()));
+    }
+}
+
 /// `ā = X·H`, with H the cotangent of what was read: X `[.., n, C]`, H `[.., C]` → `[.., n]`.
 pub(super) fn read_backward<T: Real>(x: &Tensor, h: &Tensor) -> Result<Tensor> {
-    let sizes @ Sizes { tokens, n, channels } = Sizes::of(x);
+    let sizes @ Sizes { tokens, n, channels } = Sizes::of(x.shape());
     let (x, h) = (x.contiguous()?, h.contiguous()?);
     let shape = x.shape().without(&[x.shape().len() - 1]);
-    let (x, h) = (sizes.rows::<T>("X", &x, n * channels), sizes.rows::<T>("H", &h, channels));
-    Ok(result(shape, |a| {
-        for_tokens(
-            tokens,
-            1,
-            n * channels,
-            [(a, n)],
-            #[inline(always)]
-            |token, _, [a]| products(a, h.of(token), |j| stream(x.of(token), j, channels)),
-        );
-    }))
+    let kernel = ReadBackward { x: sizes.rows::<T>("X", &x, n * channels), h: sizes.rows("H", &h, channels) };
+    Ok(result(shape, |a| for_tokens(tokens, 1, n * channels, [(a, n)], &kernel)))
+}
+
+struct WriteBackward<'a, T> {
+    x: Rows<'a, T>,
+    f: Rows<'a, T>,
+    b: Rows<'a, T>,
+    g: Rows<'a, T>,
+}
+
+impl<T: Real> OverTokens<T, 3> for WriteBackward<'_, T> {
+    #[inline(always)]
+    fn run<V: Vector<T>>(&self, token: usize, _: usize, [df, dmix, db]: [&mut [T]; 3]) {
+        let [x, f, b, g] = [&self.x, &self.f, &self.b, &self.g].map(|rows| rows.of(token));
+        let (n, channels) = (b.len(), f.len());
+        channels!(channels, at => read_at::<T, V>(df, b, g, at));
+        for i in 0..n {
+            products::<T, V>(row_mut(dmix, i, n), row(g, i, channels), |j| row(x, j, channels));
+        }
+        products::<T, V>(db, f, |i| row(g, i, channels));
+    }
 }
 
 /// `F̄ = b·G`, `Ā = G·Xᵀ` and `b̄ = G·F`, with G the cotangent of what was written: X and G `[.., n, C]`, F `[.., C]`,
 /// b `[.., n]` → `[.., C]`, `[.., n, n]`, `[.., n]`.
 pub(super) fn write_backward<T: Real>(x: &Tensor, f: &Tensor, b: &Tensor, g: &Tensor) -> Result<Results> {
-    let sizes @ Sizes { tokens, n, channels } = Sizes::of(x);
+    let sizes @ Sizes { tokens, n, channels } = Sizes::of(x.shape());
+    let numbers = n * channels;
     let (x, f, b, g) = (x.contiguous()?, f.contiguous()?, b.contiguous()?, g.contiguous()?);
-    let (of_f, of_b) = (f.shape().clone(), x.shape().without(&[x.shape().len() - 1]));
+    let of_b = x.shape().without(&[x.shape().len() - 1]);
     let of_mix: Shape = of_b.iter().copied().chain([n]).collect();
-    let (x, g) = (sizes.rows::<T>("X", &x, n * channels), sizes.rows::<T>("G", &g, n * channels));
-    let (f, b) = (sizes.rows::<T>("F", &f, channels), sizes.rows::<T>("b", &b, n));
+    let kernel = WriteBackward {
+        x: sizes.rows::<T>("X", &x, numbers),
+        f: sizes.rows("F", &f, channels),
+        b: sizes.rows("b", &b, n),
+        g: sizes.rows("G", &g, numbers),
+    };
     let [mut df, mut dmix, mut db] =
         [channels, n * n, n].map(|width| HostBuffer::new(tokens * width * size_of::<T>()));
-    for_tokens(
-        tokens,
-        1,
-        2 * n * channels,
-        [(df.as_mut(), channels), (dmix.as_mut(), n * n), (db.as_mut(), n)],
-        #[inline(always)]
-        |token, _, [df, dmix, db]| {
-            let (x, f, b, g) = (x.of(token), f.of(token), b.of(token), g.of(token));
-            for at in (0..channels).step_by(WIDTH) {
-                store(df, at, &weighted(b, g, channels, at));
-            }
-            for (i, row) in dmix.chunks_exact_mut(n).enumerate() {
-                products(row, stream(g, i, channels), |j| stream(x, j, channels));
-            }
-            products(db, f, |i| stream(g, i, channels));
-        },
-    );
+    let results = [(df.as_mut(), channels), (dmix.as_mut(), n * n), (db.as_mut(), n)];
+    for_tokens(tokens, 1, 2 * numbers, results, &kernel);
     Ok(smallvec![
-        df.into_tensor(&of_f, T::DTYPE),
+        df.into_tensor(f.shape(), T::DTYPE),
         dmix.into_tensor(&of_mix, T::DTYPE),
         db.into_tensor(&of_b, T::DTYPE)
     ])
@@ -362,8 +388,12 @@ pub(super) fn write_backward<T: Real>(x: &Tensor, f: &Tensor, b: &Tensor, g: &Te
 /// What a stream's cotangent has from the write behind it and from the read: `Aᵀ·G + aᵀ ⊗ H`, either of which may be missing.
 #[derive(Clone, Copy)]
 struct Shares<'a, T> {
+    /// G and A.
     written: Option<[Rows<'a, T>; 2]>,
+    /// H and a.
     read: Option<[Rows<'a, T>; 2]>,
+    n: usize,
+    channels: usize,
 }
 
 impl<'a, T: Real> Shares<'a, T> {
@@ -374,22 +404,25 @@ impl<'a, T: Real> Shares<'a, T> {
         Shares {
             written: written.then(|| [sizes.rows("G", &x[0], n * channels), sizes.rows("A", &x[1], n * n)]),
             read: read.then(|| [sizes.rows("H", &x[behind], channels), sizes.rows("a", &x[behind + 1], n)]),
+            n,
+            channels,
         }
     }
 
-    /// Adds its share to a run of the cotangent of stream i.
+    /// Their sum in the cotangent of stream i, at some channels.
     #[inline(always)]
-    fn add_to(&self, sum: &mut Run<T>, token: usize, i: usize, at: usize, sizes: Sizes) {
-        let Sizes { n, channels, .. } = sizes;
+    fn at<V: Vector<T>>(&self, token: usize, i: usize, at: usize) -> V {
+        let mut sum = V::all(T::ZERO);
         if let Some([g, mix]) = &self.written {
             let (g, mix) = (g.of(token), mix.of(token));
-            for j in 0..n {
-                add(sum, mix[j * n + i], &load(stream(g, j, channels), at));
+            for j in 0..self.n {
+                sum = sum + V::all(mix[j * self.n + i]) * V::load(row(g, j, self.channels), at);
             }
         }
         if let Some([h, a]) = &self.read {
-            add(sum, a.of(token)[i], &load(h.of(token), at));
+            sum = sum + V::all(a.of(token)[i]) * V::load(h.of(token), at);
         }
+        sum
     }
 }
 
@@ -397,12 +430,26 @@ fn contiguous(x: &[&Tensor]) -> Result<Vec<Tensor>> {
     x.iter().map(|x| x.contiguous()).collect()
 }
 
+#[inline(always)]
+fn shares_at<T: Real, V: Vector<T>>(dx: &mut [T], shares: &Shares<'_, T>, token: usize, at: usize) {
+    for i in 0..shares.n {
+        shares.at::<V>(token, i, at).store(row_mut(dx, i, shares.channels), at);
+    }
+}
+
+impl<T: Real> OverTokens<T, 1> for Shares<'_, T> {
+    #[inline(always)]
+    fn run<V: Vector<T>>(&self, token: usize, _: usize, [dx]: [&mut [T]; 1]) {
+        channels!(self.channels, at => shares_at::<T, V>(dx, self, token, at));
+    }
+}
+
 /// `Aᵀ·G + aᵀ ⊗ H`: G `[.., n, C]` and A `[.., n, n]` if it was written, H `[.., C]` and a `[.., n]` if it was read
 /// → `[.., n, C]`.
 pub(super) fn cotangent<T: Real>(x: &[&Tensor], handed: Handed) -> Result<Tensor> {
     assert!(x.len() == handed.operands() && !x.is_empty(), "{handed:?} does not take {} operands", x.len());
     let x = contiguous(x)?;
-    let shape = match handed.written {
+    let shape: Shape = match handed.written {
         true => x[0].shape().clone(),
         false => {
             let (h, a) = (x[0].shape(), x[1].shape());
@@ -410,133 +457,171 @@ pub(super) fn cotangent<T: Real>(x: &[&Tensor], handed: Handed) -> Result<Tensor
             h[..h.len() - 1].iter().copied().chain([n, channels]).collect()
         }
     };
-    let [lead @ .., n, channels] = &shape[..] else { panic!("streams: expected [.., n, C], found {shape}") };
-    let sizes @ Sizes { tokens, n, channels } =
-        Sizes { tokens: lead.iter().product(), n: *n, channels: *channels };
+    let sizes = Sizes::of(&shape);
+    let (tokens, numbers) = (sizes.tokens, sizes.numbers());
     let shares = Shares::<T>::new(sizes, &x, handed);
-    Ok(result(shape.clone(), |dx| {
-        for_tokens(
-            tokens,
-            1,
-            n * channels,
-            [(dx, n * channels)],
-            #[inline(always)]
-            |token, _, [dx]| {
-                for at in (0..channels).step_by(WIDTH) {
-                    for i in 0..n {
-                        let mut sum = [T::ZERO; WIDTH];
-                        shares.add_to(&mut sum, token, i, at, sizes);
-                        store(stream_mut(dx, i, channels), at, &sum);
-                    }
-                }
-            },
-        );
-    }))
+    Ok(result(shape, |dx| for_tokens(tokens, 1, numbers, [(dx, numbers)], &shares)))
 }
 
 // ── Projection ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-/// The columns of φ₁, φ₂, … side by side, `[nC, m]`, or, transposed, their rows one below the other, `[m, nC]`.
-struct Phi<T> {
-    columns: Vec<usize>,
-    packed: Vec<T>,
-}
-
-impl<T: Real> Phi<T> {
-    /// Element `[k, j]` goes to `place(k, j)` of `size`; what is left is 0.
-    fn pack(
-        numbers: usize,
-        phi: &[&Tensor],
-        size: usize,
-        place: impl Fn(usize, usize) -> usize,
-    ) -> Result<Phi<T>> {
-        let columns: Vec<usize> = phi
-            .iter()
-            .map(|phi| match phi.shape()[..] {
-                [rows, columns] if rows == numbers => columns,
-                _ => panic!("streams: φ must be [{numbers}, m], found {}", phi.shape()),
-            })
-            .collect();
-        let mut packed = vec![T::ZERO; size];
-        let mut from = 0;
-        for (phi, &width) in phi.iter().zip(&columns) {
-            let phi = phi.contiguous()?;
-            for (k, row) in row_major::<T>(&phi).chunks_exact(width.max(1)).enumerate() {
-                for (j, &value) in row.iter().enumerate() {
-                    packed[place(k, from + j)] = value;
-                }
-            }
-            from += width;
-        }
-        Ok(Phi { columns, packed })
-    }
-}
 
 /// Σmᵢ of φᵢ `[nC, mᵢ]`.
 fn columns_of(phi: &[&Tensor]) -> usize {
     phi.iter().map(|phi| phi.shape().last().copied().unwrap_or(0)).sum()
 }
 
+/// φ₁, φ₂, … as one matrix: element `[k, j]`, with j counted through all of them, goes to `place(k, j)` of `size`. What is
+/// left is 0.
+fn packed<T: Real>(
+    numbers: usize,
+    phi: &[&Tensor],
+    size: usize,
+    place: impl Fn(usize, usize) -> usize,
+) -> Result<Vec<T>> {
+    let mut packed = vec![T::ZERO; size];
+    let mut from = 0;
+    for phi in phi {
+        let &[_, width] = &phi.shape()[..] else {
+            panic!("streams: φ must be [{numbers}, m], found {}", phi.shape())
+        };
+        assert!(phi.shape()[0] == numbers, "streams: φ must be [{numbers}, m], found {}", phi.shape());
+        let phi = phi.contiguous()?;
+        for (k, row) in row_major::<T>(&phi).chunks_exact(width.max(1)).enumerate() {
+            for (j, &value) in row.iter().enumerate() {
+                packed[place(k, from + j)] = value;
+            }
+        }
+        from += width;
+    }
+    Ok(packed)
+}
+
+struct Project<'a, T> {
+    x: Rows<'a, T>,
+    /// `[nC, padded]`.
+    phi: &'a [T],
+    padded: usize,
+    eps: f64,
+}
+
+impl<T: Real> Project<'_, T> {
+    /// R tokens.
+    #[inline(always)]
+    fn rows<V: Vector<T>, const R: usize>(&self, first: usize, y: &mut [T]) {
+        let (numbers, width, padded) = (self.x.width, y.len() / R, self.padded);
+        let m = width - 1;
+        let v: [&[T]; R] = std::array::from_fn(|r| self.x.of(first + r));
+        for (r, y) in y.chunks_exact_mut(width).enumerate() {
+            y[m] = T::of((sum(v[r], |v| v.wide() * v.wide()) / numbers as f64 + self.eps).sqrt());
+        }
+        let mut from = 0;
+        while from < m {
+            // Two vectors of columns at a time.
+            let mut products = [[T::ZERO; 2 * PLACES]; R];
+            let together = (2 * V::WIDTH).min(padded - from);
+            let columns = |s: usize, p: usize| V::load(row(self.phi, s, padded), from + p * V::WIDTH);
+            if together == 2 * V::WIDTH {
+                let sums = tile::<T, V, R, 2>(numbers, |r, s| v[r][s], columns);
+                for (products, [one, two]) in products.iter_mut().zip(sums) {
+                    one.store(products, 0);
+                    two.store(products, V::WIDTH);
+                }
+            } else {
+                let sums = tile::<T, V, R, 1>(numbers, |r, s| v[r][s], columns);
+                for (products, [one]) in products.iter_mut().zip(sums) {
+                    one.store(products, 0);
+                }
+            }
+            for (y, products) in y.chunks_exact_mut(width).zip(&products) {
+                let r = y[m];
+                let columns = &mut y[from..m.min(from + together)];
+                columns.iter_mut().zip(products).for_each(|(y, &product)| *y = product / r);
+            }
+            from += together;
+        }
+    }
+}
+
+impl<T: Real> OverTokens<T, 1> for Project<'_, T> {
+    #[inline(always)]
+    fn run<V: Vector<T>>(&self, first: usize, count: usize, [y]: [&mut [T]; 1]) {
+        if count == TOGETHER {
+            return self.rows::<V, TOGETHER>(first, y);
+        }
+        let width = y.len() / count;
+        for (r, y) in y.chunks_exact_mut(width).enumerate() {
+            self.rows::<V, 1>(first + r, y);
+        }
+    }
+}
+
 /// v·φ and r of each token, side by side: `(v·φ₁ … v·φₖ)/r, r` with r = √(mean(v²) + ε). X `[.., n, C]`, φ `[nC, mᵢ]`
 /// → `[.., Σmᵢ + 1]`.
 pub(super) fn project<T: Real>(x: &Tensor, phi: &[&Tensor], eps: f64) -> Result<Tensor> {
-    let sizes @ Sizes { tokens, .. } = Sizes::of(x);
-    let numbers = sizes.numbers();
+    let sizes = Sizes::of(x.shape());
+    let (tokens, numbers, m) = (sizes.tokens, sizes.numbers(), columns_of(phi));
     let x = x.contiguous()?;
-    let lead = x.shape().len() - 2;
-    let m = columns_of(phi);
-    // A row of φ takes whole runs.
-    let padded = m.next_multiple_of(WIDTH);
-    let phi = Phi::<T>::pack(numbers, phi, numbers * padded, |k, j| k * padded + j)?;
-    let shape: Shape = x.shape()[..lead].iter().copied().chain([m + 1]).collect();
-    let x = sizes.rows::<T>("X", &x, numbers);
-    Ok(result(shape, |y| {
-        for_tokens(
-            tokens,
-            TOGETHER,
-            numbers,
-            [(y, m + 1)],
-            #[inline(always)]
-            |first, count, [y]| {
-                if count == TOGETHER {
-                    let v = std::array::from_fn(|r| x.of(first + r));
-                    return project_rows::<T, TOGETHER>(y, v, &phi.packed, eps);
-                }
-                for (r, y) in y.chunks_exact_mut(m + 1).enumerate() {
-                    project_rows::<T, 1>(y, [x.of(first + r)], &phi.packed, eps);
-                }
-            },
-        );
-    }))
+    // A row of φ takes whole vectors, of any width.
+    let padded = m.next_multiple_of(PLACES);
+    let phi = packed::<T>(numbers, phi, numbers * padded, |k, j| k * padded + j)?;
+    let lead = &x.shape()[..x.shape().len() - 2];
+    let shape: Shape = lead.iter().copied().chain([m + 1]).collect();
+    let kernel = Project { x: sizes.rows::<T>("X", &x, numbers), phi: &phi, padded, eps };
+    Ok(result(shape, |y| for_tokens(tokens, TOGETHER, numbers, [(y, m + 1)], &kernel)))
 }
 
-/// R tokens of [`project`], from `v` into the rows of `y`.
+struct ProjectBackward<'a, T> {
+    v: Rows<'a, T>,
+    /// `[m, nC]`.
+    phi: &'a [T],
+    q: Rows<'a, T>,
+    /// Of v, for each token.
+    scale: &'a [T],
+    shares: Shares<'a, T>,
+}
+
+/// R tokens of X̄, in stream i, at some channels.
 #[inline(always)]
-fn project_rows<T: Real, const R: usize>(y: &mut [T], v: [&[T]; R], phi: &[T], eps: f64) {
-    let (numbers, width) = (v[0].len(), y.len() / R);
-    let m = width - 1;
-    let padded = m.next_multiple_of(WIDTH);
-    let root = |v: &[T]| (sum(v, |v| v.wide() * v.wide()) / numbers as f64 + eps).sqrt();
-    for r in 0..R {
-        y[r * width + m] = T::of(root(v[r]));
+fn stream_at<T: Real, V: Vector<T>, const R: usize>(
+    dx: &mut [T],
+    of: &ProjectBackward<'_, T>,
+    first: usize,
+    i: usize,
+    at: usize,
+) {
+    let (numbers, m, channels) = (of.v.width, of.q.width, of.shares.channels);
+    let q: [&[T]; R] = std::array::from_fn(|r| of.q.of(first + r));
+    let at_v = i * channels + at;
+    let sums = tile::<T, V, R, 1>(m, |r, s| q[r][s], |s, _| V::load(row(of.phi, s, numbers), at_v));
+    for (r, [product]) in sums.into_iter().enumerate() {
+        let token = first + r;
+        let own = product + V::all(of.scale[token]) * V::load(of.v.of(token), at_v);
+        (of.shares.at::<V>(token, i, at) + own).store(row_mut(dx, r, numbers), at_v);
     }
-    for from in (0..padded).step_by(2 * WIDTH) {
-        let mut put = |p: usize, runs: [&Run<T>; R]| {
-            let from = from + p * WIDTH;
-            for (row, run) in y.chunks_exact_mut(width).zip(runs) {
-                let r = row[m];
-                let columns = &mut row[from..m.min(from + WIDTH)];
-                columns.iter_mut().zip(run).for_each(|(y, &product)| *y = product / r);
-            }
-        };
-        let factor = |r: usize, s: usize| v[r][s];
-        let columns = |s: usize, p: usize| load(phi, s * padded + from + p * WIDTH);
-        if padded - from == WIDTH {
-            let sums = tile::<T, R, 1>(numbers, factor, columns);
-            put(0, std::array::from_fn(|r| &sums[r][0]));
-        } else {
-            let sums = tile::<T, R, 2>(numbers, factor, columns);
-            (0..2).for_each(|p| put(p, std::array::from_fn(|r| &sums[r][p])));
+}
+
+#[inline(always)]
+fn streams_at<T: Real, V: Vector<T>>(
+    dx: &mut [T],
+    of: &ProjectBackward<'_, T>,
+    tokens: [usize; 2],
+    i: usize,
+    at: usize,
+) {
+    let [first, count] = tokens;
+    if count == TOGETHER {
+        return stream_at::<T, V, TOGETHER>(dx, of, first, i, at);
+    }
+    for r in 0..count {
+        stream_at::<T, V, 1>(row_mut(dx, r, of.v.width), of, first + r, i, at);
+    }
+}
+
+impl<T: Real> OverTokens<T, 1> for ProjectBackward<'_, T> {
+    #[inline(always)]
+    fn run<V: Vector<T>>(&self, first: usize, count: usize, [dx]: [&mut [T]; 1]) {
+        for i in 0..self.shares.n {
+            channels!(self.shares.channels, at => streams_at::<T, V>(dx, self, [first, count], i, at));
         }
     }
 }
@@ -555,12 +640,11 @@ pub(super) fn project_backward<T: Real>(x: &[&Tensor], handed: Handed) -> Result
     let [x, phi @ .., y, dy] = own else {
         panic!("project_backward needs X, φ, y and ȳ, found {}", x.len())
     };
-    let sizes @ Sizes { tokens, n, channels } = Sizes::of(x);
-    let (numbers, others) = (sizes.numbers(), contiguous(others)?);
-    let shares = Shares::<T>::new(sizes, &others, handed);
+    let sizes = Sizes::of(x.shape());
+    let (tokens, numbers, m, others) = (sizes.tokens, sizes.numbers(), columns_of(phi), contiguous(others)?);
     let (x, y, dy) = (x.contiguous()?, y.contiguous()?, dy.contiguous()?);
-    let (m, shape) = (columns_of(phi), x.shape().clone());
-    let phi = Phi::<T>::pack(numbers, phi, m * numbers, |k, j| j * numbers + k)?;
+    let widths: Vec<usize> = phi.iter().map(|phi| columns_of(&[phi])).collect();
+    let phi = packed::<T>(numbers, phi, m * numbers, |k, j| j * numbers + k)?;
     let v = sizes.rows::<T>("X", &x, numbers);
     let (y, dy) = (sizes.rows::<T>("y", &y, m + 1), sizes.rows::<T>("ȳ", &dy, m + 1));
 
@@ -576,48 +660,15 @@ pub(super) fn project_backward<T: Real>(x: &[&Tensor], handed: Handed) -> Result
         }
         scale[token] = (dy[m] - along / r) / (T::of(numbers as f64) * r);
     }
+    let (q, shares) = (Rows { all: &q[..], width: m }, Shares::new(sizes, &others, handed));
+    let kernel = ProjectBackward { v, phi: &phi, q, scale: &scale, shares };
+    let dx = |dx: &mut [T]| for_tokens(tokens, TOGETHER, 2 * numbers, [(dx, numbers)], &kernel);
+    let mut results: Results = smallvec![result(x.shape().clone(), dx)];
 
-    let dx = result(shape, |dx| {
-        for_tokens(
-            tokens,
-            TOGETHER,
-            2 * numbers,
-            [(dx, numbers)],
-            #[inline(always)]
-            |first, count, [dx]| {
-                // The run at `at` of stream i of a token, of which φ·q is there.
-                let mut finish = |r: usize, i: usize, at: usize, product: &Run<T>| {
-                    let (token, mut own, mut sum) = (first + r, *product, [T::ZERO; WIDTH]);
-                    add(&mut own, scale[token], &load(stream(v.of(token), i, channels), at));
-                    shares.add_to(&mut sum, token, i, at, sizes);
-                    sum.iter_mut().zip(own).for_each(|(sum, own)| *sum = *sum + own);
-                    store(stream_mut(dx, r * n + i, channels), at, &sum);
-                };
-                for i in 0..n {
-                    for at in (0..channels).step_by(WIDTH) {
-                        let row =
-                            |s: usize, _: usize| load(stream(&phi.packed[s * numbers..], i, channels), at);
-                        if count == TOGETHER {
-                            let factor = |r: usize, s: usize| q[(first + r) * m + s];
-                            let sums = tile::<T, TOGETHER, 1>(m, factor, row);
-                            (0..TOGETHER).for_each(|r| finish(r, i, at, &sums[r][0]));
-                        } else {
-                            for r in 0..count {
-                                let [[sum]] = tile::<T, 1, 1>(m, |_, s| q[(first + r) * m + s], row);
-                                finish(r, i, at, &sum);
-                            }
-                        }
-                    }
-                }
-            },
-        );
-    });
-
-    let mut results: Results = smallvec![dx];
-    let sums = outer_products(&v, &q, m, tokens);
+    let sums = outer_products(v, q, tokens);
     let mut from = 0;
-    for &width in &phi.columns {
-        results.push(result(Shape::from([numbers, width]), |dphi| {
+    for width in widths {
+        results.push(result(Shape::from([numbers, width]), |dphi: &mut [T]| {
             for (k, row) in dphi.chunks_exact_mut(width.max(1)).enumerate() {
                 for (j, value) in row.iter_mut().enumerate() {
                     *value = sums[(from + j) * numbers + k];
@@ -629,38 +680,47 @@ pub(super) fn project_backward<T: Real>(x: &[&Tensor], handed: Handed) -> Result
     Ok(results)
 }
 
+struct OuterProducts<'a, T> {
+    v: Rows<'a, T>,
+    q: Rows<'a, T>,
+    tokens: usize,
+}
+
+/// Rows of φ̄ᵀ, of the tokens of a block, at some numbers of v.
+#[inline(always)]
+fn outer_at<T: Real, V: Vector<T>>(part: &mut [T], of: &OuterProducts<'_, T>, block: usize, at: usize) {
+    let (begin, numbers, m) = (block * BLOCK, of.v.width, of.q.width);
+    let inner = BLOCK.min(of.tokens - begin);
+    let v = |s: usize, _: usize| V::load(of.v.of(begin + s), at);
+    let mut j = 0;
+    while j + TOGETHER <= m {
+        let sums = tile::<T, V, TOGETHER, 1>(inner, |r, s| of.q.of(begin + s)[j + r], v);
+        for (r, [sum]) in sums.into_iter().enumerate() {
+            sum.store(row_mut(part, j + r, numbers), at);
+        }
+        j += TOGETHER;
+    }
+    while j < m {
+        let [[sum]] = tile::<T, V, 1, 1>(inner, |_, s| of.q.of(begin + s)[j], v);
+        sum.store(row_mut(part, j, numbers), at);
+        j += 1;
+    }
+}
+
+impl<T: Real> OverTokens<T, 1> for OuterProducts<'_, T> {
+    #[inline(always)]
+    fn run<V: Vector<T>>(&self, block: usize, _: usize, [part]: [&mut [T]; 1]) {
+        channels!(self.v.width, at => outer_at::<T, V>(part, self, block, at));
+    }
+}
+
 /// Σ q ⊗ v over tokens: `[m, nC]`.
-fn outer_products<T: Real>(v: &Rows<'_, T>, q: &[T], m: usize, tokens: usize) -> Vec<T> {
-    let (numbers, size) = (v.width, m * v.width);
+fn outer_products<T: Real>(v: Rows<'_, T>, q: Rows<'_, T>, tokens: usize) -> Vec<T> {
+    let size = q.width * v.width;
     let blocks = tokens.div_ceil(BLOCK);
     let mut parts = vec![T::ZERO; blocks.max(1) * size];
-    for_tokens(
-        blocks,
-        1,
-        BLOCK * numbers,
-        [(&mut parts[..blocks * size], size)],
-        #[inline(always)]
-        |block, _, [part]| {
-            let begin = block * BLOCK;
-            let inner = BLOCK.min(tokens - begin);
-            for at in (0..numbers).step_by(WIDTH) {
-                let row = |s: usize, _: usize| load(v.of(begin + s), at);
-                let mut j = 0;
-                while j + TOGETHER <= m {
-                    let sums = tile::<T, TOGETHER, 1>(inner, |r, s| q[(begin + s) * m + j + r], row);
-                    for (r, [sum]) in sums.iter().enumerate() {
-                        store(stream_mut(part, j + r, numbers), at, sum);
-                    }
-                    j += TOGETHER;
-                }
-                while j < m {
-                    let [[sum]] = tile::<T, 1, 1>(inner, |_, s| q[(begin + s) * m + j], row);
-                    store(stream_mut(part, j, numbers), at, &sum);
-                    j += 1;
-                }
-            }
-        },
-    );
+    let kernel = OuterProducts { v, q, tokens };
+    for_tokens(blocks, 1, BLOCK * v.width, [(&mut parts[..blocks * size], size)], &kernel);
     if size > 0 {
         let (sums, others) = parts.split_at_mut(size);
         for part in others.chunks_exact(size) {
