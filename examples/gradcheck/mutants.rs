@@ -9,7 +9,7 @@ use crate::quiet::quietly;
 use crate::subject::Subject;
 
 /// Mistakes that are none: operation, the start of the place, the edit, and why nothing changes. `*` is any.
-const EXCLUSIONS: [(&str, &str, &str, &str); 16] = [
+const EXCLUSIONS: [(&str, &str, &str, &str); 21] = [
     ("sign", "*", "*", NO_SLOPE),
     ("*", "operand 0 of sign(", "detached", NO_SLOPE),
     ("*", "sum(", "left out", NOTHING_MOVES),
@@ -31,12 +31,19 @@ const EXCLUSIONS: [(&str, &str, &str, &str); 16] = [
     ),
     ("pow", "operand 0 of eq(", "detached", "truth has no derivative"),
     ("pow", "operand 1 of eq(", "detached", "truth has no derivative"),
+    ("layer_norm", "operand 1 of layer_norm_gain_backward(", "*", UNREAD),
+    ("layer_norm", "operand 0 of layer_norm_bias_backward(", "*", UNREAD),
+    ("layer_norm", "operand 1 of layer_norm_bias_backward(", "*", UNREAD),
+    ("layer_norm", "layer_norm_bias_backward(", "swapped 0 and 1", UNREAD),
+    ("rms_norm", "operand 1 of rms_norm_gain_backward(", "*", UNREAD),
 ];
 const NO_SLOPE: &str =
     "the derivative of sign is 0 and so is any multiple of it; its result is as good as a constant";
 const NOTHING_MOVES: &str =
     "it fits only where the result has the operand's shape, and then it is the identity";
 const FLAT: &str = "where the bound takes effect the tanh is ±1 to the last bit; it is against overflow";
+const UNREAD: &str =
+    "one kernel has all cotangents of a norm as results, and this one does not depend on that operand";
 const RATIO: &str = "each of k equal extremes gets a hit divided by the sum of hits: a factor cancels";
 
 /// Why a mutant changes nothing, if that is known.

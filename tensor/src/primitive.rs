@@ -458,17 +458,40 @@ pub enum Fused {
     Linear(Activation),
     /// `exp(x − max x)/Σ exp(x − max x)` over the last axis.
     Softmax,
+    /// The vjp of [`Softmax`](Fused::Softmax), `y∘(g − Σ g∘y)`: its result y and the cotangent g of that, both `[.., C]`, →
+    /// `[.., C]`.
+    SoftmaxBackward,
     /// `x − max x − ln Σ exp(x − max x)` over the last axis.
     LogSoftmax,
+    /// The vjp of [`LogSoftmax`](Fused::LogSoftmax), `g − exp(y)·Σ g`: its result y and the cotangent g of that, both
+    /// `[.., C]`, → `[.., C]`.
+    LogSoftmaxBackward,
     /// `−log_softmax(logits)[label]` per row: logits `[N, C]`, labels i64 `[N]` → `[N]`.
     CrossEntropy,
+    /// The vjp of [`CrossEntropy`](Fused::CrossEntropy), `g·(softmax(logits) − onehot(label))` per row: logits `[N, C]`, labels
+    /// i64 `[N]` and the cotangent g `[N]` of the losses → `[N, C]`.
+    CrossEntropyBackward,
     /// `(x − mean)/√(var + eps)·γ + β` over the last axis, variance in two passes: x `[.., C]`, γ `[C]`, β `[C]`.
     LayerNorm {
         /// Added to the variance.
         eps: f64,
     },
+    /// The vjp of [`LayerNorm`](Fused::LayerNorm): x, γ and the cotangent g of the result, `[.., C]`, → those of x `[.., C]`, γ
+    /// and β `[C]`. With x̂ the normalised row, r what it was scaled by and `ĝ = g∘γ`: `r·(ĝ − mean(ĝ) − x̂·mean(ĝ∘x̂))`,
+    /// `Σ_rows g∘x̂` and `Σ_rows g`.
+    LayerNormBackward {
+        /// Added to the variance.
+        eps: f64,
+    },
     /// `x/√(mean(x²) + eps)·γ` over the last axis: x `[.., C]`, γ `[C]`.
     RmsNorm {
+        /// Added to the mean square.
+        eps: f64,
+    },
+    /// The vjp of [`RmsNorm`](Fused::RmsNorm): x, γ and the cotangent g of the result, `[.., C]`, → those of x `[.., C]` and γ
+    /// `[C]`. With x̂ the normalised row, r what it was scaled by and `ĝ = g∘γ`: `r·(ĝ − x̂·mean(ĝ∘x̂))` and
+    /// `Σ_rows g∘x̂`.
+    RmsNormBackward {
         /// Added to the mean square.
         eps: f64,
     },
@@ -551,8 +574,13 @@ impl Fused {
                 let rank = shape.len();
                 Meta { shape: shape.with_ones(&[rank - 2, rank - 1]), dtype: DType::I64 }
             }
+            Fused::LayerNormBackward { .. } => return smallvec![x[0].clone(), x[1].clone(), x[1].clone()],
+            Fused::RmsNormBackward { .. } => return smallvec![x[0].clone(), x[1].clone()],
             Fused::Softmax
+            | Fused::SoftmaxBackward
             | Fused::LogSoftmax
+            | Fused::LogSoftmaxBackward
+            | Fused::CrossEntropyBackward
             | Fused::LayerNorm { .. }
             | Fused::RmsNorm { .. }
             | Fused::Sinkhorn(_)

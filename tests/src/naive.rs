@@ -295,6 +295,41 @@ pub fn log_softmax(row: &[f64], dtype: DType) -> Vec<Near> {
     row.iter().map(|&v| near(v)).collect()
 }
 
+/// The cotangent of a softmax's operand, `y∘(g − Σ g∘y)`, from a row of its result and one of the cotangent of that.
+pub fn softmax_backward(y: &[f64], g: &[f64], dtype: DType) -> Vec<Near> {
+    let factors: Vec<(f64, f64)> = g.iter().copied().zip(y.iter().copied()).collect();
+    let along = Near::sum_of_products(&factors, dtype);
+    let near = |(&y, &g): (&f64, &f64)| Near {
+        value: y * (g - along.value),
+        error: y.abs() * (along.error + 3.0 * unit(accumulator(dtype)) * (g.abs() + along.value.abs())),
+    };
+    y.iter().zip(g).map(near).collect()
+}
+
+/// The cotangent of a log-softmax's operand, `g − exp(y)·Σ g`, from a row of its result and one of the cotangent of that.
+pub fn log_softmax_backward(y: &[f64], g: &[f64], dtype: DType) -> Vec<Near> {
+    let total = Near::sum(g, dtype);
+    let near = |(&y, &g): (&f64, &f64)| Near {
+        value: g - y.exp() * total.value,
+        error: y.exp() * (total.error + 5.0 * unit(accumulator(dtype)) * total.value.abs())
+            + unit(accumulator(dtype)) * g.abs(),
+    };
+    y.iter().zip(g).map(near).collect()
+}
+
+/// The cotangent of a row of logits, `g·(softmax(x) − onehot(label))`.
+pub fn cross_entropy_backward(row: &[f64], label: usize, g: f64, dtype: DType) -> Vec<Near> {
+    let mut cotangents = softmax(row, dtype);
+    for (i, p) in cotangents.iter_mut().enumerate() {
+        let value = p.value - f64::from(u8::from(i == label));
+        *p = Near {
+            value: g * value,
+            error: g.abs() * (p.error + 2.0 * unit(accumulator(dtype)) * value.abs()),
+        };
+    }
+    cotangents
+}
+
 fn finite_or_zero(error: f64) -> f64 {
     if error.is_finite() { error } else { 0.0 }
 }
@@ -354,6 +389,54 @@ pub fn rms_norm(row: &[f64], gain: &[f64], eps: f64, dtype: DType) -> Vec<Near> 
     let relative = (n + 8.0) * unit(DType::F64) + 4.0 * unit(accumulator(dtype));
     let near = |(v, g): (&f64, &f64)| Near { value: v * r * g, error: relative * (v * r * g).abs() };
     row.iter().zip(gain).map(near).collect()
+}
+
+/// The cotangents of x, gain and bias of a layer norm (`centred`) or an RMS norm: rows x and g, which is that of the result.
+pub fn norm_backward(
+    centred: bool,
+    x: &Array<f64>,
+    gain: &[f64],
+    g: &Array<f64>,
+    eps: f64,
+    dtype: DType,
+) -> [Array<Near>; 3] {
+    let columns = gain.len();
+    let n = columns as f64;
+    // Of the kernel, and of the sums in f64 here and there.
+    let rounding = 16.0 * unit(accumulator(dtype)) + 4.0 * (n + 8.0) * unit(DType::F64);
+    let mean = |v: &dyn Fn(usize) -> f64| (0..columns).map(v).sum::<f64>() / n;
+    let mut dx = Vec::new();
+    let mut sums = vec![[Near { value: 0.0, error: 0.0 }; 2]; columns];
+    for (x, g) in x.data.chunks(columns).zip(g.data.chunks(columns)) {
+        let center = if centred { mean(&|i| x[i]) } else { 0.0 };
+        let scale = 1.0 / (mean(&|i| (x[i] - center).powi(2)) + eps).sqrt();
+        let normalised = |i: usize| (x[i] - center) * scale;
+        // The mean is known up to n roundings of an f64 sum.
+        let off =
+            if centred { 2.0 * (n + 2.0) * unit(DType::F64) * mean(&|i| x[i].abs()) * scale } else { 0.0 };
+        let weighed = |i: usize| g[i] * gain[i];
+        let level = if centred { mean(&weighed) } else { 0.0 };
+        let along = mean(&|i| weighed(i) * normalised(i));
+        let size = mean(&|i| weighed(i).abs());
+        for i in 0..columns {
+            let at = normalised(i);
+            let value = scale * (weighed(i) - level - at * along);
+            // x̂ is at most √n, and so a mean with it is no larger than √n times the mean of sizes.
+            let terms = weighed(i).abs() + size * (1.0 + at.abs() * n.sqrt());
+            dx.push(Near { value, error: scale * terms * (rounding + 4.0 * off) });
+            for (sum, term) in sums[i].iter_mut().zip([g[i] * at, g[i]]) {
+                sum.value += term;
+                sum.error += rounding * term.abs() + off * g[i].abs();
+            }
+        }
+    }
+    // The sums over rows are in f64, here and there.
+    let rows = x.data.len() as f64 / n;
+    let of = |k: usize| {
+        let near = |sum: &[Near; 2]| Near { error: sum[k].error * (1.0 + rows * unit(DType::F64)), ..sum[k] };
+        Array::new(&[columns], sums.iter().map(near).collect())
+    };
+    [Array::new(&x.shape, dx), of(0), of(1)]
 }
 
 /// The value of a number of a float dtype as an i64: towards zero, NaN as 0, beyond the range the nearest.

@@ -1,4 +1,4 @@
-//! Cross-entropy of logits against class labels.
+//! Cross-entropy of logits against class labels, and its derivative.
 
 use limpid_tensor::{DType, Fused, Inferred, Meta, Result, Tensor};
 
@@ -12,6 +12,10 @@ use crate::var::Var;
 /// `x̄ = ȳ·(softmax(x) − onehot(label))`; the labels are constants.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct CrossEntropy;
+
+/// The vjp of [`CrossEntropy`]: logits x, labels and ȳ → x̄.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct CrossEntropyBackward;
 
 /// `softmax(x) − onehot(label)`: the gradient of each row's loss.
 fn gradient<'t>(x: Var<'t>, labels: Var<'t>) -> Var<'t> {
@@ -50,7 +54,7 @@ impl Op for CrossEntropy {
     }
 
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
-        at.each(|_| at.g().unsqueeze(1) * gradient(at.x(0), at.x(1)))
+        at.each(|_| at.g().tape().record(CrossEntropyBackward, &[at.x(0), at.x(1), at.g()]))
     }
 
     fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
@@ -63,6 +67,36 @@ impl Op for CrossEntropy {
 
     fn flops(&self, x: &[&Meta], _y: &Meta) -> u64 {
         4 * x[0].shape.elements() as u64
+    }
+}
+
+impl Op for CrossEntropyBackward {
+    fn name(&self) -> &'static str {
+        "cross_entropy_backward"
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        let losses = CrossEntropy.infer(x)?;
+        if *x[2] != losses {
+            return Err(format!("expected the cotangent {losses} of the losses, found {}", x[2]));
+        }
+        Ok(x[0].clone())
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+        fused(self, Fused::CrossEntropyBackward, x)
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        Needs::inputs(&[0, 1, 2])
+    }
+
+    fn expand<'t>(&self, x: &[Var<'t>]) -> Option<Var<'t>> {
+        Some(x[2].unsqueeze(1) * gradient(x[0], x[1]))
+    }
+
+    fn flops(&self, x: &[&Meta], _y: &Meta) -> u64 {
+        6 * x[0].shape.elements() as u64
     }
 }
 

@@ -4,12 +4,14 @@
 //! keeping them would save, and makes every higher order follow.
 
 use std::cell::LazyCell;
+use std::rc::Rc;
 
 use limpid_tensor::{Fused, Inferred, Meta, Result, Tensor};
 
 use crate::op::{Cotangents, Needs, Op, Pullback, Pushforward};
 use crate::ops::fused;
 use crate::ops::softmax::row_sum;
+use crate::ops::together::Together;
 use crate::var::Var;
 
 /// `y = x̂∘γ + β` with `x̂ = (x − mean)·r`, `r = 1/√(var + eps)`, over the last axis: x `[.., C]`, γ and β `[C]`; var is
@@ -35,6 +37,22 @@ pub struct LayerNorm {
 pub struct RmsNorm {
     /// Added to the mean square.
     pub eps: f64,
+}
+
+/// One of the cotangents that the vjp of [`LayerNorm`] hands back: x, γ and ȳ → the cotangent of operand `of`.
+#[derive(Debug)]
+struct LayerNormBackward {
+    eps: f64,
+    of: usize,
+    together: Rc<Together>,
+}
+
+/// One of the cotangents that the vjp of [`RmsNorm`] hands back: x, γ and ȳ → the cotangent of operand `of`.
+#[derive(Debug)]
+struct RmsNormBackward {
+    eps: f64,
+    of: usize,
+    together: Rc<Together>,
 }
 
 /// The normalised rows x̂, and r, by which they were scaled.
@@ -91,6 +109,27 @@ fn needs(tracked: &[bool]) -> Needs {
     Needs::inputs(&[0]).when(tracked[0] || tracked[1]).or(Needs::inputs(&[1]).when(tracked[0]))
 }
 
+/// What the kernels of both vjps take. No cotangent but x̄ depends on γ: without x̄ they take ones for it, and γ need not be
+/// held.
+fn operands<'t>(at: &Pullback<'_, 't>) -> [Var<'t>; 3] {
+    let gain = if at.wants(0) { at.x(1) } else { at.g().fill(1.0).expand(at.x(1).shape()) };
+    [at.x(0), gain, at.g()]
+}
+
+/// The metadata of the cotangent of operand `of`.
+fn infer_cotangent(name: &str, x: &[&Meta], of: usize) -> Inferred {
+    infer_columns(name, &x[..2], &["γ"])?;
+    if x[2] != x[0] {
+        return Err(format!("expected a cotangent {}, found {}", x[0], x[2]));
+    }
+    Ok(x[usize::from(of > 0)].clone())
+}
+
+/// What the expansion of the cotangent of operand `of` reads.
+fn needs_of_cotangent(of: usize) -> Needs {
+    Needs::inputs([&[0, 1, 2][..], &[0, 2], &[2]][of])
+}
+
 impl Op for LayerNorm {
     fn name(&self) -> &'static str {
         "layer_norm"
@@ -113,12 +152,12 @@ impl Op for LayerNorm {
     }
 
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
-        let normalised = LazyCell::new(|| Normalised::scaled(centred(at.x(0)), self.eps));
-        at.each(|i| match i {
-            0 => centred(normalised.times_jacobian(at.g() * at.x(1))),
-            1 => (at.g() * normalised.x).sum_to(&at.x(1).shape()),
-            _ => at.g().sum_to(&at.x(2).shape()),
-        })
+        if !at.wants(0) && !at.wants(1) {
+            return at.each(|i| at.g().sum_to(&at.x(i).shape()));
+        }
+        let eps = self.eps;
+        let part = |of, together| LayerNormBackward { eps, of, together };
+        Together::cotangents(at, Fused::LayerNormBackward { eps }, &operands(at), part)
     }
 
     fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
@@ -136,6 +175,42 @@ impl Op for LayerNorm {
 
     fn flops(&self, x: &[&Meta], _y: &Meta) -> u64 {
         7 * x[0].shape.elements() as u64
+    }
+}
+
+impl Op for LayerNormBackward {
+    fn name(&self) -> &'static str {
+        ["layer_norm_backward", "layer_norm_gain_backward", "layer_norm_bias_backward"][self.of]
+    }
+
+    fn attributes(&self) -> String {
+        format!("ε={}", self.eps)
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        infer_cotangent(self.name(), x, self.of)
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+        self.together.result(self.of, self, x)
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        needs_of_cotangent(self.of)
+    }
+
+    fn expand<'t>(&self, x: &[Var<'t>]) -> Option<Var<'t>> {
+        let (gain, g) = (x[1], x[2]);
+        let normalised = || Normalised::scaled(centred(x[0]), self.eps);
+        Some(match self.of {
+            0 => centred(normalised().times_jacobian(g * gain)),
+            1 => (g * normalised().x).sum_to(&gain.shape()),
+            _ => g.sum_to(&gain.shape()),
+        })
+    }
+
+    fn flops(&self, x: &[&Meta], _y: &Meta) -> u64 {
+        [12, 2, 1][self.of] * x[0].shape.elements() as u64
     }
 }
 
@@ -161,11 +236,9 @@ impl Op for RmsNorm {
     }
 
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
-        let normalised = LazyCell::new(|| Normalised::scaled(at.x(0), self.eps));
-        at.each(|i| match i {
-            0 => normalised.times_jacobian(at.g() * at.x(1)),
-            _ => (at.g() * normalised.x).sum_to(&at.x(1).shape()),
-        })
+        let eps = self.eps;
+        let part = |of, together| RmsNormBackward { eps, of, together };
+        Together::cotangents(at, Fused::RmsNormBackward { eps }, &operands(at), part)
     }
 
     fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
@@ -182,6 +255,41 @@ impl Op for RmsNorm {
 
     fn flops(&self, x: &[&Meta], _y: &Meta) -> u64 {
         4 * x[0].shape.elements() as u64
+    }
+}
+
+impl Op for RmsNormBackward {
+    fn name(&self) -> &'static str {
+        ["rms_norm_backward", "rms_norm_gain_backward"][self.of]
+    }
+
+    fn attributes(&self) -> String {
+        format!("ε={}", self.eps)
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        infer_cotangent(self.name(), x, self.of)
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+        self.together.result(self.of, self, x)
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        needs_of_cotangent(self.of)
+    }
+
+    fn expand<'t>(&self, x: &[Var<'t>]) -> Option<Var<'t>> {
+        let (gain, g) = (x[1], x[2]);
+        let normalised = Normalised::scaled(x[0], self.eps);
+        Some(match self.of {
+            0 => normalised.times_jacobian(g * gain),
+            _ => (g * normalised.x).sum_to(&gain.shape()),
+        })
+    }
+
+    fn flops(&self, x: &[&Meta], _y: &Meta) -> u64 {
+        [9, 2][self.of] * x[0].shape.elements() as u64
     }
 }
 

@@ -1,4 +1,4 @@
-//! Softmax and its logarithm.
+//! Softmax and its logarithm, and their derivatives.
 
 use limpid_tensor::{Fused, Inferred, Meta, Reduce, Result, Tensor};
 
@@ -17,6 +17,14 @@ pub struct Softmax;
 /// An element of −∞ stays −∞. A row of nothing but −∞ is NaN.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct LogSoftmax;
+
+/// The vjp of [`Softmax`]: y and ȳ → x̄.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct SoftmaxBackward;
+
+/// The vjp of [`LogSoftmax`]: y and ȳ → x̄.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct LogSoftmaxBackward;
 
 /// The sum over the last axis, which stays with size 1.
 pub(super) fn row_sum(v: Var<'_>) -> Var<'_> {
@@ -39,6 +47,14 @@ fn infer_rows(name: &str, x: &Meta) -> Inferred {
         Some(0) => Err(format!("{name} over the last axis of shape {}: there are no elements", x.shape)),
         Some(_) => Ok(x.clone()),
     }
+}
+
+/// What their derivatives do to metadata.
+fn infer_pair(name: &str, x: &[&Meta]) -> Inferred {
+    if x[0] != x[1] {
+        return Err(format!("operands must agree in shape and dtype, found {} and {}", x[0], x[1]));
+    }
+    infer_rows(name, x[0])
 }
 
 impl Softmax {
@@ -66,7 +82,7 @@ impl Op for Softmax {
     }
 
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
-        at.each(|_| Softmax::times_jacobian(at.y(), at.g()))
+        at.each(|_| at.g().tape().record(SoftmaxBackward, &[at.y(), at.g()]))
     }
 
     fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
@@ -80,6 +96,32 @@ impl Op for Softmax {
 
     fn flops(&self, x: &[&Meta], _y: &Meta) -> u64 {
         5 * x[0].shape.elements() as u64
+    }
+}
+
+impl Op for SoftmaxBackward {
+    fn name(&self) -> &'static str {
+        "softmax_backward"
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        infer_pair(self.name(), x)
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+        fused(self, Fused::SoftmaxBackward, x)
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        Needs::inputs(&[0, 1])
+    }
+
+    fn expand<'t>(&self, x: &[Var<'t>]) -> Option<Var<'t>> {
+        Some(Softmax::times_jacobian(x[0], x[1]))
+    }
+
+    fn flops(&self, x: &[&Meta], _y: &Meta) -> u64 {
+        4 * x[0].shape.elements() as u64
     }
 }
 
@@ -101,7 +143,7 @@ impl Op for LogSoftmax {
     }
 
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
-        at.each(|_| at.g() - at.y().exp() * row_sum(at.g()))
+        at.each(|_| at.g().tape().record(LogSoftmaxBackward, &[at.y(), at.g()]))
     }
 
     fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
@@ -115,6 +157,32 @@ impl Op for LogSoftmax {
 
     fn flops(&self, x: &[&Meta], _y: &Meta) -> u64 {
         5 * x[0].shape.elements() as u64
+    }
+}
+
+impl Op for LogSoftmaxBackward {
+    fn name(&self) -> &'static str {
+        "log_softmax_backward"
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        infer_pair(self.name(), x)
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+        fused(self, Fused::LogSoftmaxBackward, x)
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        Needs::inputs(&[0, 1])
+    }
+
+    fn expand<'t>(&self, x: &[Var<'t>]) -> Option<Var<'t>> {
+        Some(x[1] - x[0].exp() * row_sum(x[1]))
+    }
+
+    fn flops(&self, x: &[&Meta], _y: &Meta) -> u64 {
+        4 * x[0].shape.elements() as u64
     }
 }
 

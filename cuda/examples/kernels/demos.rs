@@ -283,6 +283,34 @@ fn fused() -> Vec<Demo> {
                     fused_of(Fused::RmsNorm { eps }, &[&x, &gain])?,
                 ])
             }));
+            for f in [Fused::SoftmaxBackward, Fused::LogSoftmaxBackward] {
+                demos.push(Demo::one(format!("{f:?} {dtype} [{rows}, {width}]"), move |device| {
+                    let of = |seed| numbers(device, &[rows, width], dtype, seed);
+                    fused_of(f, &[&of(1)?, &of(2)?])
+                }));
+            }
+            demos.push(Demo::one(format!("CrossEntropyBackward {dtype} [{rows}, {width}]"), move |device| {
+                let labels = indices(device, &[rows], width)?;
+                let (x, g) =
+                    (numbers(device, &[rows, width], dtype, 1)?, numbers(device, &[rows], dtype, 2)?);
+                fused_of(Fused::CrossEntropyBackward, &[&x, &labels, &g])
+            }));
+        }
+        // The last has more rows than a slab.
+        for [rows, width] in [[5, 2], [5, 33], [5, 600], [5, 1500], [2, 5000], [2, 20000], [150, 9]] {
+            demos.push(Demo::new(
+                format!("LayerNormBackward, RmsNormBackward {dtype} [{rows}, {width}]"),
+                move |device| {
+                    let of = |shape: &[usize], seed| numbers(device, shape, dtype, seed);
+                    let (x, gain, g) = (of(&[rows, width], 1)?, of(&[width], 2)?, of(&[rows, width], 3)?);
+                    let mut results = Vec::new();
+                    for f in [Fused::LayerNormBackward { eps: 1e-5 }, Fused::RmsNormBackward { eps: 1e-5 }] {
+                        let of_f = Tensor::fused_all(f, &[&x, &gain, &g]);
+                        results.extend(of_f.expect("every device here has this kernel")?);
+                    }
+                    Ok(results)
+                },
+            ));
         }
     }
     demos

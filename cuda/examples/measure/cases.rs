@@ -175,7 +175,26 @@ fn rows(sizes: &Sizes) -> Vec<Case> {
                 },
                 |x| fused(Fused::CrossEntropy, x),
             ));
-            let of_rows = move |source: &Source, parameters: u64| {
+            for (name, f) in [
+                ("softmax backward", Fused::SoftmaxBackward),
+                ("log_softmax backward", Fused::LogSoftmaxBackward),
+            ] {
+                cases.push(one(
+                    format!("{name} {dtype} {shape:?}"),
+                    move |source| (0..2).map(|label| source.normal(&shape, dtype, label)).collect(),
+                    move |x| fused(f, x),
+                ));
+            }
+            cases.push(one(
+                format!("cross_entropy backward {dtype} {shape:?}"),
+                move |source| {
+                    let (x, labels) =
+                        (source.normal(&shape, dtype, 0)?, source.indices(&[rows], columns, 1)?);
+                    Ok(vec![x, labels, source.normal(&[rows], dtype, 2)?])
+                },
+                |x| fused(Fused::CrossEntropyBackward, x),
+            ));
+            let of_rows = move |source: &Source, parameters: u64| -> Result<Vec<Tensor>> {
                 let parameters = (1..=parameters).map(|label| source.normal(&[columns], dtype, label));
                 [source.normal(&shape, dtype, 0)].into_iter().chain(parameters).collect()
             };
@@ -189,6 +208,24 @@ fn rows(sizes: &Sizes) -> Vec<Case> {
                 move |source| of_rows(source, 1),
                 |x| fused(Fused::RmsNorm { eps: 1e-5 }, x),
             ));
+            for (name, f) in [
+                ("layer_norm backward", Fused::LayerNormBackward { eps: 1e-5 }),
+                ("rms_norm backward", Fused::RmsNormBackward { eps: 1e-5 }),
+            ] {
+                cases.push(Case::new(
+                    format!("{name} {dtype} {shape:?}"),
+                    BYTES,
+                    move |source| {
+                        let mut operands = of_rows(source, 1)?;
+                        operands.push(source.normal(&shape, dtype, 2)?);
+                        Ok(operands)
+                    },
+                    move |x| {
+                        let results = Tensor::fused_all(f, &x.iter().collect::<Vec<_>>());
+                        Ok(results.expect("a CUDA device has all fused kernels")?.into_vec())
+                    },
+                ));
+            }
         }
     }
     cases

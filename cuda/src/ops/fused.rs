@@ -24,10 +24,21 @@ fn launched(cuda: &'static Cuda, f: Fused, x: &[&Tensor]) -> Result<Results> {
         (Fused::Linear(act), &[x, w]) => matmul::linear(cuda, act, x, w, None),
         (Fused::Linear(act), &[x, w, b]) => matmul::linear(cuda, act, x, w, Some(b)),
         (Fused::Softmax, &[x]) => softmax::softmax(cuda, x),
+        (Fused::SoftmaxBackward, &[y, g]) => softmax::softmax_backward(cuda, y, g),
         (Fused::LogSoftmax, &[x]) => softmax::log_softmax(cuda, x),
+        (Fused::LogSoftmaxBackward, &[y, g]) => softmax::log_softmax_backward(cuda, y, g),
         (Fused::CrossEntropy, &[logits, labels]) => softmax::cross_entropy(cuda, logits, labels),
+        (Fused::CrossEntropyBackward, &[logits, labels, g]) => {
+            softmax::cross_entropy_backward(cuda, logits, labels, g)
+        }
         (Fused::LayerNorm { eps }, &[x, gain, bias]) => norm::layer_norm(cuda, x, gain, bias, eps),
+        (Fused::LayerNormBackward { eps }, &[x, gain, g]) => {
+            return norm::layer_norm_backward(cuda, x, gain, g, eps);
+        }
         (Fused::RmsNorm { eps }, &[x, gain]) => norm::rms_norm(cuda, x, gain, eps),
+        (Fused::RmsNormBackward { eps }, &[x, gain, g]) => {
+            return norm::rms_norm_backward(cuda, x, gain, g, eps);
+        }
         (Fused::Sinkhorn(stop), &[x]) => sinkhorn::sinkhorn(cuda, x, stop),
         (Fused::SinkhornBackward(stop), &[x, g]) => sinkhorn::backward(cuda, x, g, stop),
         (Fused::SinkhornSteps(stop), &[x]) => sinkhorn::steps(cuda, x, stop),

@@ -1,10 +1,11 @@
-//! LayerNorm and RmsNorm over the last axis: `norm.cu`.
+//! LayerNorm and RmsNorm over the last axis, and their derivatives: `norm.cu`.
 
-use limpid_tensor::{Result, Tensor};
+use limpid_tensor::{DType, Result, Results, Shape, Tensor};
+use smallvec::smallvec;
 
-use super::rows::{Matrix, Rows};
+use super::rows::{Matrix, Rows, assert_cotangent};
 use crate::device::Cuda;
-use crate::launch::Arguments;
+use crate::launch::{Arguments, Grid};
 use crate::module::Family;
 
 pub(crate) static NORM: Family = Family { name: "norm.cu", text: include_str!("../../kernels/norm.cu") };
@@ -70,28 +71,50 @@ fn columns_of(function: &str, x: &Tensor, operands: &[&Tensor]) -> Result<Vec<Te
 }
 
 /// The rows of a slab: few enough for blocks to be many, and slabs to be few. A function of the shape alone.
-#[cfg(test)]
 fn slab(rows: usize) -> usize {
     rows.div_ceil(256).max(64)
 }
 
-/// The cotangents of x, gain and, for `layer_norm`, bias, from that of the result.
+/// The cotangents of x, gain and bias, from that of the result: g `[.., C]`.
 ///
-/// With x̂ the normalised row, r its scale and `ĝ = g∘gain`: `x̄ = r·(ĝ − mean(ĝ) − x̂·mean(ĝ∘x̂))`, of which an RmsNorm
-/// has no `mean(ĝ)`; those of gain and bias are `Σ_rows g∘x̂` and `Σ_rows g`.
-#[cfg(test)]
-fn backward(
+/// # Panics
+/// If g or gain has another shape.
+pub(crate) fn layer_norm_backward(
     cuda: &'static Cuda,
-    function: &str,
     x: &Tensor,
     gain: &Tensor,
     g: &Tensor,
     eps: f64,
-) -> Result<Vec<Tensor>> {
-    use limpid_tensor::{DType, Shape};
+) -> Result<Results> {
+    backward(cuda, "layer_norm_backward", 2, x, gain, g, eps)
+}
 
-    use crate::launch::Grid;
+/// The cotangents of x and gain, from that of the result: g `[.., C]`.
+///
+/// # Panics
+/// If g or gain has another shape.
+pub(crate) fn rms_norm_backward(
+    cuda: &'static Cuda,
+    x: &Tensor,
+    gain: &Tensor,
+    g: &Tensor,
+    eps: f64,
+) -> Result<Results> {
+    backward(cuda, "rms_norm_backward", 1, x, gain, g, eps)
+}
 
+/// With x̂ the normalised row, r its scale and `ĝ = g∘gain`: `x̄ = r·(ĝ − mean(ĝ) − x̂·mean(ĝ∘x̂))`, of which an RmsNorm
+/// has no `mean(ĝ)`; then as many sums over rows as there are per column: of `g∘x̂` for gain, of g for bias.
+fn backward(
+    cuda: &'static Cuda,
+    function: &str,
+    per_column: usize,
+    x: &Tensor,
+    gain: &Tensor,
+    g: &Tensor,
+    eps: f64,
+) -> Result<Results> {
+    assert_cotangent(function, g, &x.meta());
     let dtype = x.dtype();
     let mut dx = cuda.empty(x.shape(), dtype)?;
     let gain = columns_of(function, x, &[gain])?.remove(0);
@@ -99,7 +122,7 @@ fn backward(
     let rows = Rows::new(&[&x, &g], &[&gain]);
     let (count, columns) = (rows.count as usize, rows.columns as usize);
     let statistics = cuda.scratch(count * 2 * size_of::<f64>())?;
-    let (kernel, grid) = rows.kernel(&format!("{function}_backward"), dtype);
+    let (kernel, grid) = rows.kernel(function, dtype);
     let mut arguments = Arguments::default();
     arguments.output(&mut dx).scratch(&statistics);
     x.add_to(&mut arguments);
@@ -110,9 +133,8 @@ fn backward(
 
     let slab = slab(count);
     let slabs = count.div_ceil(slab);
-    let outputs = if function == "layer_norm" { 2 } else { 1 };
     let mut sums = Vec::new();
-    for _ in 0..outputs {
+    for _ in 0..per_column {
         sums.push(cuda.empty(Shape::from([slabs, columns]), DType::F64)?);
     }
     let tiles = columns.div_ceil(32 * 16 / dtype.size());
@@ -124,7 +146,7 @@ fn backward(
     let grid = Grid { blocks: [tiles as u32, slabs as u32, 1], threads: 256, shared: 0 };
     cuda.launch(&NORM, &format!("norm_columns_{dtype}"), grid, &mut arguments)?;
 
-    let mut cotangents = vec![dx];
+    let mut cotangents: Results = smallvec![dx];
     for sums in &sums {
         let mut cotangent = cuda.empty([columns], dtype)?;
         let mut arguments = Arguments::default();
@@ -138,7 +160,7 @@ fn backward(
 
 #[cfg(test)]
 mod tests {
-    use limpid_tensor::{DType, Device};
+    use limpid_tensor::Device;
 
     use super::super::rows::tests::{Emulated, assert_near, numbers, shapes, sum};
     use super::*;
@@ -208,7 +230,10 @@ mod tests {
         for ([count, columns], dtype) in FLOATS.into_iter().flat_map(all) {
             let ([values, gains, _, g_values], [x, gain, _, g]) =
                 operands(&emulated, [count, columns], dtype);
-            for (function, centred) in [("layer_norm", true), ("rms_norm", false)] {
+            for (centred, found) in [
+                (true, layer_norm_backward(emulated.cuda, &x, &gain, &g, EPS)),
+                (false, rms_norm_backward(emulated.cuda, &x, &gain, &g, EPS)),
+            ] {
                 let (mut dx, mut of_gain, mut of_bias) = (Vec::new(), vec![0.0; columns], vec![0.0; columns]);
                 for (row, g) in chunks(&values, columns).zip(chunks(&g_values, columns)) {
                     let (x, scale) = normalised(row, centred);
@@ -223,12 +248,12 @@ mod tests {
                     }
                 }
                 let expected = if centred { vec![dx, of_gain, of_bias] } else { vec![dx, of_gain] };
-                let found = backward(emulated.cuda, function, &x, &gain, &g, EPS).unwrap();
+                let found = found.unwrap();
                 assert_eq!(found.len(), expected.len());
                 // The scale of a row of one element is that of eps, which magnifies what is rounded.
                 let roundings = if columns == 1 { 4000.0 } else { 64.0 };
                 for (found, expected) in found.into_iter().zip(&expected) {
-                    let what = format!("{function} {dtype} [{count}, {columns}] {}", found.shape());
+                    let what = format!("centred {centred}, {dtype} [{count}, {columns}] {}", found.shape());
                     assert_near(&emulated.read(Ok(found)), expected, dtype, roundings, &what);
                 }
             }
@@ -275,7 +300,7 @@ mod tests {
         for dtype in FLOATS {
             for shape in shapes(dtype).into_iter().chain([[150, 5]]) {
                 let all = |[x, gain, bias, g]: &[Tensor; 4]| {
-                    let mut results = backward(emulated.cuda, "layer_norm", x, gain, g, EPS).unwrap();
+                    let mut results = layer_norm_backward(emulated.cuda, x, gain, g, EPS).unwrap();
                     results.push(layer_norm(emulated.cuda, x, gain, bias, EPS).unwrap());
                     results.into_iter().map(|y| emulated.read(Ok(y))).collect::<Vec<_>>()
                 };

@@ -1,7 +1,7 @@
 //! Rows for kernels over the last axis: where they lie, and what kind of team takes one (`Row` of `prelude.cuh`).
 
 use bytemuck::{Pod, Zeroable};
-use limpid_tensor::{DType, Result, Tensor};
+use limpid_tensor::{DType, Meta, Result, Tensor};
 
 use crate::device::address_of;
 use crate::launch::{Arguments, Grid};
@@ -39,6 +39,11 @@ impl Matrix {
     pub(crate) fn add_to(&self, arguments: &mut Arguments) {
         arguments.input(&self.x).value(self.stride);
     }
+}
+
+/// A cotangent has the shape and dtype of what it is the cotangent of.
+pub(crate) fn assert_cotangent(function: &str, g: &Tensor, expected: &Meta) {
+    assert!(g.meta() == *expected, "{function}: expected a cotangent {expected}, found {}", g.meta());
 }
 
 /// `Rows` of `prelude.cuh`.

@@ -1,8 +1,8 @@
-//! Softmax, its logarithm and cross-entropy over the last axis: `softmax.cu`.
+//! Softmax, its logarithm and cross-entropy over the last axis, and their derivatives: `softmax.cu`.
 
-use limpid_tensor::{Result, Tensor};
+use limpid_tensor::{Meta, Result, Tensor};
 
-use super::rows::{Matrix, Rows};
+use super::rows::{Matrix, Rows, assert_cotangent};
 use crate::device::Cuda;
 use crate::launch::Arguments;
 use crate::module::Family;
@@ -40,7 +40,7 @@ fn each_row(cuda: &'static Cuda, function: &str, x: &Tensor) -> Result<Tensor> {
 /// # Panics
 /// If the shapes are not these.
 pub(crate) fn cross_entropy(cuda: &'static Cuda, logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
-    assert_labels(logits, labels);
+    assert_labels("cross_entropy", logits, labels);
     let mut loss = cuda.empty(labels.shape(), logits.dtype())?;
     let x = Matrix::new(logits)?;
     let rows = Rows::new(&[&x], &[]);
@@ -54,24 +54,28 @@ pub(crate) fn cross_entropy(cuda: &'static Cuda, logits: &Tensor, labels: &Tenso
     Ok(loss)
 }
 
-fn assert_labels(logits: &Tensor, labels: &Tensor) {
+fn assert_labels(function: &str, logits: &Tensor, labels: &Tensor) {
     assert!(
         logits.shape().len() == 2 && labels.shape()[..] == logits.shape()[..1],
-        "cross_entropy: expected logits [N, C] and labels [N], found {} and {}",
+        "{function}: expected logits [N, C] and labels [N], found {} and {}",
         logits.shape(),
         labels.shape()
     );
 }
 
-/// The cotangent of the logits, `g·(softmax(x) − onehot(label))`: g `[N]` is that of the losses.
-#[cfg(test)]
-fn cross_entropy_backward(
+/// The cotangent of the logits, `g·(softmax(x) − onehot(label))`: g `[N]` is that of the losses. A label outside `0..C` is
+/// none of the classes here: [`cross_entropy`] says so.
+///
+/// # Panics
+/// If the shapes are not these.
+pub(crate) fn cross_entropy_backward(
     cuda: &'static Cuda,
     logits: &Tensor,
     labels: &Tensor,
     g: &Tensor,
 ) -> Result<Tensor> {
-    assert_labels(logits, labels);
+    assert_labels("cross_entropy_backward", logits, labels);
+    assert_cotangent("cross_entropy_backward", g, &Meta::new(labels.shape(), logits.dtype()));
     let mut dx = cuda.empty(logits.shape(), logits.dtype())?;
     let x = Matrix::new(logits)?;
     let rows = Rows::new(&[&x], &[]);
@@ -87,13 +91,28 @@ fn cross_entropy_backward(
     Ok(dx)
 }
 
-/// The cotangent of x from the result y and its cotangent g, both of x's shape, for `softmax` and `log_softmax`.
-#[cfg(test)]
+/// `y∘(g − Σ g∘y)`.
+///
+/// # Panics
+/// If y and its cotangent g have different shapes.
+pub(crate) fn softmax_backward(cuda: &'static Cuda, y: &Tensor, g: &Tensor) -> Result<Tensor> {
+    backward(cuda, "softmax_backward", y, g)
+}
+
+/// `g − exp(y)·Σ g`.
+///
+/// # Panics
+/// If y and its cotangent g have different shapes.
+pub(crate) fn log_softmax_backward(cuda: &'static Cuda, y: &Tensor, g: &Tensor) -> Result<Tensor> {
+    backward(cuda, "log_softmax_backward", y, g)
+}
+
 fn backward(cuda: &'static Cuda, function: &str, y: &Tensor, g: &Tensor) -> Result<Tensor> {
+    assert_cotangent(function, g, &y.meta());
     let mut dx = cuda.empty(y.shape(), y.dtype())?;
     let (y, g) = (Matrix::new(y)?, Matrix::new(g)?);
     let rows = Rows::new(&[&y, &g], &[]);
-    let (kernel, grid) = rows.kernel(&format!("{function}_backward"), dx.dtype());
+    let (kernel, grid) = rows.kernel(function, dx.dtype());
     let mut arguments = Arguments::default();
     arguments.output(&mut dx);
     y.add_to(&mut arguments);
@@ -172,13 +191,13 @@ mod tests {
                     let total = sum(y.iter().zip(g).map(|(y, g)| y * g));
                     y.iter().zip(g).map(|(y, g)| y * (g - total)).collect()
                 });
-                let found = emulated.read(backward(emulated.cuda, "softmax", &y, &g));
+                let found = emulated.read(softmax_backward(emulated.cuda, &y, &g));
                 assert_near(&found, &expected, dtype, 64.0, &what);
                 let expected = rows(columns, [&y_values, &g_values], |y, g| {
                     let total = sum(g.iter().copied());
                     y.iter().zip(g).map(|(y, g)| g - y.exp() * total).collect()
                 });
-                let found = emulated.read(backward(emulated.cuda, "log_softmax", &y, &g));
+                let found = emulated.read(log_softmax_backward(emulated.cuda, &y, &g));
                 assert_near(&found, &expected, dtype, 64.0, &what);
             }
         }

@@ -1,6 +1,6 @@
 //! Work for several threads.
 //!
-//! The two functions that meet rayon are not generic, and so are compiled once: instantiated for every kernel, rayon's
+//! The functions that meet rayon are not generic, and so are compiled once: instantiated for every kernel, rayon's
 //! own code was two fifths of this crate. Which thread does what never changes a bit of a result.
 
 use bytemuck::Pod;
@@ -33,6 +33,32 @@ pub(super) fn chunks<T: Pod>(out: &mut [T], size: usize, f: impl Fn(usize, &mut 
 
 fn byte_chunks(out: &mut [u8], size: usize, f: &(dyn Fn(usize, &mut [u8]) + Sync)) {
     out.par_chunks_mut(size).enumerate().for_each(|(i, chunk)| f(i, chunk));
+}
+
+/// As [`chunks`], of two results side by side: chunks of `size_a` elements of `a` go with chunks of `size_b` of `b`.
+pub(super) fn chunks_of_two<A: Pod, B: Pod>(
+    a: &mut [A],
+    size_a: usize,
+    b: &mut [B],
+    size_b: usize,
+    f: impl Fn(usize, &mut [A], &mut [B]) + Sync,
+) {
+    let (size_a, size_b) = (size_a * size_of::<A>(), size_b * size_of::<B>());
+    let (a, b) = (bytemuck::cast_slice_mut(a), bytemuck::cast_slice_mut(b));
+    byte_chunks_of_two(a, size_a, b, size_b, &|i, a, b| {
+        f(i, bytemuck::cast_slice_mut(a), bytemuck::cast_slice_mut(b))
+    });
+}
+
+fn byte_chunks_of_two(
+    a: &mut [u8],
+    size_a: usize,
+    b: &mut [u8],
+    size_b: usize,
+    f: &(dyn Fn(usize, &mut [u8], &mut [u8]) + Sync),
+) {
+    let pairs = a.par_chunks_mut(size_a).zip(b.par_chunks_mut(size_b));
+    pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
 }
 
 /// Computes two things, on two threads if one is free.

@@ -559,17 +559,65 @@ fn fused_softmax_and_its_logarithm() {
     });
 }
 
+/// Rows of two operands of one shape, as arrays.
+fn two_rows(a: &Array<f64>, b: &Array<f64>, f: impl Fn(&[f64], &[f64]) -> Vec<Near>) -> Array<Near> {
+    let width = *a.shape.last().expect("there is an axis");
+    let rows = a.data.chunks(width).zip(b.data.chunks(width));
+    Array::new(&a.shape, rows.flat_map(|(a, b)| f(a, b)).collect())
+}
+
 #[test]
-fn fused_cross_entropy() {
-    let operands = broadcastable(2, full_shapes(2..=2), &FLOATS, &EVERY, Layouts::Any).map(|mut operands| {
+fn fused_derivatives_of_softmax_and_its_logarithm() {
+    let values = [Values::Interior, Values::Positive, Values::Ties, Values::Tiny];
+    let operands =
+        broadcastable(2, full_shapes(1..=4), &FLOATS, &values, Layouts::Any).map(|mut operands| {
+            if operands[0].shape.is_empty() {
+                operands[0].shape = vec![1];
+            }
+            operands[1].shape = operands[0].shape.clone();
+            operands
+        });
+    check("fused softmax_backward", 4 * CASES, cases(operands), |case| {
+        let (x, numbers) = made(case);
+        let (dtype, [y, g]) = (x[0].dtype(), [0, 1].map(|i| numbers[i].float()));
+        let expected = two_rows(y, g, |y, g| naive::softmax_backward(y, g, dtype));
+        judge::near(&fused(Fused::SoftmaxBackward, &[&x[0], &x[1]])?, dtype, &expected, 1.0)?;
+        let expected = two_rows(y, g, |y, g| naive::log_softmax_backward(y, g, dtype));
+        judge::near(&fused(Fused::LogSoftmaxBackward, &[&x[0], &x[1]])?, dtype, &expected, 1.0)
+    });
+}
+
+/// Logits, labels, and numbers for each row.
+fn classified(values: &[Values]) -> Drawn<Vec<Operand>> {
+    broadcastable(3, full_shapes(2..=2), &FLOATS, values, Layouts::Any).map(|mut operands| {
         let classes = *operands[0].shape.last().unwrap_or(&1);
         let rows = operands[0].shape.iter().rev().nth(1).copied().unwrap_or(1);
         operands[0].shape = vec![rows, classes];
-        operands[1].shape = vec![rows];
+        operands.iter_mut().skip(1).for_each(|o| o.shape = vec![rows]);
         (operands[1].dtype, operands[1].values) = (DType::I64, Values::Below(classes));
         operands
+    })
+}
+
+#[test]
+fn fused_derivative_of_cross_entropy() {
+    let values = [Values::Interior, Values::Positive, Values::Ties, Values::Tiny];
+    check("fused cross_entropy_backward", 4 * CASES, cases(classified(&values)), |case| {
+        let (x, numbers) = made(case);
+        let (dtype, [logits, g]) = (x[0].dtype(), [0, 2].map(|i| numbers[i].float()));
+        let labels = numbers[1].int();
+        let rows = logits.data.chunks(logits.shape[1]).zip(&labels.data).zip(&g.data);
+        let cotangents = rows
+            .flat_map(|((row, &label), &g)| naive::cross_entropy_backward(row, label as usize, g, dtype))
+            .collect();
+        let dx = fused(Fused::CrossEntropyBackward, &[&x[0], &x[1], &x[2]])?;
+        judge::near(&dx, dtype, &Array::new(&logits.shape, cotangents), 1.0)
     });
-    check("fused cross_entropy", 4 * CASES, cases(operands), |case| {
+}
+
+#[test]
+fn fused_cross_entropy() {
+    check("fused cross_entropy", 4 * CASES, cases(classified(&EVERY)), |case| {
         let (x, numbers) = made(case);
         let dtype = x[0].dtype();
         let y = fused(Fused::CrossEntropy, &[&x[0], &x[1]])?;
@@ -614,6 +662,33 @@ fn fused_norms() {
             &naive::rows(rows, last, |row| naive::rms_norm(row, &gain.data, eps, dtype)),
             1.0,
         )
+    });
+}
+
+#[test]
+fn fused_derivatives_of_norms() {
+    let cases = with_columns(&[Values::Interior, Values::Ties, Values::Positive]).map(|mut case| {
+        case.operands[2].shape = case.operands[0].shape.clone();
+        case
+    });
+    check("fused norms backward", 4 * CASES, cases, |case| {
+        let (x, numbers) = made(case);
+        let dtype = x[0].dtype();
+        let eps = [1e-5, 1e-3][case.choose(0, 2)];
+        let [rows, gain, g] = [0, 1, 2].map(|i| numbers[i].float());
+        for (centred, f) in
+            [(true, Fused::LayerNormBackward { eps }), (false, Fused::RmsNormBackward { eps })]
+        {
+            let results = Tensor::fused_all(f, &[&x[0], &x[1], &x[2]])
+                .ok_or_else(|| format!("there is no kernel for {f:?}"))?
+                .map_err(|e| e.to_string())?;
+            let expected = naive::norm_backward(centred, rows, &gain.data, g, eps, dtype);
+            assert_eq!(results.len(), if centred { 3 } else { 2 });
+            for (found, expected) in results.iter().zip(&expected) {
+                judge::near(found, dtype, expected, 1.0)?;
+            }
+        }
+        Ok(())
     });
 }
 

@@ -1,12 +1,18 @@
-//! LayerNorm and RmsNorm over the last axis.
+//! LayerNorm and RmsNorm over the last axis, and their derivatives.
 //!
 //! The variance takes a second pass over the row: E[x²] − mean² would cancel where the mean is large beside the
 //! spread. For the same reason the mean is subtracted in f64, before the one rounding to the element's type.
 //! Squares of f32 values cannot overflow; an f64 row with values beyond 10¹⁵⁴ has an infinite variance, as in the
 //! expansion.
 
-use super::{Real, last_axis, map_rows, per_column, sum};
-use crate::{Result, Tensor};
+use smallvec::smallvec;
+
+use super::super::simd::widest;
+use super::super::threads;
+use super::{
+    PARALLEL_ELEMENTS, Real, expect_shape, last_axis, map_rows, per_column, row_major, sum, sum_of_products,
+};
+use crate::{HostBuffer, Result, Results, Tensor};
 
 /// `(x − mean)/√(var + eps)·γ + β`: x `[.., C]`, γ and β `[C]`. var is the mean of `(x − mean)²`.
 ///
@@ -20,9 +26,7 @@ pub(super) fn layer_norm<T: Real>(x: &Tensor, gain: &Tensor, bias: &Tensor, eps:
         x,
         #[inline(always)]
         |x, y| {
-            let mean = sum(x, T::wide) / columns as f64;
-            let variance = sum(x, |v| (v.wide() - mean) * (v.wide() - mean)) / columns as f64;
-            let scale = T::of(1.0 / (variance + eps).sqrt());
+            let Statistics { mean, scale } = Statistics::centred(x, eps);
             for (((y, &x), &gain), &bias) in y.iter_mut().zip(x).zip(gain).zip(bias) {
                 *y = T::of(x.wide() - mean) * scale * gain + bias;
             }
@@ -41,8 +45,7 @@ pub(super) fn rms_norm<T: Real>(x: &Tensor, gain: &Tensor, eps: f64) -> Result<T
         x,
         #[inline(always)]
         |x, y| {
-            let mean_square = sum(x, |v| v.wide() * v.wide()) / columns as f64;
-            let scale = T::of(1.0 / (mean_square + eps).sqrt());
+            let Statistics { scale, .. } = Statistics::uncentred(x, eps);
             for ((y, &x), &gain) in y.iter_mut().zip(x).zip(gain) {
                 *y = x * scale * gain;
             }
@@ -50,9 +53,139 @@ pub(super) fn rms_norm<T: Real>(x: &Tensor, gain: &Tensor, eps: f64) -> Result<T
     )
 }
 
+/// What a row is normalised with: `x̂ = (x − mean)·scale`.
+struct Statistics<T> {
+    mean: f64,
+    scale: T,
+}
+
+impl<T: Real> Statistics<T> {
+    /// The mean, and `1/√(var + eps)`.
+    #[inline(always)]
+    fn centred(x: &[T], eps: f64) -> Self {
+        let mean = sum(x, T::wide) / x.len() as f64;
+        let variance = sum(x, |v| (v.wide() - mean) * (v.wide() - mean)) / x.len() as f64;
+        Statistics { mean, scale: T::of(1.0 / (variance + eps).sqrt()) }
+    }
+
+    /// No mean, and `1/√(mean(x²) + eps)`.
+    #[inline(always)]
+    fn uncentred(x: &[T], eps: f64) -> Self {
+        let mean_square = sum(x, |v| v.wide() * v.wide()) / x.len() as f64;
+        Statistics { mean: 0.0, scale: T::of(1.0 / (mean_square + eps).sqrt()) }
+    }
+}
+
+/// The cotangents of x, γ and β: x and g, which is that of the result, `[.., C]`, γ `[C]`.
+pub(super) fn layer_norm_backward<T: Real>(
+    x: &Tensor,
+    gain: &Tensor,
+    g: &Tensor,
+    eps: f64,
+) -> Result<Results> {
+    backward::<T, true>("layer_norm_backward", x, gain, g, eps)
+}
+
+/// The cotangents of x and γ: x and g, which is that of the result, `[.., C]`, γ `[C]`.
+pub(super) fn rms_norm_backward<T: Real>(x: &Tensor, gain: &Tensor, g: &Tensor, eps: f64) -> Result<Results> {
+    backward::<T, false>("rms_norm_backward", x, gain, g, eps)
+}
+
+/// Rows whose part in the cotangents of γ and β is summed up by itself. Many enough for the sums to be small beside the
+/// rows; slabs are enough for every thread to have some. A function of the shape alone: it is part of the bits.
+fn slab(rows: usize) -> usize {
+    rows.div_ceil(64).max(32)
+}
+
+/// The cotangents of x and γ, and, if rows were centred, of β.
+fn backward<T: Real, const CENTRED: bool>(
+    kernel: &str,
+    x: &Tensor,
+    gain: &Tensor,
+    g: &Tensor,
+    eps: f64,
+) -> Result<Results> {
+    expect_shape(kernel, g, x.shape());
+    let (shape, columns) = (x.shape(), last_axis(x));
+    let (gain, x, g) = (gain.contiguous()?, x.contiguous()?, g.contiguous()?);
+    let gain = per_column::<T>(kernel, &gain, columns);
+    let (x, g) = (row_major::<T>(&x), row_major::<T>(&g));
+    // For each slab Σ g∘x̂ and, where there is a bias, behind it Σ g.
+    let parameters = 1 + usize::from(CENTRED);
+    let (rows, width) = (x.len() / columns.max(1), parameters * columns);
+    let slab = slab(rows);
+    let mut dx = HostBuffer::new(size_of_val(x));
+    let mut sums = HostBuffer::new(rows.div_ceil(slab) * width * size_of::<f64>());
+    let task = |number: usize, dx: &mut [T], sums: &mut [f64]| {
+        let first = number * slab * columns;
+        let (x, g) = (&x[first..][..dx.len()], &g[first..][..dx.len()]);
+        widest(
+            #[inline(always)]
+            || slab_backward::<T, CENTRED>(dx, sums, x, gain, g, eps),
+        );
+    };
+    if x.len() >= PARALLEL_ELEMENTS {
+        threads::chunks_of_two(dx.as_mut(), slab * columns, sums.as_mut(), width, task);
+    } else if !x.is_empty() {
+        let slabs = dx.as_mut().chunks_mut(slab * columns).zip(sums.as_mut().chunks_mut(width));
+        slabs.enumerate().for_each(|(number, (dx, sums))| task(number, dx, sums));
+    }
+    let mut totals = vec![0.0; width];
+    for slab in sums.as_mut::<f64>().chunks_exact(width.max(1)) {
+        totals.iter_mut().zip(&*slab).for_each(|(total, sum)| *total += sum);
+    }
+    let mut results: Results = smallvec![dx.into_tensor(shape, T::DTYPE)];
+    for k in 0..parameters {
+        let totals = totals[k * columns..][..columns].iter();
+        results.push(Tensor::from_vec(totals.map(|&v| T::of(v)).collect(), [columns]));
+    }
+    Ok(results)
+}
+
+/// [`backward`] of one slab of rows; `sums` are set to its part.
+#[inline(always)]
+fn slab_backward<T: Real, const CENTRED: bool>(
+    dx: &mut [T],
+    sums: &mut [f64],
+    x: &[T],
+    gain: &[T],
+    g: &[T],
+    eps: f64,
+) {
+    let columns = gain.len();
+    sums.fill(0.0);
+    let (of_gain, of_bias) = sums.split_at_mut(columns);
+    let rows = x.chunks_exact(columns).zip(g.chunks_exact(columns));
+    // x̂ of the row at hand.
+    let mut normalised = vec![T::ZERO; columns];
+    for (dx, (x, g)) in dx.chunks_exact_mut(columns).zip(rows) {
+        let Statistics { mean, scale } =
+            if CENTRED { Statistics::centred(x, eps) } else { Statistics::uncentred(x, eps) };
+        for (normalised, &x) in normalised.iter_mut().zip(x) {
+            *normalised = if CENTRED { T::of(x.wide() - mean) * scale } else { x * scale };
+        }
+        for ((sum, &g), &normalised) in of_gain.iter_mut().zip(g).zip(&normalised) {
+            *sum += g.wide() * normalised.wide();
+        }
+        for (sum, &g) in of_bias.iter_mut().zip(g) {
+            *sum += g.wide();
+        }
+        // ĝ, until it is known how much of it lies along x̂ and, of rows that were centred, along 1.
+        for ((dx, &g), &gain) in dx.iter_mut().zip(g).zip(gain) {
+            *dx = g * gain;
+        }
+        let mean_of = |sum: f64| T::of(sum / columns as f64);
+        let along = mean_of(sum_of_products(dx, &normalised));
+        let level = if CENTRED { mean_of(sum(dx, T::wide)) } else { T::ZERO };
+        for (dx, &normalised) in dx.iter_mut().zip(&normalised) {
+            *dx = scale * (*dx - level - normalised * along);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{assert_near, assert_one_answer, numbers};
+    use super::super::tests::{assert_near, assert_near_largest, assert_one_answer, numbers};
     use super::*;
     use crate::cpu::fixture::{naive, views};
     use crate::{DType, Fused};
@@ -78,6 +211,47 @@ mod tests {
         ((0..row.len()).map(layer).collect(), (0..row.len()).map(rms).collect())
     }
 
+    fn backward(f: Fused, x: &Tensor, gain: &Tensor, g: &Tensor) -> Results {
+        Tensor::fused_all(f, &[x, gain, g]).unwrap().unwrap()
+    }
+
+    const BACKWARD: [Fused; 2] = [Fused::LayerNormBackward { eps: EPS }, Fused::RmsNormBackward { eps: EPS }];
+
+    /// The cotangents by the formulas.
+    fn backward_definition(centred: bool, x: &Tensor, gain: &Tensor, g: &Tensor) -> Vec<Vec<f64>> {
+        let (columns, [x, gain, g]) = (last_axis(x), [x, gain, g].map(naive));
+        let mean = |v: &[f64]| v.iter().sum::<f64>() / columns as f64;
+        let (mut dx, mut of_gain, mut of_bias) = (Vec::new(), vec![0.0; columns], vec![0.0; columns]);
+        for (x, g) in x.chunks(columns.max(1)).zip(g.chunks(columns.max(1))) {
+            let level = if centred { mean(x) } else { 0.0 };
+            let below: Vec<f64> = x.iter().map(|v| v - level).collect();
+            let scale = 1.0 / (mean(&below.iter().map(|v| v * v).collect::<Vec<_>>()) + EPS).sqrt();
+            let normalised: Vec<f64> = below.iter().map(|v| v * scale).collect();
+            let weighed: Vec<f64> = g.iter().zip(&gain).map(|(g, gain)| g * gain).collect();
+            let level = if centred { mean(&weighed) } else { 0.0 };
+            let along = mean(&weighed.iter().zip(&normalised).map(|(w, n)| w * n).collect::<Vec<_>>());
+            dx.extend(weighed.iter().zip(&normalised).map(|(w, n)| scale * (w - level - n * along)));
+            for i in 0..columns {
+                of_gain[i] += g[i] * normalised[i];
+                of_bias[i] += g[i];
+            }
+        }
+        if centred { vec![dx, of_gain, of_bias] } else { vec![dx, of_gain] }
+    }
+
+    #[track_caller]
+    fn check_backward(x: &Tensor, gain: &Tensor, g: &Tensor, what: &str) {
+        for (f, centred) in BACKWARD.into_iter().zip([true, false]) {
+            let expected = backward_definition(centred, x, gain, g);
+            let found = backward(f, x, gain, g);
+            assert_eq!(found.len(), expected.len());
+            assert_eq!(found[0].shape(), x.shape());
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_near_largest(found, expected, &format!("{f:?} {what} {}", found.shape()));
+            }
+        }
+    }
+
     #[track_caller]
     fn check(x: &Tensor, gain: &Tensor, bias: &Tensor, what: &str) {
         let [rows, gains, biases] = [x, gain, bias].map(naive);
@@ -99,9 +273,24 @@ mod tests {
                 for x in views(&[rows, columns], dtype) {
                     check(&x, &gain, &bias, &format!("{dtype} {:?}", x.layout()));
                 }
+                let layouts = views(&[rows, columns], dtype);
+                for (x, g) in layouts.iter().zip(layouts.iter().rev()) {
+                    check_backward(x, &gain, g, &format!("{dtype} {:?} {:?}", x.layout(), g.layout()));
+                }
             }
             for shape in [&[6][..], &[2, 3, 6], &[2, 1, 3, 6]] {
                 check(&numbers(shape, dtype, 1), &numbers([6], dtype, 2), &numbers([6], dtype, 3), "rank");
+                check_backward(
+                    &numbers(shape, dtype, 1),
+                    &numbers([6], dtype, 2),
+                    &numbers(shape, dtype, 3),
+                    "rank",
+                );
+            }
+            // More rows than a slab has, and more than there are slabs of the least size.
+            for rows in [32, 33, 150, 5000] {
+                let (x, g) = (numbers([rows, 3], dtype, 1), numbers([rows, 3], dtype, 3));
+                check_backward(&x, &numbers([3], dtype, 2), &g, &format!("{rows} rows"));
             }
         }
     }
@@ -112,6 +301,7 @@ mod tests {
         let row: Vec<f32> = (0..1000).map(|i| 1_048_576.0 + (i % 7) as f32 * 0.125).collect();
         let x = Tensor::from_vec(row, [1, 1000]);
         check(&x, &Tensor::ones([1000], DType::F32), &Tensor::zeros([1000], DType::F32), "f32");
+        check_backward(&x, &Tensor::ones([1000], DType::F32), &numbers([1, 1000], DType::F32, 1), "f32");
         let row: Vec<f64> = (0..1000).map(|i| 1e9 + (i % 7) as f64).collect();
         let x = Tensor::from_vec(row, [1, 1000]);
         let y = layer(&x, &Tensor::ones([1000], DType::F64), &Tensor::zeros([1000], DType::F64));
@@ -124,6 +314,7 @@ mod tests {
     fn huge_f32_rows_do_not_overflow() {
         let x = Tensor::from_vec(vec![1e38f32, -1e38, 3e38, -3e38], [1, 4]);
         check(&x, &Tensor::ones([4], DType::F32), &Tensor::zeros([4], DType::F32), "huge");
+        check_backward(&x, &Tensor::ones([4], DType::F32), &numbers([1, 4], DType::F32, 1), "huge");
     }
 
     #[test]
@@ -144,6 +335,12 @@ mod tests {
             let nan: Vec<bool> = y.to_vec::<f32>().unwrap().iter().map(|v| v.is_nan()).collect();
             assert!(nan[1] && !nan[2] && !nan[3]);
         }
+        for f in BACKWARD {
+            let results = backward(f, &x, &one, &Tensor::ones([2, 2], DType::F32));
+            let nan = |y: &Tensor| y.to_vec::<f32>().unwrap().iter().map(|v| v.is_nan()).collect::<Vec<_>>();
+            assert_eq!(nan(&results[0]), [true, true, false, false]);
+            assert_eq!(nan(&results[1]), [true, true]);
+        }
     }
 
     #[test]
@@ -154,6 +351,8 @@ mod tests {
                 let (gain, bias) = (numbers([columns], dtype, 2), numbers([columns], dtype, 3));
                 assert_one_answer(Fused::LayerNorm { eps: EPS }, &[&x, &gain, &bias]);
                 assert_one_answer(Fused::RmsNorm { eps: EPS }, &[&x, &gain]);
+                let g = numbers([rows, columns], dtype, 4);
+                BACKWARD.into_iter().for_each(|f| assert_one_answer(f, &[&x, &gain, &g]));
             }
         }
     }

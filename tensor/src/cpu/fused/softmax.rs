@@ -1,10 +1,12 @@
-//! Softmax, its logarithm, and cross-entropy, each over the last axis.
+//! Softmax, its logarithm, and cross-entropy, each over the last axis, and their derivatives.
 //!
 //! The largest logit of a row is subtracted first, so that no exponential overflows. A logit of −∞ has probability
 //! 0; a row that holds a NaN or +∞, or nothing but −∞, is all NaN, as in the expansions.
 
 use super::super::math::Float;
-use super::{Real, for_rows, last_axis, map_rows, max, row_major, sum};
+use super::{
+    Real, expect_shape, for_rows, last_axis, map_rows, max, row_major, sum, sum_of_products, zip_rows,
+};
 use crate::{Error, HostBuffer, Result, Tensor};
 
 /// `exp(x − max x)/Σ exp(x − max x)`, x of rank 1 or more.
@@ -13,13 +15,25 @@ pub(super) fn softmax<T: Real>(x: &Tensor) -> Result<Tensor> {
         x,
         #[inline(always)]
         |x, y| {
-            let largest = max(x);
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = (x - largest).exp();
-            }
-            let total = T::of(sum(y, T::wide));
+            let total = exponentials(x, y);
             for y in y {
                 *y = *y / total;
+            }
+        },
+    )
+}
+
+/// `y∘(g − Σ g∘y)`: y and g of rank 1 or more, of one shape.
+pub(super) fn softmax_backward<T: Real>(y: &Tensor, g: &Tensor) -> Result<Tensor> {
+    zip_rows::<T>(
+        "softmax_backward",
+        y,
+        g,
+        #[inline(always)]
+        |y, g, dx| {
+            let along = T::of(sum_of_products(g, y));
+            for ((dx, &y), &g) in dx.iter_mut().zip(y).zip(g) {
+                *dx = y * (g - along);
             }
         },
     )
@@ -40,25 +54,31 @@ pub(super) fn log_softmax<T: Real>(x: &Tensor) -> Result<Tensor> {
     )
 }
 
+/// `g − exp(y)·Σ g`: y and g of rank 1 or more, of one shape.
+pub(super) fn log_softmax_backward<T: Real>(y: &Tensor, g: &Tensor) -> Result<Tensor> {
+    zip_rows::<T>(
+        "log_softmax_backward",
+        y,
+        g,
+        #[inline(always)]
+        |y, g, dx| {
+            let total = T::of(sum(g, T::wide));
+            for ((dx, &y), &g) in dx.iter_mut().zip(y).zip(g) {
+                *dx = g - y.exp() * total;
+            }
+        },
+    )
+}
+
 /// `ln Σ exp(x − max x) − (x[label] − max x)` per row: logits `[N, C]`, labels i64 `[N]` → `[N]`.
 ///
 /// # Errors
 /// If a label is outside `0..C`; of several, the first is named.
 pub(super) fn cross_entropy<T: Real>(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
-    assert!(
-        logits.shape().len() == 2 && labels.shape()[..] == logits.shape()[..1],
-        "cross_entropy: expected logits [N, C] and labels [N], found {} and {}",
-        logits.shape(),
-        labels.shape()
-    );
-    let classes = last_axis(logits);
+    let classes = expect_labels("cross_entropy", logits, labels);
     let (logits, labels) = (logits.contiguous()?, labels.contiguous()?);
     let (logits, labels) = (row_major::<T>(&logits), row_major::<i64>(&labels));
-    let outside = |&label: &i64| usize::try_from(label).map_or(true, |label| label >= classes);
-    if let Some(row) = labels.iter().position(outside) {
-        let message = format!("cross_entropy: label {} in row {row} is outside 0..{classes}", labels[row]);
-        return Err(Error::Device { device: "cpu".into(), message });
-    }
+    expect_classes("cross_entropy", labels, classes)?;
     let mut out = HostBuffer::new(labels.len() * T::DTYPE.size());
     for_rows(
         out.as_mut::<T>(),
@@ -75,6 +95,71 @@ pub(super) fn cross_entropy<T: Real>(logits: &Tensor, labels: &Tensor) -> Result
     Ok(out.into_tensor([labels.len()], T::DTYPE))
 }
 
+/// `g·(softmax(x) − onehot(label))` per row: logits `[N, C]`, labels i64 `[N]`, g `[N]` → `[N, C]`.
+///
+/// # Errors
+/// As [`cross_entropy`].
+pub(super) fn cross_entropy_backward<T: Real>(
+    logits: &Tensor,
+    labels: &Tensor,
+    g: &Tensor,
+) -> Result<Tensor> {
+    let kernel = "cross_entropy_backward";
+    let classes = expect_labels(kernel, logits, labels);
+    expect_shape(kernel, g, labels.shape());
+    let (labels, g) = (labels.contiguous()?, g.contiguous()?);
+    let (labels, g) = (row_major::<i64>(&labels), row_major::<T>(&g));
+    expect_classes(kernel, labels, classes)?;
+    let logits = logits.contiguous()?;
+    let values = row_major::<T>(&logits);
+    let mut out = HostBuffer::new(std::mem::size_of_val(values));
+    for_rows(
+        out.as_mut::<T>(),
+        classes,
+        classes,
+        #[inline(always)]
+        |row, dx| {
+            let (x, g) = (&values[row * classes..][..classes], g[row]);
+            let total = exponentials(x, dx);
+            let label = labels[row] as usize;
+            let chosen = dx[label] / total;
+            for dx in dx.iter_mut() {
+                *dx = g * (*dx / total);
+            }
+            dx[label] = g * (chosen - T::ONE);
+        },
+    );
+    Ok(out.into_tensor(logits.shape(), T::DTYPE))
+}
+
+/// The number of classes, of logits `[N, C]` and labels `[N]`.
+fn expect_labels(kernel: &str, logits: &Tensor, labels: &Tensor) -> usize {
+    assert!(
+        logits.shape().len() == 2 && labels.shape()[..] == logits.shape()[..1],
+        "{kernel}: expected logits [N, C] and labels [N], found {} and {}",
+        logits.shape(),
+        labels.shape()
+    );
+    last_axis(logits)
+}
+
+fn expect_classes(kernel: &str, labels: &[i64], classes: usize) -> Result<()> {
+    let outside = |&label: &i64| usize::try_from(label).map_or(true, |label| label >= classes);
+    let Some(row) = labels.iter().position(outside) else { return Ok(()) };
+    let message = format!("{kernel}: label {} in row {row} is outside 0..{classes}", labels[row]);
+    Err(Error::Device { device: "cpu".into(), message })
+}
+
+/// Writes exp(x − max x) to `e`, and returns its sum.
+#[inline(always)]
+fn exponentials<T: Real>(x: &[T], e: &mut [T]) -> T {
+    let largest = max(x);
+    for (e, &x) in e.iter_mut().zip(x) {
+        *e = (x - largest).exp();
+    }
+    T::of(sum(e, T::wide))
+}
+
 /// ln Σ exp(x − largest).
 #[inline(always)]
 fn log_sum_exp<T: Real>(x: &[T], largest: T) -> f64 {
@@ -83,7 +168,7 @@ fn log_sum_exp<T: Real>(x: &[T], largest: T) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{assert_near, assert_one_answer, numbers};
+    use super::super::tests::{assert_near, assert_near_largest, assert_one_answer, numbers};
     use super::*;
     use crate::cpu::fixture::{naive, views};
     use crate::{DType, Fused};
@@ -139,13 +224,84 @@ mod tests {
         }
     }
 
+    /// `f` of each pair of rows.
+    fn of_rows(a: &Tensor, b: &Tensor, f: impl Fn(&[f64], &[f64]) -> Vec<f64>) -> Vec<f64> {
+        let (width, a, b) = (last_axis(a).max(1), naive(a), naive(b));
+        a.chunks(width).zip(b.chunks(width)).flat_map(|(a, b)| f(a, b)).collect()
+    }
+
+    #[test]
+    fn cotangents_of_every_layout_are_those_of_the_formulas() {
+        for dtype in [DType::F32, DType::F64, DType::BF16] {
+            for (rows, columns) in [(1, 1), (1, 7), (5, 8), (3, 29), (4, 1), (0, 3), (3, 0)] {
+                let layouts = views(&[rows, columns], dtype);
+                // The formulas hold for any y, so it need not be a softmax.
+                for (y, g) in layouts.iter().zip(layouts.iter().rev()) {
+                    let what = format!("{dtype} {:?} {:?}", y.layout(), g.layout());
+                    let expected = of_rows(y, g, |y, g| {
+                        let along: f64 = y.iter().zip(g).map(|(y, g)| y * g).sum();
+                        y.iter().zip(g).map(|(y, g)| y * (g - along)).collect()
+                    });
+                    assert_near_largest(&run(Fused::SoftmaxBackward, &[y, g]), &expected, &what);
+                    let expected = of_rows(y, g, |y, g| {
+                        let total: f64 = g.iter().sum();
+                        y.iter().zip(g).map(|(y, g)| g - y.exp() * total).collect()
+                    });
+                    assert_near_largest(&run(Fused::LogSoftmaxBackward, &[y, g]), &expected, &what);
+                }
+                let g = numbers([2 * rows], dtype, 3).slice(0, 0, 2 * rows, 2).flip(0);
+                let chosen: Vec<i64> = (0..rows).map(|i| (i * 5 % columns.max(1)) as i64).collect();
+                let labels = Tensor::from_vec(chosen.clone(), [rows]);
+                for x in layouts.iter().filter(|_| columns > 0) {
+                    let mut expected = exp_all(&naive_log_softmax(x));
+                    for ((row, &label), g) in expected.chunks_mut(columns).zip(&chosen).zip(naive(&g)) {
+                        row[label as usize] -= 1.0;
+                        row.iter_mut().for_each(|v| *v *= g);
+                    }
+                    let dx = run(Fused::CrossEntropyBackward, &[x, &labels, &g]);
+                    assert_eq!(dx.shape(), x.shape());
+                    assert_near(&dx, &expected, &format!("{dtype} {:?}", x.layout()));
+                }
+            }
+            for shape in [&[6][..], &[2, 3, 4], &[2, 1, 3, 5]] {
+                let (y, g) = (numbers(shape, dtype, 1), numbers(shape, dtype, 2));
+                for f in [Fused::SoftmaxBackward, Fused::LogSoftmaxBackward] {
+                    let matrix = |x: &Tensor| x.reshape([x.elements() / last_axis(x), last_axis(x)]).unwrap();
+                    let found = run(f, &[&y, &g]);
+                    assert_eq!(found.shape(), y.shape());
+                    assert_eq!(naive(&found), naive(&run(f, &[&matrix(&y), &matrix(&g)])));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_masked_has_no_gradient() {
+        let inf = f32::INFINITY;
+        let x = Tensor::from_vec(vec![3e38f32, -inf, 3e38, -3e38], [1, 4]);
+        let g = Tensor::from_vec(vec![3.0f32, 5.0, -1.0, 7.0], [1, 4]);
+        let dx = run(Fused::SoftmaxBackward, &[&run(Fused::Softmax, &[&x]), &g]);
+        assert_eq!(dx.to_vec::<f32>().unwrap(), [1.0, 0.0, -1.0, 0.0]);
+        let (label, g) = (Tensor::from_vec(vec![2i64], [1]), Tensor::from_vec(vec![4.0f32], [1]));
+        let dx = run(Fused::CrossEntropyBackward, &[&x, &label, &g]);
+        assert_eq!(dx.to_vec::<f32>().unwrap(), [2.0, 0.0, -2.0, 0.0]);
+        for row in [[-inf, -inf], [inf, 0.0], [f32::NAN, 0.0]] {
+            let x = Tensor::from_vec(row.to_vec(), [1, 2]);
+            let dx = run(Fused::CrossEntropyBackward, &[&x, &Tensor::from_vec(vec![1i64], [1]), &g]);
+            assert!(dx.to_vec::<f32>().unwrap().iter().all(|v| v.is_nan()), "{row:?}");
+        }
+    }
+
     #[test]
     fn labels_may_have_any_layout() {
-        let x = numbers([3, 4], DType::F64, 1);
-        let expected = run(Fused::CrossEntropy, &[&x, &Tensor::from_vec(vec![3i64, 0, 2], [3])]);
+        let (x, g) = (numbers([3, 4], DType::F64, 1), numbers([3], DType::F64, 2));
+        let labels = Tensor::from_vec(vec![3i64, 0, 2], [3]);
         let strided = Tensor::from_vec(vec![2i64, 9, 0, 9, 3], [5]).slice(0, 0, 5, 2).flip(0);
-        let found = run(Fused::CrossEntropy, &[&x, &strided]);
-        assert_eq!(found.to_vec::<f64>().unwrap(), expected.to_vec::<f64>().unwrap());
+        let both = |labels: &Tensor| {
+            let losses = run(Fused::CrossEntropy, &[&x, labels]);
+            [losses, run(Fused::CrossEntropyBackward, &[&x, labels, &g])].map(|y| naive(&y))
+        };
+        assert_eq!(both(&strided), both(&labels));
     }
 
     #[test]
@@ -224,6 +380,10 @@ mod tests {
             let error = Tensor::fused(Fused::CrossEntropy, &[&x, &labels]).unwrap().err().unwrap();
             assert!(matches!(error, Error::Device { .. }));
             assert_eq!(error.to_string(), message);
+            let g = Tensor::ones([3], DType::F32);
+            let error =
+                Tensor::fused(Fused::CrossEntropyBackward, &[&x, &labels, &g]).unwrap().err().unwrap();
+            assert_eq!(error.to_string(), message.replace("cross_entropy", "cross_entropy_backward"));
         }
         let no_classes = Tensor::zeros([1, 0], DType::F32);
         let label = Tensor::from_vec(vec![0i64], [1]);
@@ -239,7 +399,17 @@ mod tests {
                 assert_one_answer(Fused::Softmax, &[&x]);
                 assert_one_answer(Fused::LogSoftmax, &[&x]);
                 assert_one_answer(Fused::CrossEntropy, &[&x, &labels]);
+                let (g, of_losses) = (numbers([rows, columns], dtype, 2), numbers([rows], dtype, 3));
+                assert_one_answer(Fused::SoftmaxBackward, &[&x, &g]);
+                assert_one_answer(Fused::LogSoftmaxBackward, &[&x, &g]);
+                assert_one_answer(Fused::CrossEntropyBackward, &[&x, &labels, &of_losses]);
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "softmax_backward: expected a cotangent [2, 3], found [3]")]
+    fn a_cotangent_of_another_shape_panics() {
+        let _ = run(Fused::SoftmaxBackward, &[&numbers([2, 3], DType::F32, 1), &numbers([3], DType::F32, 2)]);
     }
 }
