@@ -183,10 +183,11 @@ template <int THREADS, typename A, typename Op> __device__ __forceinline__ A red
     type* name = reinterpret_cast<type*>(dynamic_shared_bytes)
 #endif
 
-// ── Wrong indices ───────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Wrong operands ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Where a kernel writes down the first index that lies outside its axis. The word is the number of the launch (in the upper
-/// bits) plus the position, so the smallest is the first, whatever the order in which threads come to theirs.
+/// Where a kernel writes down the first element that it cannot take, such as an index outside its axis. The word is the
+/// number of the launch (in the upper bits) plus the position, so the smallest is the first, whatever the order in which
+/// threads come to theirs.
 struct Fault {
     unsigned long long* word;
     unsigned long long launch;
@@ -194,9 +195,11 @@ struct Fault {
     /// Whether `index` lies in 0..size; if not, `position` is written down.
     __device__ __forceinline__ bool admits(i64 index, i64 size, i64 position) const {
         if (index >= 0 && index < size) return true;
-        atomicMin(word, launch + (unsigned long long)position);
+        note(position);
         return false;
     }
+
+    __device__ __forceinline__ void note(i64 position) const { atomicMin(word, launch + (unsigned long long)position); }
 };
 
 // ── Rows ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,7 +6,8 @@
 //   Scalings     K = exp(H − column maxima) has no entry above 1. What underflows in it can be left out as long as every uᵢ
 //                stays within 10⁻¹²..10¹² (f32) or 10⁻¹²⁰..10¹²⁰ (f64).
 //   Logarithms   A matrix whose u leaves that range, or has a NaN, is marked, and a second kernel computes it again with
-//                f = ln u, g = ln v and log-sum-exp, in double, whatever the logits are.
+//                f = ln u, g = ln v and log-sum-exp, in double, whatever the logits are. A row or column that is −∞
+//                throughout marks its matrix, and is written down here.
 //
 // What bounds it: neither bytes nor operations, but how long a division takes. T steps are 2T products one behind the
 // other: n multiply-adds of 4 cycles and a division of some 40. 32,768 matrices of 4×4 are 4 MiB in and out, one
@@ -597,12 +598,15 @@ struct Along {
 template <typename W, bool KEEP> struct Logarithms {
     static constexpr int THREADS = 128;
     const Task& task;
+    const Fault& fault;
+    i64 number; // among the matrices
     const W* h;
     int n;
     double *next, *kept, *d; // the next g, vectors that are kept, and D
 
-    __device__ __forceinline__ Logarithms(const Task& task, const W* h, double* memory)
-        : task(task), h(h), n(task.n), next(memory), kept(memory + n), d(memory + task.area) {}
+    __device__ __forceinline__ Logarithms(const Task& task, const Fault& fault, i64 number, const W* h, double* memory)
+        : task(task), fault(fault), number(number), h(h), n(task.n), next(memory), kept(memory + n),
+          d(memory + task.area) {}
 
     __device__ __forceinline__ double* vector(int number) { return kept + (i64)number * n; }
     __device__ __forceinline__ Along columns() const { return Along{1, n}; }
@@ -628,6 +632,7 @@ template <typename W, bool KEEP> struct Logarithms {
 #pragma unroll 1
             for (int i = lane; i < n; i += 32) largest = larger(largest, (double)from[i * along.term] + x[i]);
             largest = reduce_warp(largest, Largest());
+            if (lane == 0 && largest == -infinity<double>()) fault.note(number);
 #pragma unroll 1
             for (int i = lane; i < n; i += 32) sum += exp((double)from[i * along.term] + x[i] - largest);
             sum = reduce_warp(sum, Sum());
@@ -735,7 +740,7 @@ template <typename W, bool KEEP> struct Logarithms {
 /// The matrices that are marked, a block for each 32.
 template <typename W, bool BACKWARD>
 __device__ __forceinline__ void logarithms(W* y, i64* steps, const W* x, const W* g, const bool8* wild, double* scratch,
-                                           const Task& task) {
+                                           const Task& task, const Fault& fault) {
     SHARED(unsigned, marked, [1]);
     const i64 size = (i64)task.n * task.n;
 #pragma unroll 1
@@ -749,7 +754,7 @@ __device__ __forceinline__ void logarithms(W* y, i64* steps, const W* x, const W
 #pragma unroll 1
         for (unsigned left = marked[0]; left != 0; left &= left - 1) {
             const i64 m = first + (__ffs((int)left) - 1);
-            Logarithms<W, BACKWARD> matrix(task, x + m * size, scratch + (i64)blockIdx.x * task.scratch);
+            Logarithms<W, BACKWARD> matrix(task, fault, m, x + m * size, scratch + (i64)blockIdx.x * task.scratch);
             matrix.start();
             int made;
             if (BACKWARD) {
@@ -787,12 +792,12 @@ __device__ __forceinline__ void logarithms(W* y, i64* steps, const W* x, const W
     TEAM_ENTRIES(lanes_16, dtype, W, Lanes<W, 16>)                                                                     \
     TEAM_ENTRIES(block, dtype, W, Block<W>)                                                                            \
     KERNEL(128, sinkhorn_logarithms_##dtype,                                                                           \
-           (W * y, i64 * steps, const W* x, const W* g, const bool8* wild, double* scratch, Task task)) {              \
-        logarithms<W, false>(y, steps, x, g, wild, scratch, task);                                                     \
+           (W * y, i64 * steps, const W* x, const W* g, const bool8* wild, double* scratch, Task task, Fault fault)) { \
+        logarithms<W, false>(y, steps, x, g, wild, scratch, task, fault);                                              \
     }                                                                                                                  \
     KERNEL(128, sinkhorn_backward_logarithms_##dtype,                                                                  \
-           (W * y, i64 * steps, const W* x, const W* g, const bool8* wild, double* scratch, Task task)) {              \
-        logarithms<W, true>(y, steps, x, g, wild, scratch, task);                                                      \
+           (W * y, i64 * steps, const W* x, const W* g, const bool8* wild, double* scratch, Task task, Fault fault)) { \
+        logarithms<W, true>(y, steps, x, g, wild, scratch, task, fault);                                               \
     }
 DTYPE_ENTRIES(f32, float)
 // In double, 32 rows and columns and the gradient would not fit the registers.

@@ -4,7 +4,8 @@ use std::fmt;
 
 use limpid_tensor::rng::{Distribution, Key};
 use limpid_tensor::{
-    Backend, DType, Descent, Fused, Layout, Map, Reduce, Result, Results, Shape, Tensor, Usage, WeightStep,
+    Backend, DType, Descent, Fused, Layout, Map, Pace, Reduce, Result, Results, Shape, Tensor, Usage,
+    WeightStep,
 };
 
 use crate::device::Cuda;
@@ -74,11 +75,14 @@ impl Backend for CudaBackend {
     fn has_fused(&self, f: Fused, dtype: DType) -> bool {
         fused::has(f, dtype)
     }
-    fn descend(&self, rule: Descent, weights: &mut [&mut WeightStep]) -> Option<Result<()>> {
-        Some(optimizer::descend(self.0, rule, weights))
+    fn descend(&self, rule: Descent, pace: Pace, weights: &mut [&mut WeightStep]) -> Option<Result<()>> {
+        Some(optimizer::descend(self.0, rule, pace, weights))
     }
     fn sums_of_squares(&self, x: &[&Tensor]) -> Option<Result<Vec<f64>>> {
         Some(optimizer::sums_of_squares(self.0, x))
+    }
+    fn norm_and_scale(&self, gradients: &[(&str, &Tensor)], most: f64) -> Option<Result<Tensor>> {
+        Some(optimizer::norm_and_scale(self.0, gradients, most))
     }
     fn usage(&self) -> Option<Usage> {
         Some(self.0.usage())

@@ -1,23 +1,31 @@
-//! Indices outside their axis, which only the kernel sees.
+//! Elements that an operation cannot take, such as an index outside its axis, which only the kernel sees.
 //!
-//! A kernel that reads indices writes down where it found the first wrong one, and reads nothing there. To wait for each
-//! such kernel would empty the queue, so the error is raised when the thread that queued it next reads results.
+//! A kernel that looks for them writes down where it found the first. To wait for each such kernel would empty the queue, so
+//! the error is raised when the thread that queued it, or captured the graph that it is part of, next reads results.
 
 use std::collections::hash_map::Entry;
+use std::sync::Weak;
 use std::thread;
 
 use limpid_tensor::Result;
 
 use crate::device::{Buffer, Cuda};
+use crate::graph::Keeper;
 use crate::launch::Arguments;
 use crate::staging::PageLocked;
 
-/// Launches that are remembered by what they did.
+/// Launches that are remembered, besides those in graphs.
 const REMEMBERED: u64 = 64;
 
-/// The word while nothing is wrong. Else the number of the launch, times 2⁴⁰, plus the position of the wrong index: the
+/// The numbers of launches in graphs begin here.
+const CAPTURED: u64 = 1 << 23;
+
+/// The word while nothing is wrong. Else the number of the launch, times 2⁴⁰, plus the position of the wrong element: the
 /// smallest such word is the first fault, whatever the order in which threads find theirs.
 const NONE: u64 = u64::MAX;
+
+/// What is to be said of an element that a launch could not take, by its position.
+type Sentence = Box<dyn Fn(u64) -> String + Send>;
 
 /// Where the kernels of one thread write, and what they were doing.
 pub(crate) struct Faults {
@@ -25,8 +33,10 @@ pub(crate) struct Faults {
     /// Where the word is read.
     read: PageLocked,
     launches: u64,
-    /// The last launches: what was done, and how many elements the axis has.
-    recent: Vec<(String, usize)>,
+    /// Of the last launches.
+    recent: Vec<Sentence>,
+    /// Of launches in graphs, which may be replayed as long as the graph lives.
+    captured: Vec<(Weak<Keeper>, Sentence)>,
 }
 
 impl Faults {
@@ -35,17 +45,37 @@ impl Faults {
         cuda.fill(word.address, 0xFF, 8)?;
         let mut read = PageLocked::new(cuda, 8)?;
         read.copy_from_slice(&NONE.to_le_bytes());
-        Ok(Faults { word, read, launches: 0, recent: Vec::new() })
+        Ok(Faults { word, read, launches: 0, recent: Vec::new(), captured: Vec::new() })
+    }
+
+    /// Remembers a launch, and gives it its number.
+    fn remember(&mut self, graph: Option<Weak<Keeper>>, sentence: Sentence) -> u64 {
+        if let Some(graph) = graph {
+            let is_gone = |(graph, _): &(Weak<Keeper>, Sentence)| graph.strong_count() == 0;
+            let slot = self.captured.iter().position(is_gone).unwrap_or(self.captured.len());
+            self.captured.splice(slot..self.captured.len().min(slot + 1), [(graph, sentence)]);
+            return CAPTURED + slot as u64;
+        }
+        let launch = self.launches % CAPTURED;
+        self.launches += 1;
+        match self.recent.get_mut((launch % REMEMBERED) as usize) {
+            Some(slot) => *slot = sentence,
+            None => self.recent.push(sentence),
+        }
+        launch
     }
 
     /// The sentence about a fault.
     fn message(&self, word: u64) -> String {
         let (launch, position) = (word >> 40, word & ((1 << 40) - 1));
-        match self.recent.get((launch % REMEMBERED) as usize) {
-            Some((what, size)) if launch + REMEMBERED >= self.launches => {
-                format!("{what}: the index at element {position} is outside 0..{size}")
-            }
-            _ => format!("an earlier operation: the index at element {position} is outside its axis"),
+        let sentence = match launch.checked_sub(CAPTURED) {
+            Some(slot) => self.captured.get(slot as usize).map(|(_, sentence)| sentence),
+            None if launch + REMEMBERED >= self.launches => self.recent.get((launch % REMEMBERED) as usize),
+            None => None,
+        };
+        match sentence {
+            Some(sentence) => sentence(position),
+            None => format!("an earlier operation could not take element {position} of an operand"),
         }
     }
 }
@@ -59,15 +89,24 @@ impl Cuda {
         what: &str,
         size: usize,
     ) -> Result<()> {
+        let what = what.to_string();
+        self.checked(arguments, move |position| {
+            format!("{what}: the index at element {position} is outside 0..{size}")
+        })
+    }
+
+    /// Adds the parameters `Fault fault` of a kernel that notes the position of what it cannot take; `sentence` says of a
+    /// position what was wrong there.
+    pub(crate) fn checked(
+        &'static self,
+        arguments: &mut Arguments,
+        sentence: impl Fn(u64) -> String + Send + 'static,
+    ) -> Result<()> {
         self.prepare_faults()?;
+        let graph = self.captured_graph();
         let mut faults = self.faults.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let faults = faults.get_mut(&thread::current().id()).expect("they were just made");
-        let (launch, entry) = (faults.launches, (what.to_string(), size));
-        faults.launches += 1;
-        match faults.recent.get_mut((launch % REMEMBERED) as usize) {
-            Some(slot) => *slot = entry,
-            None => faults.recent.push(entry),
-        }
+        let launch = faults.remember(graph, Box::new(sentence));
         arguments.value([faults.word.address, launch << 40]);
         Ok(())
     }

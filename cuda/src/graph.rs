@@ -1,7 +1,7 @@
 //! A step that is recorded once and queued again as a whole: one call of the driver instead of hundreds.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::{self, ThreadId};
 
 use cudarc::driver::{result, sys};
@@ -12,6 +12,8 @@ use crate::staging::PageLocked;
 
 /// Where memory comes from while a graph is captured.
 pub(crate) struct Capture {
+    /// What lives as long as the graph.
+    keeper: Weak<Keeper>,
     /// Blocks of this pool are used again inside the graph, and by nothing outside.
     pub(crate) pool: Arc<SharedPool>,
     /// What was copied from the host: every replay copies it again.
@@ -82,8 +84,15 @@ impl Cuda {
     /// Runs `step` without running its kernels, and keeps them as a graph, together with what `step` returns.
     ///
     /// Nothing in `step` may read a device's element: `item`, `to_vec`, `synchronize` and the like are errors there. What it
-    /// takes from the host (numbers, learning rates, keys of random draws) is the same in every replay. Run the step once
-    /// beforehand, so that all kernels are compiled. Other threads that begin to use the device meanwhile wait.
+    /// takes from the host (numbers, keys of random draws) is the same in every replay. Run the step once beforehand, so that
+    /// all kernels are compiled. Other threads that begin to use the device meanwhile wait.
+    ///
+    /// A step of an optimiser becomes the next step in each replay: the weights, what is remembered of them and the count of
+    /// steps are changed where they lie. Its learning rate is a constant of the graph where it is a number, and is read in
+    /// each replay where it is a [tensor](limpid_tensor::Rate::Stored), to be [overwritten](Cuda::overwrite) in between. What
+    /// limits the norm of the gradients must be part of that step too. The optimiser's first step comes before the capture,
+    /// and nothing else may refer to a weight or to what is remembered. That holds for steps outside the graph as well, as
+    /// long as it is replayed: a step that finds a weight referred to gives it new memory, and the graph keeps the old.
     ///
     /// # Errors
     /// That of `step`, or the driver's, for example where something was read.
@@ -105,6 +114,11 @@ impl Cuda {
     /// Whether a graph is being captured: what is queued does not run.
     pub(crate) fn is_capturing(&self) -> bool {
         self.memory().capture.is_some()
+    }
+
+    /// What lives as long as the graph that is being captured, if one is.
+    pub(crate) fn captured_graph(&self) -> Option<Weak<Keeper>> {
+        self.memory().capture.as_ref().map(|capture| capture.keeper.clone())
     }
 
     /// Queues a copy into a tensor's own memory: how a graph's input changes. Whatever shares that memory changes too.
@@ -173,9 +187,11 @@ impl Open {
         cuda.check("beginning a capture", begun)?;
         let keeper = Arc::new(Keeper::default());
         let mut memory = cuda.memory();
-        memory.capture = Some(Capture { pool: cuda.new_pool(), constants: Vec::new() });
+        let alive = Arc::downgrade(&keeper);
+        memory.capture =
+            Some(Capture { keeper: alive.clone(), pool: cuda.new_pool(), constants: Vec::new() });
         let births = memory.births;
-        memory.graphs.push((births, Arc::downgrade(&keeper)));
+        memory.graphs.push((births, alive));
         drop(memory);
         Ok(Open { cuda, keeper })
     }
@@ -190,7 +206,8 @@ impl Open {
 
     fn end(self) -> Result<Graph> {
         let cuda = self.cuda;
-        let (captured, Capture { pool, constants }) = self.close().expect("it is open until it is dropped");
+        let (captured, Capture { pool, constants, .. }) =
+            self.close().expect("it is open until it is dropped");
         let captured = captured?;
         let (mut operations, mut executable) = (0, std::ptr::null_mut());
         // SAFETY: the graph is alive until it is destroyed at the end; with no array of nodes only their number is asked.

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use emulated::{device, place, stand_in};
 use limpid_cuda::Cuda;
-use limpid_tensor::{DType, Error, Map, Result, Tensor};
+use limpid_tensor::{DType, Descent, Error, Map, Pace, Rate, Result, Tensor, WeightStep};
 
 /// Tests of this file count what is the whole device's.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -26,6 +26,32 @@ fn numbers(n: usize, first: f64) -> Tensor {
 
 fn plus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Tensor::map(Map::Add, &[a, b])
+}
+
+/// A weight before its first step, with zeros for what is remembered, and its gradient.
+fn weight(elements: usize, dtype: DType, rule: Descent) -> WeightStep {
+    let of = |seed: f64| {
+        let values: Vec<f64> = (0..elements).map(|i| (i as f64 * 0.7 + seed).sin()).collect();
+        place(&Tensor::from_f64(&values, [elements], dtype))
+    };
+    WeightStep {
+        weight: of(0.0),
+        gradient: of(1.0),
+        memory: (0..rule.remembers()).map(|_| place(&Tensor::zeros([elements], dtype))).collect(),
+        steps: place(&Tensor::scalar(0i64)),
+        rate_scale: 1.0 / elements as f64,
+        weight_decay: 0.1,
+    }
+}
+
+/// A step by a rate in memory, with the norm of all gradients brought to at most `most`.
+fn descend(rule: Descent, rate: &Tensor, most: f64, weights: &mut [WeightStep]) -> Result<()> {
+    let (device, rate) = (device(), Rate::Stored(rate));
+    let gradients: Vec<(&str, &Tensor)> = weights.iter().map(|w| ("w", &w.gradient)).collect();
+    let clip = device.backend().norm_and_scale(&gradients, most).expect("the device has a kernel for it")?;
+    let mut weights: Vec<&mut WeightStep> = weights.iter_mut().collect();
+    let pace = Pace { rate, clip: Some(&clip) };
+    device.backend().descend(rule, pace, &mut weights).expect("the device has a kernel for it")
 }
 
 fn assert_silent() {
@@ -104,6 +130,66 @@ fn no_capture_is_left_open() {
     let (mut graph, y) = cuda().capture(|| plus(&x, &x)).unwrap();
     graph.replay().unwrap();
     assert_eq!(y.to_vec::<f64>().unwrap(), [2.0, 4.0, 6.0, 8.0]);
+    assert_silent();
+}
+
+#[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
+fn a_replay_counts_its_step_and_reads_its_rate_and_norm() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let adam = |decoupled| Descent::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled };
+    let rules = [Descent::Momentum { momentum: 0.0, nesterov: false }, adam(false), adam(true)];
+    let mut rate = place(&Tensor::scalar(0.0f64));
+    for rule in rules {
+        let begin = || {
+            [(5, DType::F32), (9000, DType::F32), (0, DType::F32), (7, DType::F64)]
+                .map(|(n, dtype)| weight(n, dtype, rule))
+        };
+        let mut set = |rate: &mut Tensor, weights: &mut [WeightStep], t: i32| {
+            cuda().overwrite(rate, &Tensor::scalar(0.1 / f64::from(t + 1))).unwrap();
+            // Half of 9000 beside it: the norm is 72 in the first three steps, then 67.
+            let large = Tensor::full([7], if t < 3 { 10.0 } else { 0.25 }, DType::F64);
+            cuda().overwrite(&mut weights[3].gradient, &large).unwrap();
+        };
+        let found = |weights: &[WeightStep]| -> Vec<Vec<f64>> {
+            let tensors =
+                weights.iter().flat_map(|w| [&w.weight].into_iter().chain(&w.memory).chain([&w.steps]));
+            tensors.map(|x| x.cast(DType::F64).unwrap().to_vec::<f64>().unwrap()).collect()
+        };
+        let mut eager = begin();
+        for t in 0..5 {
+            set(&mut rate, &mut eager, t);
+            descend(rule, &rate, 70.0, &mut eager).unwrap();
+        }
+        let mut weights = begin();
+        let (mut graph, ()) = cuda().capture(|| descend(rule, &rate, 70.0, &mut weights)).unwrap();
+        for t in 0..5 {
+            set(&mut rate, &mut weights, t);
+            graph.replay().unwrap();
+        }
+        assert_eq!(found(&weights), found(&eager), "{rule:?}");
+        assert!(weights.iter().all(|w| w.steps.to_vec::<i64>().unwrap() == [5]));
+    }
+    assert_silent();
+}
+
+#[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
+fn a_wrong_index_in_a_replay_is_told_as_if_it_were_not_one() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let x = numbers(4, 0.0);
+    let mut index = place(&Tensor::from_vec(vec![0i64, 1, 2], [3]));
+    x.gather(0, &index).unwrap();
+    let (mut graph, y) = cuda().capture(|| x.gather(0, &index)).unwrap();
+    graph.replay().unwrap();
+    assert_eq!(y.to_vec::<f64>().unwrap(), [0.0, 1.0, 2.0]);
+    for _ in 0..2 {
+        cuda().overwrite(&mut index, &Tensor::from_vec(vec![0i64, 1, 9], [3])).unwrap();
+        graph.replay().unwrap();
+        let message = y.to_vec::<f64>().unwrap_err().to_string();
+        assert_eq!(message, "cuda:0: gather along axis 0: the index at element 2 is outside 0..4");
+        assert_eq!(x.to_vec::<f64>().unwrap()[3], 3.0, "it is told once");
+    }
     assert_silent();
 }
 

@@ -5,7 +5,7 @@ mod emulated;
 
 use emulated::{device, place, stand_in};
 use limpid_tensor::rng::{Distribution, Key};
-use limpid_tensor::{DType, Fused, Reduce, Stop, Tensor};
+use limpid_tensor::{DType, Device, Fused, Reduce, Stop, Tensor};
 
 const TOLERANCE: Stop = Stop::Tolerance { error: 1e-4, at_most: 30 };
 
@@ -279,19 +279,36 @@ fn what_is_not_a_number_stays_visible_and_stays_where_it_is() {
 
 #[test]
 #[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
-fn a_row_or_a_column_without_a_logit_is_not_a_number() {
-    for n in [4, 6, 33] {
+fn a_row_or_a_column_without_a_logit_is_the_error_of_the_cpu() {
+    let g = |n: usize| Tensor::ones([3, n, n], DType::F32);
+    for n in [4, 6, 33, 260] {
         for transposed in [false, true] {
-            let masked = |i: usize| i < n * n && (if transposed { i % n } else { i / n }) == 1;
+            // In the last two of three matrices.
+            let masked = |i: usize| i >= n * n && (if transposed { i % n } else { i / n % n }) == 1;
             let values: Vec<f64> =
-                (0..2 * n * n).map(|i| if masked(i) { f64::NEG_INFINITY } else { 0.5 }).collect();
-            let found =
-                run(Fused::Sinkhorn(Stop::Steps(2)), &[&Tensor::from_f64(&values, [2, n, n], DType::F32)]);
-            let found = found.to_f64_vec().unwrap();
-            let (bad, good) = found.split_at(n * n);
-            assert!(bad.iter().any(|p| p.is_nan()) && good.iter().all(|p| p.is_finite()), "{n}×{n}");
+                (0..3 * n * n).map(|i| if masked(i) { f64::NEG_INFINITY } else { 0.5 }).collect();
+            let x = Tensor::from_f64(&values, [3, n, n], DType::F32);
+            let stop = if transposed { Stop::Steps(1) } else { TOLERANCE };
+            for (f, operands) in [
+                (Fused::Sinkhorn(stop), &[&x][..]),
+                (Fused::SinkhornBackward(stop), &[&x, &g(n)]),
+                (Fused::SinkhornSteps(stop), &[&x]),
+            ] {
+                let placed: Vec<Tensor> = operands.iter().map(|x| place(x)).collect();
+                let y = Tensor::fused(f, &placed.iter().collect::<Vec<_>>()).unwrap().unwrap();
+                let message = y.to(&Device::cpu()).unwrap_err().to_string();
+                let expected = Tensor::fused(f, operands).unwrap().unwrap_err().to_string();
+                assert_eq!(message.replace("cuda:0", "cpu"), expected, "{n}×{n}, {f:?}");
+                assert!(message.contains("matrix 1 "), "{message}");
+                // It is told once, and the other matrix is as it should be.
+                let y = y.cast(DType::F64).unwrap().to_vec::<f64>().unwrap();
+                let (good, bad) = y.split_at(y.len() / 3);
+                assert!(good.iter().all(|p| p.is_finite()), "{n}×{n}, {f:?}");
+                assert!(f == Fused::SinkhornSteps(stop) || bad.iter().any(|p| p.is_nan()), "{n}×{n}, {f:?}");
+            }
         }
     }
+    assert_eq!(stand_in().take_findings(), []);
 }
 
 #[test]

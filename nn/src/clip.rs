@@ -29,13 +29,31 @@ pub fn global_norm(model: &dyn Parameters, gradients: &Gradients) -> Result<f64>
     }
 }
 
-/// `Σ g²` of each trainable weight's gradient, in the order of the model.
-fn squares<'a>(model: &'a dyn Parameters, gradients: &Gradients) -> Result<Vec<(&'a str, f64)>> {
+/// The gradient of each trainable weight that has one, by path, in the order of the model.
+fn by_path<'a>(model: &'a dyn Parameters, gradients: &'a Gradients) -> Vec<(&'a str, &'a Tensor)> {
     let trainable = model.parameters().into_iter().filter(|p| p.is_trainable());
-    let with_gradient: Vec<(&str, &Tensor)> =
-        trainable.filter_map(|p| Some((p.path(), gradients.of_parameter(p.id())?))).collect();
-    let (paths, tensors): (Vec<&str>, Vec<&Tensor>) = with_gradient.into_iter().unzip();
+    trainable.filter_map(|p| Some((p.path(), gradients.of_parameter(p.id())?))).collect()
+}
+
+/// `Σ g²` of each trainable weight's gradient, in the order of the model.
+fn squares<'a>(model: &'a dyn Parameters, gradients: &'a Gradients) -> Result<Vec<(&'a str, f64)>> {
+    let (paths, tensors): (Vec<&str>, Vec<&Tensor>) = by_path(model, gradients).into_iter().unzip();
     Ok(paths.into_iter().zip(sums_of_squares(&tensors)?).collect())
+}
+
+/// What [`clip_norm`] finds out, left on a device that has a kernel for it: the norm, and what the gradients are to be
+/// multiplied by.
+pub(crate) fn norm_and_scale(
+    model: &dyn Parameters,
+    gradients: &Gradients,
+    max_norm: f64,
+    on: &Device,
+) -> Result<Option<Tensor>> {
+    let mut gradients = by_path(model, gradients);
+    gradients.sort_by_key(|(path, _)| *path);
+    let here = gradients.iter().map(|(_, g)| g.to(on)).collect::<limpid_tensor::Result<Vec<Tensor>>>()?;
+    let named: Vec<(&str, &Tensor)> = gradients.iter().map(|(path, _)| *path).zip(&here).collect();
+    Ok(on.backend().norm_and_scale(&named, max_norm).transpose()?)
 }
 
 /// Σ x² of each tensor: by one kernel for all where they lie on one device that has it.
@@ -59,14 +77,19 @@ fn sums_of_squares(x: &[&Tensor]) -> Result<Vec<f64>> {
 /// If `max_norm` is not above 0, a gradient is not finite (its path is named; nothing has been changed), or a device
 /// fails.
 pub fn clip_norm(model: &dyn Parameters, gradients: &mut Gradients, max_norm: f64) -> Result<f64> {
-    if max_norm.is_nan() || max_norm <= 0.0 {
-        return Err(Error::argument("maximal norm", "a number above 0", max_norm));
-    }
+    check_max_norm(max_norm)?;
     let norm = global_norm(model, gradients)?;
     if norm > max_norm {
         replace_each(model, gradients, Map::Affine { mul: max_norm / norm, add: 0.0 })?;
     }
     Ok(norm)
+}
+
+pub(crate) fn check_max_norm(max_norm: f64) -> Result<()> {
+    if max_norm.is_nan() || max_norm <= 0.0 {
+        return Err(Error::argument("maximal norm", "a number above 0", max_norm));
+    }
+    Ok(())
 }
 
 /// Limits every element of a model's gradients to `−bound..=bound`. NaN stays NaN.

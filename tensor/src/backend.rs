@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use smallvec::SmallVec;
 
 use crate::cpu::Cpu;
-use crate::primitive::{Descent, Fused, Map, Reduce, WeightStep};
+use crate::primitive::{Descent, Fused, Map, Pace, Reduce, WeightStep};
 use crate::rng::{Distribution, Key};
 use crate::{DType, Layout, Result, Shape, Tensor};
 
@@ -96,8 +96,8 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// A step of an optimiser for many weights at once, if this device has a kernel for it. Tensors that nothing else
     /// refers to are changed in their own memory. `None` makes the caller do it on the host.
-    fn descend(&self, rule: Descent, weights: &mut [&mut WeightStep]) -> Option<Result<()>> {
-        let _ = (rule, weights);
+    fn descend(&self, rule: Descent, pace: Pace, weights: &mut [&mut WeightStep]) -> Option<Result<()>> {
+        let _ = (rule, pace, weights);
         None
     }
 
@@ -105,6 +105,17 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// host.
     fn sums_of_squares(&self, x: &[&Tensor]) -> Option<Result<Vec<f64>>> {
         let _ = x;
+        None
+    }
+
+    /// The norm `√Σg²` of all gradients of a step together, each given with the name of its weight, and what brings it to
+    /// at most `most`: f64 `[2]`. `None` where this device has no kernel for it, or none for [`descend`](Backend::descend).
+    ///
+    /// # Errors
+    /// If the norm is not finite, with the name of the first weight whose gradient's norm is not. The scale is 0 then, and
+    /// the thread is told when it next reads results.
+    fn norm_and_scale(&self, gradients: &[(&str, &Tensor)], most: f64) -> Option<Result<Tensor>> {
+        let _ = (gradients, most);
         None
     }
 

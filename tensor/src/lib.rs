@@ -62,8 +62,8 @@ pub use error::{Error, Result};
 pub use half::bf16;
 pub use layout::{Layout, Strides};
 pub use primitive::{
-    Activation, Descent, Fused, Handed, Inferred, Map, Meta, Reduce, Stop, WeightStep, infer_gather,
-    infer_matmul,
+    Activation, Descent, Fused, Handed, Inferred, Map, Meta, Pace, Rate, Reduce, Stop, WeightStep,
+    infer_gather, infer_matmul,
 };
 pub use shape::Shape;
 pub use storage::{HostBuffer, HostMemory, Storage, StorageRef};

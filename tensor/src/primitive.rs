@@ -431,7 +431,26 @@ impl Descent {
     }
 }
 
-/// One weight in a step of an optimiser. All its tensors have one shape and one dtype, f32 or f64.
+/// The learning rate of a step.
+#[derive(Clone, Copy, Debug)]
+pub enum Rate<'a> {
+    /// This number. A step in a captured graph has it in every replay.
+    Number(f64),
+    /// What this tensor, f64 `[]`, holds when the step runs: a finite number from 0, which nobody checks on a device.
+    Stored(&'a Tensor),
+}
+
+/// What the weights of a step have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace<'a> {
+    /// The learning rate before it is scaled.
+    pub rate: Rate<'a>,
+    /// What [`norm_and_scale`](crate::Backend::norm_and_scale) makes of the gradients: each is multiplied by the scale, and
+    /// where that is 0 the step changes nothing.
+    pub clip: Option<&'a Tensor>,
+}
+
+/// One weight in a step of an optimiser. Its tensors, but for the count, have one shape and one dtype, f32 or f64.
 #[derive(Debug)]
 pub struct WeightStep {
     /// w, which is changed.
@@ -441,12 +460,12 @@ pub struct WeightStep {
     /// What is remembered of earlier steps, which is changed: as many as [`Descent::remembers`], wherever they lie. None
     /// before the first step, where all are zeros.
     pub memory: SmallVec<[Tensor; 2]>,
-    /// η.
-    pub learning_rate: f64,
+    /// How many steps were made, i64 `[]`, wherever it lies; the step counts itself. t is one more than before.
+    pub steps: Tensor,
+    /// What the rate of the step is multiplied by; the product is η.
+    pub rate_scale: f64,
     /// λ.
     pub weight_decay: f64,
-    /// t, counted from 1.
-    pub step: u64,
 }
 
 /// A function of tensors that a backend may compute in one pass. Each has an expansion into primitives, beside

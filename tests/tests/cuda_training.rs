@@ -7,18 +7,20 @@ use limpid_autograd::plan::{Every, Policy};
 use limpid_autograd::{Gradients, Tape, Var};
 use limpid_cuda::emulated::{Config, keep_apart};
 use limpid_nn::losses::{Reduction, cross_entropy};
-use limpid_nn::optim::{Adam, Optimizer, Sgd};
+use limpid_nn::optim::{Adam, Group, Groups, Optimizer, Sgd};
 use limpid_nn::residual::{Variant, VariantConfig};
 use limpid_nn::{
-    Init, Mlp, MlpConfig, Module, Parameter, Parameters, Role, clip_norm, global_norm, gradient_norms,
+    Checkpoint, Init, Mlp, MlpConfig, Module, Parameter, Parameters, Role, Schedule, clip_norm, global_norm,
+    gradient_norms,
 };
-use limpid_tensor::{DType, Descent, Device, Tensor, WeightStep};
+use limpid_tensor::{DType, Descent, Device, Pace, Rate, Tensor, WeightStep};
 use limpid_tests::emulated::{assert_silent, device, place};
 
 /// Held for writing by a test that counts bytes or calls, which are the whole device's.
 static ALONE: RwLock<()> = RwLock::new(());
 
 type Failure = Box<dyn std::error::Error>;
+type Outcome = Result<(), Failure>;
 
 /// A network of the two-moons experiment on a device.
 fn network(variant: Variant, depth: usize, width: usize, on: &Device) -> Mlp {
@@ -47,17 +49,18 @@ fn gradients(model: &Mlp, data: &(Tensor, Tensor), on: &Device) -> Gradients {
     tape.backward(loss(&tape, model, data)).unwrap()
 }
 
-/// A step of plain descent with rate 1.
+/// A first step of plain descent.
 fn plain_step(weight: Tensor, gradient: Tensor) -> WeightStep {
-    let memory = Default::default();
-    WeightStep { weight, gradient, memory, learning_rate: 1.0, weight_decay: 0.0, step: 1 }
+    let (memory, steps) = (Default::default(), place(&Tensor::scalar(0i64)));
+    WeightStep { weight, gradient, memory, steps, rate_scale: 1.0, weight_decay: 0.0 }
 }
 
-/// Makes plain steps on the emulated device.
+/// Makes plain steps with rate 1 on the emulated device.
 fn descend(steps: &mut [WeightStep]) -> limpid_tensor::Result<()> {
     let rule = Descent::Momentum { momentum: 0.0, nesterov: false };
     let mut steps: Vec<&mut WeightStep> = steps.iter_mut().collect();
-    device().0.device().backend().descend(rule, &mut steps).expect("the device has a kernel for it")
+    let pace = Pace { rate: Rate::Number(1.0), clip: None };
+    device().0.device().backend().descend(rule, pace, &mut steps).expect("the device has a kernel for it")
 }
 
 /// What an optimiser remembers, with its numbers.
@@ -309,16 +312,193 @@ fn a_captured_step_is_the_step() {
     let read = cuda.capture(|| step(&mut model, &mut optimizer, &mut tape)?.item().map_err(Failure::from));
     let message = read.err().unwrap().to_string();
     assert!(message.contains("an element is read while a graph is captured"), "{message}");
-    let (model, mut adam) = (&mut network(Variant::Residual, 3, 4, &on), Adam::new());
-    let counted = cuda.capture(|| {
-        let tape = Tape::new().with_device(on.clone());
-        let gradients = tape.backward(loss(&tape, model, &data))?;
-        drop(tape);
-        adam.step(model, &gradients, 0.1).map_err(Failure::from)
-    });
-    let message = counted.err().unwrap().to_string();
-    assert!(message.contains("the number of Adam's step"), "{message}");
     assert_eq!(Tensor::ones([2], DType::F32).to(&on).unwrap().to_vec::<f32>().unwrap(), [1.0, 1.0]);
+}
+
+/// A network in training, whose step reads nothing: the whole of it can be captured.
+struct Training<O> {
+    model: Mlp,
+    optimizer: O,
+    tape: Tape,
+    data: (Tensor, Tensor),
+    rate: Tensor,
+}
+
+impl<O: Optimizer> Training<O> {
+    fn new(optimizer: O, on: &Device) -> Training<O> {
+        Training {
+            model: network(Variant::Residual, 3, 8, on),
+            optimizer,
+            tape: Tape::new().with_device(on.clone()),
+            data: batch(16, on),
+            rate: Tensor::scalar(0.0f64).to(on).unwrap(),
+        }
+    }
+
+    /// The rate of the steps that are queued from now on.
+    fn set_rate(&mut self, rate: f64) {
+        device().0.overwrite(&mut self.rate, &Tensor::scalar(rate)).unwrap();
+    }
+
+    fn gradients(&mut self) -> Result<(Tensor, Gradients), Failure> {
+        self.tape.clear(0);
+        let loss = loss(&self.tape, &self.model, &self.data);
+        let value = loss.value()?;
+        let gradients = self.tape.backward(loss)?;
+        self.tape.clear(0);
+        Ok((value, gradients))
+    }
+
+    /// A step, and the loss before it.
+    fn step(&mut self) -> Result<Tensor, Failure> {
+        let (value, gradients) = self.gradients()?;
+        self.optimizer.step_at(&mut self.model, &gradients, Rate::Stored(&self.rate))?;
+        Ok(value)
+    }
+
+    /// Weights and what is remembered of them.
+    fn state(&self) -> (Vec<Vec<u32>>, Vec<(String, Vec<f64>)>) {
+        (bits(&weights(&self.model)), state(&self.optimizer, &self.model))
+    }
+}
+
+#[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
+fn replays_of_a_captured_step_are_the_next_steps() {
+    let _others = ALONE.write().unwrap();
+    let (cuda, stand_in) = device();
+    let on = cuda.device();
+    let decay = |weight_decay| {
+        let slow = Group { rate_scale: 0.3, weight_decay };
+        Groups::new(Group { weight_decay, ..Group::default() }).with("*.bias", slow)
+    };
+    let optimizers: [(&str, fn() -> Adam); 2] = [("adam", Adam::new), ("adamw", Adam::adamw)];
+    let schedule = Schedule::Cosine { peak: 0.05, floor: 0.001, steps: 8 }.with_warm_up(3);
+    for (name, optimizer) in optimizers {
+        // The norms are above the first bound and below the last.
+        for max_norm in [None, Some(0.01), Some(1e3)] {
+            let what = format!("{name}, norms up to {max_norm:?}");
+            let begin = || {
+                let optimizer = optimizer().with_groups(decay(0.1));
+                let optimizer = max_norm.map_or(optimizer.clone(), |most| optimizer.with_max_norm(most));
+                Training::new(optimizer, &on)
+            };
+            let mut eager = begin();
+            let mut steps = Vec::new();
+            for t in 0..8 {
+                eager.set_rate(schedule.at(t));
+                let loss = eager.step().unwrap().item().unwrap();
+                let norm = eager.optimizer.norm().map(|norm| norm.item().unwrap());
+                steps.push((loss, norm, eager.state()));
+            }
+            let norms = steps.iter().filter_map(|(_, norm, _)| *norm);
+            assert!(
+                norms.clone().all(|norm| (norm > max_norm.unwrap()) == (max_norm == Some(0.01))),
+                "{what}"
+            );
+            assert_eq!(norms.count(), if max_norm.is_some() { 8 } else { 0 });
+
+            // Two steps, five replays, and a step again.
+            let mut training = begin();
+            for t in 0..2 {
+                training.set_rate(schedule.at(t));
+                training.step().unwrap();
+            }
+            let (mut graph, loss) = cuda.capture(|| training.step()).unwrap();
+            assert_eq!(training.state(), steps[1].2, "{what}: nothing runs in a capture");
+            for (t, (expected, expected_norm, _)) in steps.iter().enumerate().take(7).skip(2) {
+                training.set_rate(schedule.at(t as u64));
+                stand_in.reset_calls();
+                graph.replay().unwrap();
+                assert_eq!(stand_in.calls().get("cuStreamSynchronize"), None, "nothing is waited for");
+                assert_eq!(loss.item().unwrap(), *expected, "{what}: loss of step {t}");
+                let norm = training.optimizer.norm().map(|norm| norm.item().unwrap());
+                assert_eq!(norm, *expected_norm, "{what}: norm of step {t}");
+            }
+            assert_eq!(training.state(), steps[6].2, "{what}");
+            let counts = state(&training.optimizer, &training.model);
+            assert!(
+                counts.iter().filter(|(name, _)| name.ends_with(".step")).all(|(_, count)| *count == [7.0])
+            );
+
+            // What a checkpoint holds goes on elsewhere in the same way.
+            let resumed = Checkpoint::of(&training.model, &training.optimizer);
+            let mut other = begin();
+            resumed.restore(&mut other.model, &mut other.optimizer).unwrap();
+            drop(resumed);
+            for training in [&mut training, &mut other] {
+                training.set_rate(schedule.at(7));
+                training.step().unwrap();
+                assert_eq!(training.state(), steps[7].2, "{what}");
+            }
+        }
+    }
+    assert_silent();
+}
+
+#[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
+fn a_replay_with_gradients_that_are_not_finite_changes_nothing() {
+    let _others = ALONE.write().unwrap();
+    let (cuda, _) = device();
+    let mut training = Training::new(Adam::new().with_max_norm(1.0), &cuda.device());
+    training.set_rate(0.1);
+    training.step().unwrap();
+    let (mut graph, loss) = cuda.capture(|| training.step()).unwrap();
+    let good = training.data.0.to(&Device::cpu()).unwrap();
+    let mut bad = good.to_vec::<f32>().unwrap();
+    bad[5] = f32::NAN;
+    let bad = Tensor::from_vec(bad, good.shape());
+    let before = training.state();
+    for _ in 0..2 {
+        cuda.overwrite(&mut training.data.0, &bad).unwrap();
+        graph.replay().unwrap();
+        let message = loss.item().unwrap_err().to_string();
+        let first = training.model.parameters().iter().map(|p| p.path().to_owned()).min().unwrap();
+        assert_eq!(
+            message,
+            format!("cuda:0: gradient of {first}: expected a finite norm; the step has changed nothing")
+        );
+        assert_eq!(training.state(), before);
+    }
+    cuda.overwrite(&mut training.data.0, &good).unwrap();
+    graph.replay().unwrap();
+    assert_ne!(training.state(), before);
+    assert_silent();
+}
+
+#[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
+fn what_a_graph_could_not_repeat_is_refused() {
+    let _others = ALONE.write().unwrap();
+    let (cuda, _) = device();
+    let refusal = |training: &mut Training<Adam>, step: &mut dyn FnMut(&mut Training<Adam>) -> Outcome| {
+        let before = training.state();
+        let message = cuda.capture(|| step(training)).err().expect("it is refused").to_string();
+        assert_eq!(training.state(), before, "{message}");
+        message
+    };
+    let begin = || Training::new(Adam::new(), &cuda.device());
+    let mut step = |training: &mut Training<Adam>| training.step().map(drop);
+
+    let message = refusal(&mut begin(), &mut step);
+    assert!(message.contains("make the optimiser's first step before the capture"), "{message}");
+
+    let mut training = begin();
+    training.step().unwrap();
+    let checkpoint = Checkpoint::of(&training.model, &training.optimizer);
+    let message = refusal(&mut training, &mut step);
+    assert!(message.contains("drop clones and checkpoints before the step"), "{message}");
+    drop(checkpoint);
+
+    let message = refusal(&mut training, &mut |training| {
+        let (_, mut gradients) = training.gradients()?;
+        clip_norm(&training.model, &mut gradients, 1.0)?;
+        Ok(training.optimizer.step(&mut training.model, &gradients, 0.1)?)
+    });
+    assert!(message.contains("let the optimiser limit the norm of the gradients"), "{message}");
+    cuda.capture(|| step(&mut training)).unwrap();
+    assert_silent();
 }
 
 #[test]

@@ -536,7 +536,8 @@ impl<'t> Var<'t> {
     /// ```
     ///
     /// # Errors
-    /// A row or column that is −∞ throughout is an error of the tape, which `backward` and `value` return; recorded
+    /// A row or column that is −∞ throughout is an error of the tape, which `backward` and `value` return, or of a device
+    /// that does not wait for its kernels, which the next reading of results returns; recorded
     /// [`OnTape`](Gradient::OnTape), or on a device without this kernel, its matrix is NaN, as after
     /// [`log_softmax`](Var::log_softmax).
     ///

@@ -2,7 +2,8 @@
 
 use limpid_tensor::rng::{Distribution, Key};
 use limpid_tensor::{
-    Activation, DType, Descent, Device, Fused, Layout, Map, Reduce, Result, Stop, Tensor, WeightStep,
+    Activation, DType, Descent, Device, Fused, Layout, Map, Pace, Rate, Reduce, Result, Stop, Tensor,
+    WeightStep,
 };
 
 type Run = Box<dyn Fn(&Device) -> Result<Vec<Tensor>>>;
@@ -341,6 +342,9 @@ fn sinkhorns() -> Vec<Demo> {
     demos
 }
 
+/// The learning rate of these steps.
+const RATE: f64 = 0.01;
+
 fn updates() -> Vec<Demo> {
     let rules = [
         Descent::Momentum { momentum: 0.0, nesterov: false },
@@ -361,12 +365,13 @@ fn updates() -> Vec<Demo> {
                         weight: of(1)?,
                         gradient: of(2)?,
                         memory: memory.into_iter().take(rule.remembers()).collect::<Result<_>>()?,
-                        learning_rate: 0.01 * (i + 1) as f64,
+                        steps: Tensor::scalar(2i64),
+                        rate_scale: (i + 1) as f64,
                         weight_decay: 0.1,
-                        step: 3,
                     });
                 }
-                match device.backend().descend(rule, &mut weights.iter_mut().collect::<Vec<_>>()) {
+                let pace = Pace { rate: Rate::Number(RATE), clip: None };
+                match device.backend().descend(rule, pace, &mut weights.iter_mut().collect::<Vec<_>>()) {
                     Some(done) => done?,
                     None => weights.iter_mut().try_for_each(|weight| on_host(rule, weight))?,
                 }
@@ -375,23 +380,42 @@ fn updates() -> Vec<Demo> {
         }
     }
     for dtype in FLOATS {
-        demos.push(Demo::one(format!("sums of squares {dtype}"), move |device| {
+        let gradients = move |device: &Device| {
             let x = [3, 700, 9000].map(|elements| numbers(device, &[elements], dtype, elements));
-            let x = x.into_iter().collect::<Result<Vec<Tensor>>>()?;
-            let sums = match device.backend().sums_of_squares(&x.iter().collect::<Vec<_>>()) {
-                Some(sums) => sums?,
-                None => {
-                    let sum = |x: &Tensor| {
-                        let x = x.cast(DType::F64)?;
-                        Tensor::map(Map::Mul, &[&x, &x])?.reduce(Reduce::Sum, &[])?.item()
-                    };
-                    x.iter().map(sum).collect::<Result<_>>()?
+            x.into_iter().collect::<Result<Vec<Tensor>>>()
+        };
+        for most in [0.5, 1e6] {
+            demos.push(Demo::one(format!("norm and scale to {most} {dtype}"), move |device| {
+                let x = gradients(device)?;
+                let named: Vec<(&str, &Tensor)> = x.iter().map(|x| ("w", x)).collect();
+                match device.backend().norm_and_scale(&named, most) {
+                    Some(clip) => clip,
+                    None => {
+                        let norm = sums(&x)?.iter().sum::<f64>().sqrt();
+                        Ok(Tensor::from_vec(vec![norm, (most / norm).min(1.0)], [2]))
+                    }
                 }
+            }));
+        }
+        demos.push(Demo::one(format!("sums of squares {dtype}"), move |device| {
+            let x = gradients(device)?;
+            let found = match device.backend().sums_of_squares(&x.iter().collect::<Vec<_>>()) {
+                Some(found) => found?,
+                None => sums(&x)?,
             };
-            Ok(Tensor::from_vec(sums, [3]))
+            Ok(Tensor::from_vec(found, [3]))
         }));
     }
     demos
+}
+
+/// Σ x² of each tensor, in f64.
+fn sums(x: &[Tensor]) -> Result<Vec<f64>> {
+    let sum = |x: &Tensor| {
+        let x = x.cast(DType::F64)?;
+        Tensor::map(Map::Mul, &[&x, &x])?.reduce(Reduce::Sum, &[])?.item()
+    };
+    x.iter().map(sum).collect()
 }
 
 /// The formulas of [`Descent`], element by element in f64.
@@ -400,7 +424,7 @@ fn on_host(rule: Descent, step: &mut WeightStep) -> Result<()> {
     let mut w = step.weight.to_f64_vec()?;
     let g = step.gradient.to_f64_vec()?;
     let mut memory = step.memory.iter().map(Tensor::to_f64_vec).collect::<Result<Vec<_>>>()?;
-    let (rate, decay) = (step.learning_rate, step.weight_decay);
+    let (rate, decay) = (RATE * step.rate_scale, step.weight_decay);
     for i in 0..n {
         match (rule, &mut memory[..]) {
             (Descent::Momentum { momentum, nesterov }, [v]) => {
@@ -409,7 +433,7 @@ fn on_host(rule: Descent, step: &mut WeightStep) -> Result<()> {
                 w[i] -= rate * if nesterov { g + momentum * v[i] } else { v[i] };
             }
             (Descent::Adam { betas: [b1, b2], eps, decoupled }, [m, v]) => {
-                let t = step.step as f64;
+                let t = step.steps.item()? + 1.0;
                 let g = if decoupled { g[i] } else { g[i] + decay * w[i] };
                 m[i] = b1 * m[i] + (1.0 - b1) * g;
                 v[i] = b2 * v[i] + (1.0 - b2) * g * g;

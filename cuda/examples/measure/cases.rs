@@ -3,7 +3,7 @@
 use limpid_cuda::Cuda;
 use limpid_tensor::rng::{Distribution, Key};
 use limpid_tensor::{
-    Activation, DType, Descent, Fused, Map, Reduce, Result, Shape, Stop, Tensor, WeightStep,
+    Activation, DType, Descent, Fused, Map, Pace, Rate, Reduce, Result, Shape, Stop, Tensor, WeightStep,
 };
 
 use crate::case::{Case, Sizes, Source, Work};
@@ -302,7 +302,7 @@ fn updates(sizes: &Sizes) -> Vec<Case> {
     ];
     let mut cases = Vec::new();
     for (name, rule) in rules {
-        // First what is changed: weights, and what is remembered of each; then gradients.
+        // First what is changed: weights, and what is remembered of each; then gradients, and counts of steps.
         let changed = weights * (1 + rule.remembers());
         let elements_of = elements.clone();
         cases.push(Case::new(
@@ -310,7 +310,8 @@ fn updates(sizes: &Sizes) -> Vec<Case> {
             Work::Bytes { in_place: changed },
             move |source| {
                 let tensor = |i: usize| source.positive(&[elements_of[i % weights]], dtype, i as u64);
-                (0..changed + weights).map(tensor).collect()
+                let count = |_| source.indices(&[], 1, 0);
+                (0..changed + weights).map(tensor).chain((0..weights).map(count)).collect()
             },
             move |x| {
                 step(rule, weights, x)?;
@@ -337,25 +338,28 @@ fn updates(sizes: &Sizes) -> Vec<Case> {
 /// to is changed where it is.
 fn step(rule: Descent, weights: usize, operands: &mut Vec<Tensor>) -> Result<()> {
     let device = operands[0].device().clone();
+    let counts = operands.split_off(weights * (2 + rule.remembers()));
     let gradients = operands.split_off(weights * (1 + rule.remembers()));
     let mut changed = std::mem::take(operands).into_iter();
-    let mut steps: Vec<WeightStep> = (changed.by_ref().take(weights).zip(gradients))
-        .map(|(weight, gradient)| WeightStep {
+    let mut steps: Vec<WeightStep> = (changed.by_ref().take(weights).zip(gradients).zip(counts))
+        .map(|((weight, gradient), steps)| WeightStep {
             weight,
             gradient,
             memory: Default::default(),
-            learning_rate: 1e-3,
+            steps,
+            rate_scale: 1.0,
             weight_decay: 0.01,
-            step: 3,
         })
         .collect();
     for (memory, i) in changed.zip((0..weights).cycle()) {
         steps[i].memory.push(memory);
     }
-    let done = device.backend().descend(rule, &mut steps.iter_mut().collect::<Vec<_>>());
+    let pace = Pace { rate: Rate::Number(1e-3), clip: None };
+    let done = device.backend().descend(rule, pace, &mut steps.iter_mut().collect::<Vec<_>>());
     let memory = (0..rule.remembers()).flat_map(|k| steps.iter().map(move |step| &step.memory[k]));
     let changed = steps.iter().map(|step| &step.weight).chain(memory);
-    *operands = changed.chain(steps.iter().map(|step| &step.gradient)).cloned().collect();
+    let others = steps.iter().map(|step| &step.gradient).chain(steps.iter().map(|step| &step.steps));
+    *operands = changed.chain(others).cloned().collect();
     done.expect("a CUDA device has this kernel")
 }
 

@@ -1,7 +1,7 @@
 //! Steps of an optimiser for all weights at once, and the norm of all gradients: `optimizer.cu`.
 
 use bytemuck::{Pod, Zeroable};
-use limpid_tensor::{DType, Descent, Result, Tensor, WeightStep};
+use limpid_tensor::{DType, Descent, Pace, Rate, Result, Tensor, WeightStep};
 use smallvec::SmallVec;
 
 use crate::device::{Buffer, Cuda, address_of};
@@ -17,38 +17,40 @@ const THREADS: u32 = 256;
 /// Elements of a block: enough to be worth a block, few enough that a small model has blocks for a whole card.
 pub(crate) const CHUNK: usize = 1 << 13;
 
-/// A step of every weight, in one launch for those of one dtype.
-pub(crate) fn descend(cuda: &'static Cuda, rule: Descent, weights: &mut [&mut WeightStep]) -> Result<()> {
+/// A step of every weight, in one launch for those of one dtype; Adam has another one before.
+pub(crate) fn descend(
+    cuda: &'static Cuda,
+    rule: Descent,
+    pace: Pace,
+    weights: &mut [&mut WeightStep],
+) -> Result<()> {
     if cuda.is_capturing() {
         check_repeatable(cuda, rule, weights)?;
     }
     weights.iter_mut().try_for_each(|step| settle(cuda, rule, step))?;
     // All that may find no memory comes before the first launch, so that no step is half made.
-    let mut prepared = Vec::new();
+    let mut tables = Vec::new();
     for dtype in [DType::F32, DType::F64] {
         let of_dtype = weights.iter_mut().filter(|step| step.weight.dtype() == dtype);
-        let of_dtype: Vec<&mut WeightStep> = of_dtype.map(|step| &mut **step).collect();
-        if !of_dtype.is_empty() {
-            prepared.push(prepare(cuda, rule, of_dtype)?);
+        let mut rows: Vec<Weight> = of_dtype.map(|step| Weight::of(step)).collect();
+        if !rows.is_empty() {
+            tables.push(Table::new(cuda, rule, &mut rows)?);
         }
     }
-    prepared.iter().try_for_each(|(table, steps)| step(cuda, rule, table, steps, None))
+    tables.iter().try_for_each(|table| step(cuda, rule, pace, table))
 }
 
 /// Makes sure that a graph of this step, replayed, is the next step.
 fn check_repeatable(cuda: &'static Cuda, rule: Descent, weights: &[&mut WeightStep]) -> Result<()> {
-    if matches!(rule, Descent::Adam { .. }) {
-        return Err(
-            cuda.error("a graph would repeat the number of Adam's step; capture gradients, and step outside")
-        );
-    }
     let here = cuda.device();
     let is_here = |step: &&mut WeightStep| {
-        step.memory.len() >= rule.remembers() && step.memory.iter().all(|memory| *memory.device() == here)
+        let memory = step.memory.iter().chain([&step.steps]);
+        step.memory.len() >= rule.remembers() && memory.into_iter().all(|memory| *memory.device() == here)
     };
     if !weights.iter().all(is_here) {
         return Err(cuda.error(
-            "a graph would begin with no velocity in every replay; make the optimiser's first step before the capture",
+            "a graph would begin with what the optimiser remembers now in every replay; make the optimiser's first step \
+             before the capture",
         ));
     }
     Ok(())
@@ -56,13 +58,13 @@ fn check_repeatable(cuda: &'static Cuda, rule: Descent, weights: &[&mut WeightSt
 
 /// Brings a step's operands to where a kernel takes them.
 fn settle(cuda: &'static Cuda, rule: Descent, step: &mut WeightStep) -> Result<()> {
-    let WeightStep { weight, gradient, memory, .. } = step;
+    let WeightStep { weight, gradient, memory, steps, .. } = step;
     own(cuda, weight)?;
     if memory.is_empty() {
         let zeros = |_| copy::assemble(cuda, weight.shape(), weight.dtype(), &[]);
         *memory = (0..rule.remembers()).map(zeros).collect::<Result<_>>()?;
     }
-    for memory in memory {
+    for memory in memory.iter_mut().chain([steps]) {
         *memory = memory.to(&cuda.device())?;
         own(cuda, memory)?;
     }
@@ -76,56 +78,23 @@ fn own(cuda: &'static Cuda, x: &mut Tensor) -> Result<()> {
         return Ok(());
     }
     if cuda.is_capturing() {
-        return Err(cuda.error("a weight that something else refers to cannot be changed by a graph"));
+        return Err(cuda.error(
+            "a graph cannot change a weight, or what is remembered of it, that something else refers to; clear the tape \
+             and drop clones and checkpoints before the step",
+        ));
     }
     *x = copy::contiguous(cuda, x)?;
     Ok(())
 }
 
-/// The table and the scalars of weights of one dtype.
-fn prepare(cuda: &'static Cuda, rule: Descent, weights: Vec<&mut WeightStep>) -> Result<(Table, Steps)> {
-    // Weights whose scalars are equal share them.
-    let mut groups: Vec<[f64; 4]> = Vec::new();
-    let group_of = |scalars: [f64; 4], groups: &mut Vec<[f64; 4]>| {
-        groups.iter().position(|other| *other == scalars).unwrap_or_else(|| {
-            groups.push(scalars);
-            groups.len() - 1
-        })
-    };
-    let mut rows = Vec::new();
-    for WeightStep { weight, gradient, memory, learning_rate, weight_decay, step } in weights {
-        let group = group_of(scalars(rule, *learning_rate, *weight_decay, *step), &mut groups);
-        rows.push(Weight { value: weight, gradient, memory: memory.iter_mut().collect(), copy: None, group });
-    }
-    let table = Table::new(cuda, &mut rows)?;
-    let steps = match rule {
-        Descent::Momentum { .. } => {
-            let groups: Vec<SgdStep> =
-                groups.iter().map(|&[rate, decay, ..]| SgdStep { rate, decay }).collect();
-            Steps::new(cuda, &groups)?
-        }
-        Descent::Adam { .. } => {
-            let step = |&[rate, root, coupled, kept]: &[f64; 4]| AdamStep { rate, root, coupled, kept };
-            Steps::new(cuda, &groups.iter().map(step).collect::<Vec<AdamStep>>())?
-        }
-    };
-    Ok((table, steps))
-}
-
-/// What changes from step to step: of [`SgdStep`] and nothing else, or of [`AdamStep`].
-fn scalars(rule: Descent, rate: f64, decay: f64, step: u64) -> [f64; 4] {
-    match rule {
-        Descent::Momentum { .. } => [rate, decay, 0.0, 0.0],
-        Descent::Adam { betas: [beta1, beta2], decoupled, .. } => {
-            let correction = |beta: f64| 1.0 - beta.powf(step as f64);
-            let (coupled, kept) = if decoupled { (0.0, 1.0 - rate * decay) } else { (decay, 1.0) };
-            [rate / correction(beta1), correction(beta2).sqrt(), coupled, kept]
-        }
-    }
-}
-
 /// Σ x² of each float tensor: one launch for those of one dtype, whose parts are added here, in order.
 pub(crate) fn sums_of_squares(cuda: &'static Cuda, x: &[&Tensor]) -> Result<Vec<f64>> {
+    if cuda.is_capturing() {
+        return Err(cuda.error(
+            "a norm is read while a graph is captured, whose kernels do not run; let the optimiser limit the norm of the \
+             gradients, which does not read it",
+        ));
+    }
     let mut sums = vec![0.0; x.len()];
     for dtype in [DType::F32, DType::F64, DType::BF16] {
         let of_dtype: Vec<usize> = (0..x.len()).filter(|&i| x[i].dtype() == dtype).collect();
@@ -146,17 +115,55 @@ pub(crate) fn sums_of_squares(cuda: &'static Cuda, x: &[&Tensor]) -> Result<Vec<
             &mut arguments,
         )?;
         let mut values = vec![0.0f64; chunks.len()];
-        if !cuda.is_capturing() {
-            cuda.read_fault()?;
-        }
+        cuda.read_fault()?;
         cuda.copy_to_host(bytemuck::cast_slice_mut(&mut values), parts.address)?;
         cuda.raise_fault()?;
         let mut values = values.into_iter();
         for (&i, x) in of_dtype.iter().zip(&contiguous) {
-            sums[i] = values.by_ref().take(x.elements().div_ceil(CHUNK)).sum();
+            sums[i] = values.by_ref().take(chunks_in(x)).sum();
         }
     }
     Ok(sums)
+}
+
+/// The norm of all gradients together and what brings it to at most `most`, which stay on the device: `Clip` of
+/// `optimizer.cu`.
+pub(crate) fn norm_and_scale(
+    cuda: &'static Cuda,
+    gradients: &[(&str, &Tensor)],
+    most: f64,
+) -> Result<Tensor> {
+    let contiguous = gradients.iter().map(|(_, x)| x.contiguous()).collect::<Result<Vec<Tensor>>>()?;
+    let chunks: Vec<Chunk> = contiguous.iter().flat_map(chunks_to_read).collect();
+    let table = cuda.scratch(size_of_val(&chunks[..]))?;
+    cuda.copy_from_host(table.address, bytemuck::cast_slice(&chunks))?;
+    let sums = cuda.scratch(8 * chunks.len())?;
+    let mut first = 0;
+    for of_dtype in contiguous.chunk_by(|a, b| a.dtype() == b.dtype()) {
+        let count: usize = of_dtype.iter().map(chunks_in).sum();
+        let mut arguments = Arguments::default();
+        let behind = |buffer: &Buffer, size: usize| buffer.address + (first * size) as u64;
+        arguments.value(behind(&sums, 8)).value(behind(&table, size_of::<Chunk>()));
+        let kernel = format!("squares_{}", of_dtype[0].dtype());
+        cuda.launch(&OPTIMIZER, &kernel, Grid::new(count, THREADS), &mut arguments)?;
+        first += count;
+    }
+    let mut clip = cuda.empty([2], DType::F64)?;
+    let mut arguments = Arguments::default();
+    arguments.output(&mut clip).scratch(&sums).value(chunks.len() as i64).value(most);
+    let names: Vec<(String, usize)> =
+        gradients.iter().zip(&contiguous).map(|((name, _), x)| (name.to_string(), chunks_in(x))).collect();
+    cuda.checked(&mut arguments, move |mut chunk| {
+        let has_chunk = |(_, count): &&(String, usize)| {
+            let is_in = chunk < *count as u64;
+            chunk = chunk.saturating_sub(*count as u64);
+            is_in
+        };
+        let whose = names.iter().find(has_chunk).map_or("all weights", |(name, _)| name);
+        format!("gradient of {whose}: expected a finite norm; the step has changed nothing")
+    })?;
+    cuda.launch(&OPTIMIZER, "clip_to_norm", Grid::new(1, THREADS), &mut arguments)?;
+    Ok(clip)
 }
 
 /// The pieces of a contiguous tensor of which only squares are taken.
@@ -170,6 +177,11 @@ fn chunks_to_read(x: &Tensor) -> Vec<Chunk> {
     (0..elements).step_by(CHUNK).map(chunk).collect()
 }
 
+/// How many they are.
+fn chunks_in(x: &Tensor) -> usize {
+    x.elements().div_ceil(CHUNK)
+}
+
 /// A weight as a step sees it. All tensors are contiguous, and those that are written have no other reference.
 pub(crate) struct Weight<'a> {
     pub value: &'a mut Tensor,
@@ -178,8 +190,27 @@ pub(crate) struct Weight<'a> {
     pub memory: Vec<&'a mut Tensor>,
     /// The weight rounded to bf16, written in the same pass.
     pub copy: Option<&'a mut Tensor>,
-    /// The number of its group's scalars.
-    pub group: usize,
+    /// How many steps were made: i64, `[]`.
+    pub steps: &'a mut Tensor,
+    /// What the learning rate is multiplied by.
+    pub scale: f64,
+    pub decay: f64,
+}
+
+impl Weight<'_> {
+    fn of(step: &mut WeightStep) -> Weight<'_> {
+        let WeightStep { weight, gradient, memory, steps, rate_scale, weight_decay } = step;
+        let memory = memory.iter_mut().collect();
+        Weight {
+            value: weight,
+            gradient,
+            memory,
+            copy: None,
+            steps,
+            scale: *rate_scale,
+            decay: *weight_decay,
+        }
+    }
 }
 
 /// `Chunk` of `optimizer.cu`.
@@ -191,29 +222,76 @@ struct Chunk {
     memory: [u64; 2],
     copy: u64,
     length: i64,
-    group: u32,
-    vector: u32,
+    owner: u32,
+    vector: u16,
+    first: u16,
 }
+
+/// `Share` of `optimizer.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Share {
+    scale: f64,
+    decay: f64,
+    steps: u64,
+}
+
+/// `Rate` of `optimizer.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct RateWord {
+    at: u64,
+    number: f64,
+}
+
+impl RateWord {
+    fn of(rate: Rate) -> RateWord {
+        match rate {
+            Rate::Number(number) => RateWord { at: 0, number },
+            Rate::Stored(x) => RateWord { at: address_of(x), number: 0.0 },
+        }
+    }
+}
+
+/// Bytes of `AdamStep` of `optimizer.cu`.
+const ADAM_STEP: usize = 32;
 
 /// The weights of a model with one dtype of values and one of gradients, in pieces for blocks.
 pub(crate) struct Table {
     chunks: Buffer,
     count: usize,
+    shares: Buffer,
+    weights: usize,
+    /// What Adam makes of the count of each weight.
+    adam_steps: Option<Buffer>,
     weight: DType,
     gradient: DType,
 }
 
 impl Table {
     /// The table of these weights, which must stay where they are while it is used.
-    pub(crate) fn new(cuda: &'static Cuda, weights: &mut [Weight]) -> Result<Table> {
+    pub(crate) fn new(cuda: &'static Cuda, rule: Descent, weights: &mut [Weight]) -> Result<Table> {
         let dtypes = |w: &Weight| (w.value.dtype(), w.gradient.dtype());
         let (weight, gradient) = weights.first().map_or((DType::F32, DType::F32), dtypes);
         assert!(weights.iter().all(|w| dtypes(w) == (weight, gradient)), "a table has weights of one dtype");
-        let chunks: Vec<Chunk> = weights.iter_mut().flat_map(chunks_of).collect();
-        let bytes: &[u8] = bytemuck::cast_slice(&chunks);
-        let buffer = cuda.scratch(bytes.len())?;
-        cuda.copy_from_host(buffer.address, bytes)?;
-        Ok(Table { chunks: buffer, count: chunks.len(), weight, gradient })
+        let share = |w: &mut Weight| Share { scale: w.scale, decay: w.decay, steps: address_of(w.steps) };
+        let shares: Vec<Share> = weights.iter_mut().map(share).collect();
+        let chunks: Vec<Chunk> = weights.iter_mut().enumerate().flat_map(|(i, w)| chunks_of(i, w)).collect();
+        let upload = |bytes: &[u8]| {
+            let buffer = cuda.scratch(bytes.len())?;
+            cuda.copy_from_host(buffer.address, bytes)?;
+            Ok(buffer)
+        };
+        let is_adam = matches!(rule, Descent::Adam { .. });
+        Ok(Table {
+            chunks: upload(bytemuck::cast_slice(&chunks))?,
+            count: chunks.len(),
+            shares: upload(bytemuck::cast_slice(&shares))?,
+            weights: shares.len(),
+            adam_steps: is_adam.then(|| cuda.scratch(ADAM_STEP * shares.len())).transpose()?,
+            weight,
+            gradient,
+        })
     }
 
     fn grid(&self) -> Grid {
@@ -221,7 +299,8 @@ impl Table {
     }
 }
 
-fn chunks_of(w: &mut Weight) -> Vec<Chunk> {
+/// A weight without elements has one too: its steps are counted.
+fn chunks_of(number: usize, w: &mut Weight) -> Vec<Chunk> {
     let width = 16 / w.value.dtype().size();
     let sizes = [w.value.dtype().size(), w.gradient.dtype().size()];
     let memory: SmallVec<[u64; 2]> = w.memory.iter().map(|m| address_of(m)).collect();
@@ -242,103 +321,36 @@ fn chunks_of(w: &mut Weight) -> Vec<Chunk> {
             memory: [memory(0), memory(1)],
             copy: copy.map_or(0, |address| behind(address, 2)),
             length: CHUNK.min(elements - first) as i64,
-            group: w.group as u32,
-            vector: u32::from(vector),
+            owner: number as u32,
+            vector: u16::from(vector),
+            first: u16::from(first == 0),
         }
     };
-    (0..elements).step_by(CHUNK).map(chunk).collect()
-}
-
-/// What changes from step to step for a group of SGD; `SgdStep` of `optimizer.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct SgdStep {
-    pub rate: f64,
-    pub decay: f64,
-}
-
-/// What changes from step to step for a group of Adam; `AdamStep` of `optimizer.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct AdamStep {
-    /// η/(1 − β₁ᵗ).
-    pub rate: f64,
-    /// √(1 − β₂ᵗ).
-    pub root: f64,
-    /// λ where the decay is part of the gradient, else 0.
-    pub coupled: f64,
-    /// 1 − η·λ where it is not, else 1.
-    pub kept: f64,
-}
-
-/// Scalars of all groups, in memory of the device: another step writes others, and the same launches read them.
-pub(crate) struct Steps(Buffer);
-
-impl Steps {
-    pub(crate) fn new<S: Pod>(cuda: &'static Cuda, groups: &[S]) -> Result<Steps> {
-        let steps = Steps(cuda.scratch(size_of_val(groups))?);
-        steps.set(cuda, groups)?;
-        Ok(steps)
-    }
-
-    /// Queues a step's scalars, behind the steps before.
-    pub(crate) fn set<S: Pod>(&self, cuda: &'static Cuda, groups: &[S]) -> Result<()> {
-        cuda.copy_from_host(self.0.address, bytemuck::cast_slice(groups))
-    }
-}
-
-#[cfg(test)]
-/// The norm of all gradients and what they are multiplied by; `Clip` of `optimizer.cu`.
-pub(crate) struct Clip(Buffer);
-
-#[cfg(test)]
-impl Clip {
-    /// Queues finding the norm of all gradients, and the scale that brings it to at most `most`: `∞` leaves them.
-    pub(crate) fn new(cuda: &'static Cuda, tables: &[&Table], most: f64) -> Result<Clip> {
-        let clip = Clip(cuda.scratch(16)?);
-        let count: usize = tables.iter().map(|table| table.count).sum();
-        let sums = cuda.scratch(8 * count)?;
-        let mut first = 0;
-        for table in tables {
-            let mut arguments = Arguments::default();
-            arguments.value(sums.address + 8 * first as u64).scratch(&table.chunks);
-            let kernel = format!("squares_{}", table.gradient);
-            cuda.launch(&OPTIMIZER, &kernel, table.grid(), &mut arguments)?;
-            first += table.count;
-        }
-        let mut arguments = Arguments::default();
-        arguments.scratch(&clip.0).scratch(&sums).value(count as i64).value(most);
-        cuda.launch(&OPTIMIZER, "clip_to_norm", Grid::new(1, THREADS), &mut arguments)?;
-        Ok(clip)
-    }
-
-    /// Norm and scale; waits for them.
-    pub(crate) fn read(&self, cuda: &'static Cuda) -> Result<[f64; 2]> {
-        let mut values = [0.0; 2];
-        cuda.copy_to_host(bytemuck::cast_slice_mut(&mut values), self.0.address)?;
-        Ok(values)
-    }
+    (0..elements.max(1)).step_by(CHUNK).map(chunk).collect()
 }
 
 /// Queues a step of all weights of a table, whose memory is what the rule needs: nothing, the velocity, or both moments.
-pub(crate) fn step(
-    cuda: &'static Cuda,
-    rule: Descent,
-    table: &Table,
-    steps: &Steps,
-    clip: Option<&Buffer>,
-) -> Result<()> {
+pub(crate) fn step(cuda: &'static Cuda, rule: Descent, pace: Pace, table: &Table) -> Result<()> {
+    let rate = RateWord::of(pace.rate);
     let mut arguments = Arguments::default();
-    arguments.scratch(&table.chunks).scratch(&steps.0).value(clip.map_or(0, |clip| clip.address));
-    let name = match rule {
-        Descent::Momentum { momentum: 0.0, .. } => "sgd",
-        Descent::Momentum { momentum, nesterov } => {
-            arguments.value(momentum).value(i32::from(nesterov));
+    arguments.scratch(&table.chunks).scratch(&table.shares);
+    let name = match (rule, &table.adam_steps) {
+        (Descent::Adam { betas: [beta1, beta2], eps, decoupled }, Some(steps)) => {
+            let mut before = Arguments::default();
+            before.scratch(steps).scratch(&table.shares).value(table.weights as i64).value(rate);
+            before.value(beta1).value(beta2).value(i32::from(decoupled));
+            let grid = Grid::covering(table.weights, THREADS, usize::MAX);
+            cuda.launch(&OPTIMIZER, "adam_steps", grid, &mut before)?;
+            arguments.scratch(steps).optional(pace.clip).value(beta1).value(beta2).value(eps);
+            "adam"
+        }
+        (Descent::Momentum { momentum, nesterov }, _) if momentum > 0.0 => {
+            arguments.value(rate).optional(pace.clip).value(momentum).value(i32::from(nesterov));
             "momentum"
         }
-        Descent::Adam { betas: [beta1, beta2], eps, .. } => {
-            arguments.value(beta1).value(beta2).value(eps);
-            "adam"
+        _ => {
+            arguments.value(rate).optional(pace.clip);
+            "sgd"
         }
     };
     let kernel = format!("{name}_{}_{}", table.weight, table.gradient);
@@ -357,18 +369,20 @@ mod tests {
         Descent::Momentum { momentum: 0.9, nesterov: false },
         Descent::Momentum { momentum: 0.9, nesterov: true },
         Descent::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false },
-        Descent::Adam { betas: [0.5, 0.75], eps: 1e-3, decoupled: false },
+        Descent::Adam { betas: [0.5, 0.75], eps: 1e-3, decoupled: true },
     ];
 
-    /// Learning rate and weight decay of two groups; the decay of Adam's second is decoupled.
-    const GROUPS: [[f64; 2]; 2] = [[0.125, 0.0], [0.5, 0.25]];
+    /// The learning rate of a step, and what two groups make of it, with their decay.
+    const RATE: f64 = 0.3;
+    const GROUPS: [[f64; 2]; 2] = [[0.7, 0.0], [1.3, 0.25]];
 
     /// The rule's memory of one weight.
     type Memory = [Vec<f64>; 2];
 
     /// One step in f64, from the definitions.
     fn reference(rule: Descent, group: usize, t: i32, w: &mut [f64], g: &[f64], memory: &mut Memory) {
-        let [rate, decay] = GROUPS[group];
+        let [scale, decay] = GROUPS[group];
+        let rate = RATE * scale;
         let [first, second] = memory;
         for i in 0..w.len() {
             match rule {
@@ -378,35 +392,33 @@ mod tests {
                     first[i] = momentum * first[i] + g;
                     w[i] -= rate * if nesterov { g + momentum * first[i] } else { first[i] };
                 }
-                Descent::Adam { betas: [beta1, beta2], eps, .. } => {
-                    let coupled = if group == 0 { decay } else { 0.0 };
+                Descent::Adam { betas: [beta1, beta2], eps, decoupled } => {
+                    let coupled = if decoupled { 0.0 } else { decay };
                     let g = g[i] + coupled * w[i];
-                    let kept = if group == 0 { 1.0 } else { 1.0 - rate * decay };
+                    let kept = if decoupled { 1.0 - rate * decay } else { 1.0 };
                     first[i] = beta1 * first[i] + (1.0 - beta1) * g;
                     second[i] = beta2 * second[i] + (1.0 - beta2) * (g * g);
-                    let rate = rate / (1.0 - beta1.powi(t));
-                    let root = (1.0 - beta2.powi(t)).sqrt();
+                    let rate = rate / (1.0 - power(beta1, t));
+                    let root = (1.0 - power(beta2, t)).sqrt();
                     w[i] = kept * w[i] - rate * first[i] / (second[i].sqrt() / root + eps);
                 }
             }
         }
     }
 
-    /// The scalars of step t.
-    fn scalars(emulated: &Emulated, rule: Descent, t: i32) -> Steps {
-        let Descent::Adam { betas: [beta1, beta2], .. } = rule else {
-            return Steps::new(emulated.cuda, &GROUPS.map(|[rate, decay]| SgdStep { rate, decay })).unwrap();
-        };
-        let group = |group: usize| {
-            let [rate, decay] = GROUPS[group];
-            AdamStep {
-                rate: rate / (1.0 - beta1.powi(t)),
-                root: (1.0 - beta2.powi(t)).sqrt(),
-                coupled: if group == 0 { decay } else { 0.0 },
-                kept: if group == 0 { 1.0 } else { 1.0 - rate * decay },
-            }
-        };
-        Steps::new(emulated.cuda, &[group(0), group(1)]).unwrap()
+    /// βᵗ by the kernel's products.
+    fn power(mut beta: f64, mut t: i32) -> f64 {
+        let mut product = 1.0;
+        while t > 0 {
+            product *= if t % 2 == 1 { beta } else { 1.0 };
+            (beta, t) = (beta * beta, t / 2);
+        }
+        product
+    }
+
+    /// A step by the rate of these tests.
+    fn pace(clip: Option<&Tensor>) -> Pace<'_> {
+        Pace { rate: Rate::Number(RATE), clip }
     }
 
     /// A weight on the device, and in f64.
@@ -414,6 +426,7 @@ mod tests {
         value: Tensor,
         memory: [Tensor; 2],
         copy: Tensor,
+        steps: Tensor,
         values: Vec<f64>,
         memories: Memory,
     }
@@ -427,6 +440,7 @@ mod tests {
                 value: emulated.place(&value),
                 memory: [0, 1].map(|_| emulated.place(&Tensor::zeros([elements], dtype))),
                 copy: emulated.place(&Tensor::zeros([elements], DType::BF16)),
+                steps: emulated.place(&Tensor::scalar(0i64)),
             }
         }
 
@@ -434,7 +448,8 @@ mod tests {
             let remembered = rule.remembers();
             let copy = (self.value.dtype() == DType::F32).then_some(&mut self.copy);
             let memory = self.memory.iter_mut().take(remembered).collect();
-            Weight { value: &mut self.value, gradient, memory, copy, group }
+            let [scale, decay] = GROUPS[group];
+            Weight { value: &mut self.value, gradient, memory, copy, steps: &mut self.steps, scale, decay }
         }
     }
 
@@ -464,12 +479,13 @@ mod tests {
                         .enumerate()
                         .map(|(i, (pair, g))| pair.weight(rule, g, i % 2))
                         .collect();
-                    let table = Table::new(emulated.cuda, &mut weights).unwrap();
-                    step(emulated.cuda, rule, &table, &scalars(&emulated, rule, t), None).unwrap();
+                    let table = Table::new(emulated.cuda, rule, &mut weights).unwrap();
+                    step(emulated.cuda, rule, pace(None), &table).unwrap();
                     for (i, (pair, g)) in pairs.iter_mut().zip(&gradients).enumerate() {
                         let g = g.to_f64_vec().unwrap();
                         reference(rule, i % 2, t, &mut pair.values, &g, &mut pair.memories);
                         let found = emulated.read(Ok(pair.value.clone()));
+                        assert_eq!(pair.steps.to_vec::<i64>().unwrap(), [i64::from(t)], "weight {i}");
                         assert_near(
                             &found,
                             &pair.values,
@@ -501,24 +517,21 @@ mod tests {
         let norm = sum(all.iter().map(|g| g * g)).sqrt();
         for most in [norm / 8.0, 2.0 * norm] {
             let before = pairs.each_ref().map(|pair| emulated.read(Ok(pair.value.clone())));
-            let tables = {
-                let mut weights = pairs.iter_mut().zip(&placed).map(|(pair, g)| pair.weight(PLAIN, g, 0));
-                let [a, b, c] = [(); 3].map(|()| weights.next().unwrap());
-                [Table::new(emulated.cuda, &mut [a, b]), Table::new(emulated.cuda, &mut [c])]
-                    .map(Result::unwrap)
-            };
-            let clip = Clip::new(emulated.cuda, &tables.each_ref(), most).unwrap();
-            let [found, scale] = clip.read(emulated.cuda).unwrap();
+            let named = placed.each_ref().map(|g| ("w", g));
+            let clip = norm_and_scale(emulated.cuda, &named, most).unwrap();
             let expected = (most / norm).min(1.0);
-            assert_near(&[found, scale], &[norm, expected], DType::F64, 16.0, "norm and scale");
-            let steps = scalars(&emulated, PLAIN, 1);
-            for table in &tables {
-                step(emulated.cuda, PLAIN, table, &steps, Some(&clip.0)).unwrap();
+            let found = emulated.read(Ok(clip.clone()));
+            assert_near(&found, &[norm, expected], DType::F64, 16.0, "norm and scale");
+            let mut weights = pairs.iter_mut().zip(&placed).map(|(pair, g)| pair.weight(PLAIN, g, 0));
+            let [a, b, c] = [(); 3].map(|()| weights.next().unwrap());
+            for mut weights in [vec![a, b], vec![c]] {
+                let table = Table::new(emulated.cuda, PLAIN, &mut weights).unwrap();
+                step(emulated.cuda, PLAIN, pace(Some(&clip)), &table).unwrap();
             }
             for ((pair, before), g) in pairs.iter().zip(before).zip(&gradients) {
                 let g = g.to_f64_vec().unwrap();
                 let after: Vec<f64> =
-                    before.iter().zip(g).map(|(w, g)| w - GROUPS[0][0] * g * expected).collect();
+                    before.iter().zip(g).map(|(w, g)| w - RATE * GROUPS[0][0] * g * expected).collect();
                 assert_near(
                     &emulated.read(Ok(pair.value.clone())),
                     &after,
@@ -532,33 +545,45 @@ mod tests {
 
     #[test]
     #[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
-    fn a_gradient_that_is_not_finite_changes_nothing() {
+    fn gradients_that_are_not_finite_change_nothing_and_are_named() {
         let emulated = Emulated::device();
-        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            let mut pair = Pair::new(&emulated, 5, DType::F32);
-            let g = emulated.place(&Tensor::from_f64(&[1.0, 2.0, bad, 3.0, 4.0], [5], DType::F32));
+        for (bad, whose) in [
+            ([f64::NAN, f64::NAN], "first"),
+            ([0.0, f64::INFINITY], "second"),
+            ([0.0, f64::NEG_INFINITY], "second"),
+            ([1.3e154, 1.3e154], "all weights"),
+        ] {
+            let mut pair = Pair::new(&emulated, 5, DType::F64);
+            let g = bad.map(|bad| emulated.place(&Tensor::from_vec(vec![1.0, 2.0, bad, 3.0, 4.0], [5])));
             let before = emulated.read(Ok(pair.value.clone()));
-            let table = Table::new(emulated.cuda, &mut [pair.weight(PLAIN, &g, 0)]).unwrap();
-            let clip = Clip::new(emulated.cuda, &[&table], f64::INFINITY).unwrap();
-            assert!(!clip.read(emulated.cuda).unwrap()[0].is_finite());
-            step(emulated.cuda, PLAIN, &table, &scalars(&emulated, PLAIN, 1), Some(&clip.0)).unwrap();
+            let table = Table::new(emulated.cuda, PLAIN, &mut [pair.weight(PLAIN, &g[0], 0)]).unwrap();
+            let named = [("first", &g[0]), ("second", &g[1])];
+            let clip = norm_and_scale(emulated.cuda, &named, f64::INFINITY).unwrap();
+            step(emulated.cuda, PLAIN, pace(Some(&clip)), &table).unwrap();
+            let message = clip.to_vec::<f64>().unwrap_err().to_string();
+            let expected =
+                format!("cuda:0: gradient of {whose}: expected a finite norm; the step has changed nothing");
+            assert_eq!(message, expected);
             assert_eq!(emulated.read(Ok(pair.value.clone())), before);
+            assert_eq!(pair.steps.to_vec::<i64>().unwrap(), [0]);
+            assert_eq!(clip.to_vec::<f64>().unwrap()[1], 0.0);
         }
     }
 
     #[test]
     #[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
-    fn the_next_step_reads_its_own_scalars() {
+    fn a_rate_is_read_when_the_step_runs() {
         let emulated = Emulated::device();
         let mut pair = Pair::new(&emulated, 4, DType::F64);
         let g = emulated.place(&Tensor::ones([4], DType::F64));
         let before = emulated.read(Ok(pair.value.clone()));
-        let table = Table::new(emulated.cuda, &mut [pair.weight(PLAIN, &g, 0)]).unwrap();
-        let steps = scalars(&emulated, PLAIN, 1);
-        step(emulated.cuda, PLAIN, &table, &steps, None).unwrap();
-        steps.set(emulated.cuda, &[SgdStep { rate: 2.0, decay: 0.0 }]).unwrap();
-        step(emulated.cuda, PLAIN, &table, &steps, None).unwrap();
-        let after: Vec<f64> = before.iter().map(|w| w - GROUPS[0][0] - 2.0).collect();
+        let table = Table::new(emulated.cuda, PLAIN, &mut [pair.weight(PLAIN, &g, 0)]).unwrap();
+        let mut rate = emulated.place(&Tensor::scalar(0.0f64));
+        for number in [0.25, 2.0] {
+            emulated.cuda.overwrite(&mut rate, &Tensor::scalar(number)).unwrap();
+            step(emulated.cuda, PLAIN, Pace { rate: Rate::Stored(&rate), clip: None }, &table).unwrap();
+        }
+        let after: Vec<f64> = before.iter().map(|w| w - 2.25 * GROUPS[0][0]).collect();
         assert_near(&emulated.read(Ok(pair.value.clone())), &after, DType::F64, 4.0, "two steps");
     }
 }

@@ -1,6 +1,6 @@
 //! Sinkhorn–Knopp: `sinkhorn.cu`.
 //!
-//! A matrix with a row or a column of nothing but −∞ cannot be scaled; its result has NaNs.
+//! A matrix with a row or a column of nothing but −∞ cannot be scaled; its result has NaNs, and the kernel writes it down.
 
 use bytemuck::{Pod, Zeroable};
 use limpid_tensor::{DType, Result, Stop, Tensor};
@@ -202,6 +202,13 @@ impl<'a> Iteration<'a> {
             arguments.output(&mut self.y).value(0u64);
         }
         arguments.input(self.x).optional(self.g).value(marked).scratch(scratch).value(task);
+        if team == "logarithms" {
+            self.cuda.checked(&mut arguments, |m| {
+                format!(
+                    "sinkhorn: matrix {m} has a row or a column that is −∞ throughout and cannot sum to 1"
+                )
+            })?;
+        }
         self.cuda.launch(&SINKHORN, &kernel, grid, &mut arguments)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use limpid_autograd::Gradients;
-use limpid_tensor::{Descent, Tensor};
+use limpid_tensor::{Descent, Rate, Tensor};
 
 use super::memory::{At, Memory, Real, Rule};
 use super::{Group, Groups, Optimizer};
@@ -25,6 +25,7 @@ use crate::{Error, Parameters, Result};
 pub struct Adam {
     rule: Moments,
     groups: Groups,
+    max_norm: Option<f64>,
     memory: Memory,
 }
 
@@ -40,7 +41,7 @@ impl Adam {
     #[allow(clippy::new_without_default)] // Adam or AdamW is a choice to make.
     pub fn new() -> Adam {
         let rule = Moments { betas: [0.9, 0.999], eps: 1e-8, decoupled: false };
-        Adam { rule, groups: Groups::default(), memory: Memory::default() }
+        Adam { rule, groups: Groups::default(), max_norm: None, memory: Memory::default() }
     }
 
     /// AdamW: β and ε as for Adam, and a weight decay of 0.01, until [`Groups`] bring another, that acts on the weight
@@ -65,6 +66,21 @@ impl Adam {
         self
     }
 
+    /// Scales the gradients of every step so that their global norm is at most `max_norm`, as
+    /// [`clip_norm`](crate::clip_norm) does; the range is checked when a step is made. Where all weights lie on one
+    /// device that can, it is done there without waiting for the norm: a norm that is not finite leaves everything as it
+    /// was, and is an error when the thread next reads results.
+    pub fn with_max_norm(mut self, max_norm: f64) -> Adam {
+        self.max_norm = Some(max_norm);
+        self
+    }
+
+    /// The norm of all gradients in the last step [before they were scaled](Adam::with_max_norm), wherever it lies: f64,
+    /// `[]`.
+    pub fn norm(&self) -> Option<&Tensor> {
+        self.memory.norm()
+    }
+
     /// Sets how each weight is treated.
     pub fn with_groups(mut self, groups: Groups) -> Adam {
         self.groups = groups;
@@ -74,7 +90,7 @@ impl Adam {
 
 impl Optimizer for Adam {
     #[track_caller]
-    fn step(&mut self, model: &mut dyn Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
+    fn step_at(&mut self, model: &mut dyn Parameters, gradients: &Gradients, rate: Rate) -> Result<()> {
         for (name, beta) in ["beta1", "beta2"].into_iter().zip(self.rule.betas) {
             if !(0.0..1.0).contains(&beta) {
                 return Err(Error::argument(name, "a number from 0 to below 1", beta));
@@ -83,7 +99,7 @@ impl Optimizer for Adam {
         if !(self.rule.eps > 0.0 && self.rule.eps.is_finite()) {
             return Err(Error::argument("eps", "a finite number above 0", self.rule.eps));
         }
-        self.memory.step(&self.rule, &self.groups, model, gradients, learning_rate)
+        self.memory.step(&self.rule, &self.groups, self.max_norm, model, gradients, rate)
     }
 
     fn state(&self, model: &dyn Parameters) -> Vec<(String, Tensor)> {

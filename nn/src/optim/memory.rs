@@ -6,10 +6,11 @@ use std::ops::{Add, Div, Mul, Sub};
 
 use bytemuck::Pod;
 use limpid_autograd::{Gradients, ParamId};
-use limpid_tensor::{DType, Descent, Device, Element, Meta, Shape, Tensor, WeightStep};
+use limpid_tensor::{DType, Descent, Device, Element, Meta, Pace, Rate, Shape, Tensor, WeightStep};
 use smallvec::SmallVec;
 
 use super::{Group, Groups};
+use crate::clip::{check_max_norm, clip_norm, norm_and_scale};
 use crate::state_dict::{LoadReport, Mismatch};
 use crate::{Error, Parameter, Parameters, Result, Role};
 
@@ -58,6 +59,8 @@ pub(super) struct At {
 #[derive(Clone, Default)]
 pub(super) struct Memory {
     slots: BTreeMap<String, Slot>,
+    /// Of all gradients of the last step, before they were clipped.
+    norm: Option<Tensor>,
 }
 
 /// A weight on a device, and what is remembered of it, lent to a step. Both go back when this is dropped: after the step, an
@@ -66,13 +69,14 @@ struct Lent<'a> {
     weight: &'a mut Parameter,
     slot: &'a mut Slot,
     step: WeightStep,
-    is_done: bool,
 }
 
+/// Its tensors lie where the last step was made.
 #[derive(Clone)]
 struct Slot {
     group: Group,
-    step: u64,
+    /// How many steps were made: i64, `[]`.
+    steps: Tensor,
     /// Empty until the first step.
     tensors: SmallVec<[Tensor; 2]>,
 }
@@ -80,21 +84,34 @@ struct Slot {
 const STEP: &str = "step";
 
 impl Memory {
-    /// Changes every trainable weight by `rule`.
+    /// Changes every trainable weight by `rule` and by gradients whose norm is at most `max_norm`.
     #[track_caller]
     pub fn step(
         &mut self,
         rule: &impl Rule,
         groups: &Groups,
+        max_norm: Option<f64>,
         model: &mut dyn Parameters,
         gradients: &Gradients,
-        learning_rate: f64,
+        rate: Rate,
     ) -> Result<()> {
-        if !(learning_rate >= 0.0 && learning_rate.is_finite()) {
-            return Err(Error::argument("learning rate", "a finite number from 0", learning_rate));
+        if let Rate::Stored(x) = rate {
+            let scalar = Meta { shape: Shape::from([]), dtype: DType::F64 };
+            assert_eq!(x.meta(), scalar, "step: the learning rate is no scalar in f64");
         }
+        let device = sole_device(model);
+        let rate = match rate {
+            Rate::Stored(x) if device.as_ref() == Some(x.device()) => rate,
+            _ => Rate::Number(number(rate)?),
+        };
+        max_norm.map_or(Ok(()), check_max_norm)?;
         self.prepare(groups, model, gradients)?;
-        let done = self.step_on_devices(rule, model, gradients, learning_rate)?;
+        let (clip, clipped) = match max_norm {
+            Some(max_norm) => self.clip(max_norm, model, gradients, device.as_ref())?,
+            None => (None, None),
+        };
+        let gradients = clipped.as_ref().unwrap_or(gradients);
+        let done = self.step_on_devices(rule, model, gradients, Pace { rate, clip: clip.as_ref() })?;
         let mut outcome = Ok(());
         model.visit_mut(&mut |weight| {
             if outcome.is_err() || !weight.is_trainable() || done.contains(&weight.id()) {
@@ -102,12 +119,37 @@ impl Memory {
             }
             let Some(gradient) = gradients.of_parameter(weight.id()) else { return };
             let slot = self.slots.get_mut(weight.path()).expect("every trainable weight has a slot");
-            outcome = match weight.value().dtype() {
-                DType::F32 => slot.advance::<f32>(rule, weight, gradient, learning_rate),
-                _ => slot.advance::<f64>(rule, weight, gradient, learning_rate),
-            };
+            outcome = number(rate).and_then(|rate| match weight.value().dtype() {
+                DType::F32 => slot.advance::<f32>(rule, weight, gradient, rate),
+                _ => slot.advance::<f64>(rule, weight, gradient, rate),
+            });
         });
         outcome
+    }
+
+    /// The norm of all gradients in the last step that limited it.
+    pub fn norm(&self) -> Option<&Tensor> {
+        self.norm.as_ref()
+    }
+
+    /// What limits the norm of the gradients: norm and scale on the device of all weights, if it has a kernel for them,
+    /// or gradients that are scaled.
+    fn clip(
+        &mut self,
+        max_norm: f64,
+        model: &dyn Parameters,
+        gradients: &Gradients,
+        device: Option<&Device>,
+    ) -> Result<(Option<Tensor>, Option<Gradients>)> {
+        if let Some(device) = device
+            && let Some(clip) = norm_and_scale(model, gradients, max_norm, device)?
+        {
+            self.norm = Some(clip.as_strided([], &[], 0));
+            return Ok((Some(clip), None));
+        }
+        let mut clipped = gradients.clone();
+        self.norm = Some(Tensor::scalar(clip_norm(model, &mut clipped, max_norm)?));
+        Ok((None, Some(clipped)))
     }
 
     /// Makes the step of every weight whose device has a kernel for it, all of a device's at once, and says which they are.
@@ -117,7 +159,7 @@ impl Memory {
         rule: &impl Rule,
         model: &mut dyn Parameters,
         gradients: &Gradients,
-        learning_rate: f64,
+        pace: Pace,
     ) -> Result<BTreeSet<ParamId>> {
         let mut done = BTreeSet::new();
         let mut all_on_host = true;
@@ -136,7 +178,7 @@ impl Memory {
             }
             let Some(gradient) = gradients.of_parameter(weight.id()) else { continue };
             let slot = slots.remove(weight.path()).expect("every trainable weight has a slot");
-            let lent = Lent::new(weight, slot, gradient, learning_rate)?;
+            let lent = Lent::new(weight, slot, gradient)?;
             match devices.iter_mut().find(|(other, _)| *other == device) {
                 Some((_, of_device)) => of_device.push(lent),
                 None => devices.push((device, vec![lent])),
@@ -144,8 +186,7 @@ impl Memory {
         }
         for (device, of_device) in &mut devices {
             let mut steps: Vec<&mut WeightStep> = of_device.iter_mut().map(|lent| &mut lent.step).collect();
-            if device.backend().descend(rule.descent(), &mut steps).transpose()?.is_some() {
-                of_device.iter_mut().for_each(|lent| lent.is_done = true);
+            if device.backend().descend(rule.descent(), pace, &mut steps).transpose()?.is_some() {
                 done.extend(of_device.iter().map(|lent| lent.weight.id()));
             }
         }
@@ -189,7 +230,7 @@ impl Memory {
     #[track_caller]
     fn resolve(&mut self, groups: &Groups, model: &dyn Parameters) -> Result<()> {
         for (path, group) in groups.resolve(model)? {
-            let empty = || Slot { group, step: 0, tensors: SmallVec::new() };
+            let empty = || Slot { group, steps: Tensor::scalar(0i64), tensors: SmallVec::new() };
             self.slots.entry(path).or_insert_with(empty).group = group;
         }
         Ok(())
@@ -200,9 +241,9 @@ impl Memory {
         let mut state = Vec::new();
         for weight in weights(model) {
             let slot = self.slots.get(weight.path());
-            let step = slot.map_or(0, |slot| slot.step);
-            state.push((format!("{}.{STEP}", weight.path()), Tensor::scalar(step as i64)));
-            let tensors = slot.iter().filter(|slot| slot.step > 0).flat_map(|slot| &slot.tensors);
+            let steps = slot.map_or_else(|| Tensor::scalar(0i64), |slot| slot.steps.clone());
+            state.push((format!("{}.{STEP}", weight.path()), steps));
+            let tensors = slot.into_iter().flat_map(|slot| &slot.tensors);
             for (name, tensor) in rule.memory().iter().zip(tensors) {
                 state.push((format!("{}.{name}", weight.path()), tensor.clone()));
             }
@@ -225,22 +266,25 @@ impl Memory {
         for weight in weights(model) {
             let mut take =
                 |name: &str, meta: Meta| report.take(state, format!("{}.{name}", weight.path()), meta);
-            let count = take(STEP, Meta { shape: Shape::from([]), dtype: DType::I64 });
-            let Some(step) = count.map(|count| count.to_vec::<i64>()).transpose()?.map(|count| count[0])
-            else {
+            let Some(steps) = take(STEP, Meta { shape: Shape::from([]), dtype: DType::I64 }) else {
                 continue;
             };
-            let names = if step == 0 { &[] } else { rule.memory() };
+            let count = steps.to_vec::<i64>()?[0];
+            // A device makes the zeros of a first step that it then refuses.
+            let has_begun = count != 0
+                || rule.memory().iter().any(|name| state.contains_key(&format!("{}.{name}", weight.path())));
+            let names = if has_begun { rule.memory() } else { &[] };
             let tensors = names.iter().filter_map(|name| take(name, weight.meta())).cloned().collect();
-            let slot = loaded.slots.get_mut(weight.path()).expect("every weight has a slot");
-            match u64::try_from(step) {
-                Ok(step) => (slot.step, slot.tensors) = (step, tensors),
-                Err(_) => report.mismatched.push(Mismatch {
+            if count < 0 {
+                report.mismatched.push(Mismatch {
                     name: format!("{}.{STEP}", weight.path()),
                     expected: "a count".into(),
-                    found: step.to_string(),
-                }),
+                    found: count.to_string(),
+                });
+                continue;
             }
+            let slot = loaded.slots.get_mut(weight.path()).expect("every weight has a slot");
+            (slot.steps, slot.tensors) = (steps.clone(), tensors);
         }
         report.reject_others(state);
         if !report.is_complete() {
@@ -252,19 +296,15 @@ impl Memory {
 }
 
 impl<'a> Lent<'a> {
-    fn new(
-        weight: &'a mut Parameter,
-        slot: &'a mut Slot,
-        gradient: &Tensor,
-        learning_rate: f64,
-    ) -> Result<Lent<'a>> {
+    fn new(weight: &'a mut Parameter, slot: &'a mut Slot, gradient: &Tensor) -> Result<Lent<'a>> {
         let gradient = gradient.to(weight.value().device())?;
-        let At { learning_rate, weight_decay, step } = slot.at(learning_rate, slot.step + 1);
+        let Group { rate_scale, weight_decay } = slot.group;
         let nothing = Tensor::zeros([0], weight.value().dtype());
+        let steps = mem::replace(&mut slot.steps, nothing.clone());
         let value = mem::replace(weight.value_mut(), nothing);
         let memory = mem::take(&mut slot.tensors);
-        let step = WeightStep { weight: value, gradient, memory, learning_rate, weight_decay, step };
-        Ok(Lent { weight, slot, step, is_done: false })
+        let step = WeightStep { weight: value, gradient, memory, steps, rate_scale, weight_decay };
+        Ok(Lent { weight, slot, step })
     }
 }
 
@@ -272,7 +312,7 @@ impl Drop for Lent<'_> {
     fn drop(&mut self) {
         mem::swap(self.weight.value_mut(), &mut self.step.weight);
         mem::swap(&mut self.slot.tensors, &mut self.step.memory);
-        self.slot.step += u64::from(self.is_done);
+        mem::swap(&mut self.slot.steps, &mut self.step.steps);
     }
 }
 
@@ -285,11 +325,6 @@ impl Slot {
         for tensor in &self.tensors {
             assert_eq!(tensor.meta(), meta, "step: what is remembered of {} differs from it", weight.path());
         }
-    }
-
-    fn at(&self, learning_rate: f64, step: u64) -> At {
-        let Group { rate_scale, weight_decay, .. } = self.group;
-        At { learning_rate: learning_rate * rate_scale, weight_decay, step }
     }
 
     /// One step on the host.
@@ -309,8 +344,10 @@ impl Slot {
         let device = weight.value().device().clone();
         let gradient = gradient.to(&Device::cpu())?.contiguous()?;
         let gradient = gradient.as_slice::<T>().expect("made contiguous on the CPU");
-        self.step += 1;
-        let at = self.at(learning_rate, self.step);
+        let steps: &mut [i64] = writable(&mut self.steps)?;
+        steps[0] += 1;
+        let Group { rate_scale, weight_decay } = self.group;
+        let at = At { learning_rate: learning_rate * rate_scale, weight_decay, step: steps[0] as u64 };
         let mut memory: SmallVec<[&mut [T]; 2]> = SmallVec::new();
         for tensor in &mut self.tensors {
             memory.push(writable(tensor)?);
@@ -324,8 +361,32 @@ impl Slot {
     }
 }
 
+/// The learning rate, read from where it lies.
+fn number(rate: Rate) -> Result<f64> {
+    let rate = match rate {
+        Rate::Number(rate) => rate,
+        Rate::Stored(x) => x.item()?,
+    };
+    if !(rate >= 0.0 && rate.is_finite()) {
+        return Err(Error::argument("learning rate", "a finite number from 0", rate));
+    }
+    Ok(rate)
+}
+
+/// The device of all trainable weights, if it is one and not the CPU.
+fn sole_device(model: &dyn Parameters) -> Option<Device> {
+    let (mut device, mut is_one) = (None, true);
+    model.visit(&mut |weight| {
+        if weight.is_trainable() {
+            let here = weight.value().device();
+            is_one &= here == *device.get_or_insert(here);
+        }
+    });
+    device.filter(|device| is_one && **device != Device::cpu()).cloned()
+}
+
 /// The elements for writing; if something else refers to them, a copy takes their place first.
-fn writable<T: Real>(x: &mut Tensor) -> Result<&mut [T]> {
+fn writable<T: Element + Pod>(x: &mut Tensor) -> Result<&mut [T]> {
     if x.as_mut_slice::<T>().is_none() {
         let host = x.to(&Device::cpu())?.contiguous()?;
         *x = Tensor::from_slice(host.as_slice::<T>().expect("made contiguous on the CPU"), x.shape());

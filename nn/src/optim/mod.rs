@@ -37,7 +37,7 @@ mod sgd;
 use std::collections::BTreeMap;
 
 use limpid_autograd::Gradients;
-use limpid_tensor::Tensor;
+use limpid_tensor::{Rate, Tensor};
 
 use crate::{Parameters, Result};
 
@@ -60,10 +60,21 @@ pub trait Optimizer {
     ///
     /// # Panics
     /// If a gradient, or what is remembered, differs in shape or dtype from its weight, or two weights have one path.
-    fn step(&mut self, model: &mut dyn Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()>;
+    #[track_caller]
+    fn step(&mut self, model: &mut dyn Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
+        self.step_at(model, gradients, Rate::Number(learning_rate))
+    }
 
-    /// What is remembered: for each weight a count of its steps, `PATH.step` (i64, `[]`), and if it is not 0 the
-    /// tensors of the optimiser, such as `PATH.velocity`, of the weight's shape and dtype.
+    /// As [`step`](Optimizer::step), by a rate that may lie in a tensor. Where that is on the device of all weights, it
+    /// is read there when the step runs: so the steps of a captured graph follow a schedule.
+    ///
+    /// # Panics
+    /// As `step`, or if the tensor is not f64 `[]`.
+    #[track_caller]
+    fn step_at(&mut self, model: &mut dyn Parameters, gradients: &Gradients, rate: Rate) -> Result<()>;
+
+    /// What is remembered, wherever it lies: for each weight a count of its steps, `PATH.step` (i64, `[]`), and once it
+    /// made one the tensors of the optimiser, such as `PATH.velocity`, of the weight's shape and dtype.
     fn state(&self, model: &dyn Parameters) -> Vec<(String, Tensor)>;
 
     /// Replaces what is remembered by what [`state`](Optimizer::state) has given.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use limpid_autograd::Gradients;
-use limpid_tensor::{Descent, Tensor};
+use limpid_tensor::{Descent, Rate, Tensor};
 
 use super::memory::{At, Memory, Real, Rule};
 use super::{Groups, Optimizer};
@@ -29,6 +29,7 @@ use crate::{Error, Parameters, Result};
 pub struct Sgd {
     rule: Momentum,
     groups: Groups,
+    max_norm: Option<f64>,
     memory: Memory,
 }
 
@@ -56,6 +57,21 @@ impl Sgd {
         self
     }
 
+    /// Scales the gradients of every step so that their global norm is at most `max_norm`, as
+    /// [`clip_norm`](crate::clip_norm) does; the range is checked when a step is made. Where all weights lie on one
+    /// device that can, it is done there without waiting for the norm: a norm that is not finite leaves everything as it
+    /// was, and is an error when the thread next reads results.
+    pub fn with_max_norm(mut self, max_norm: f64) -> Sgd {
+        self.max_norm = Some(max_norm);
+        self
+    }
+
+    /// The norm of all gradients in the last step [before they were scaled](Sgd::with_max_norm), wherever it lies: f64,
+    /// `[]`.
+    pub fn norm(&self) -> Option<&Tensor> {
+        self.memory.norm()
+    }
+
     /// Sets how each weight is treated.
     pub fn with_groups(mut self, groups: Groups) -> Sgd {
         self.groups = groups;
@@ -65,11 +81,11 @@ impl Sgd {
 
 impl Optimizer for Sgd {
     #[track_caller]
-    fn step(&mut self, model: &mut dyn Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
+    fn step_at(&mut self, model: &mut dyn Parameters, gradients: &Gradients, rate: Rate) -> Result<()> {
         if !(0.0..1.0).contains(&self.rule.momentum) {
             return Err(Error::argument("momentum", "a number from 0 to below 1", self.rule.momentum));
         }
-        self.memory.step(&self.rule, &self.groups, model, gradients, learning_rate)
+        self.memory.step(&self.rule, &self.groups, self.max_norm, model, gradients, rate)
     }
 
     fn state(&self, model: &dyn Parameters) -> Vec<(String, Tensor)> {

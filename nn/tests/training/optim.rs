@@ -3,9 +3,9 @@
 use limpid_autograd::{Gradients, Tape};
 use limpid_nn::optim::{Adam, Group, Groups, Optimizer, Sgd};
 use limpid_nn::residual::{Mhc, Start};
-use limpid_nn::{Error, Init, Parameter, Parameters, Role};
+use limpid_nn::{Error, Init, Parameter, Parameters, Role, clip_norm};
 use limpid_tensor::rng::Key;
-use limpid_tensor::{DType, Tensor};
+use limpid_tensor::{DType, Rate, Tensor};
 use serde_json::Value;
 
 use crate::mlp::{Mlp, random};
@@ -244,6 +244,55 @@ fn groups_set_decay_and_rate() {
 }
 
 #[test]
+fn an_optimiser_that_limits_the_norm_makes_the_steps_of_clipped_gradients() {
+    let x = random([5, 2], DType::F32, Key::new(2));
+    for most in [1e-3, 1e6] {
+        let (mut model, mut clipped) = (Mlp::new(DType::F32, 1), Mlp::new(DType::F32, 1));
+        let (mut optimizer, mut plain) = (Adam::adamw().with_max_norm(most), Adam::adamw());
+        for _ in 0..3 {
+            let gradients = model.gradients(&x);
+            optimizer.step(&mut model, &gradients, 0.1).unwrap();
+            let mut gradients = clipped.gradients(&x);
+            let norm = clip_norm(&clipped, &mut gradients, most).unwrap();
+            plain.step(&mut clipped, &gradients, 0.1).unwrap();
+            assert_eq!(optimizer.norm().unwrap().item().unwrap(), norm);
+            for (a, b) in model.0.iter().zip(&clipped.0) {
+                assert_eq!(a.value().to_vec::<f32>().unwrap(), b.value().to_vec::<f32>().unwrap());
+            }
+        }
+        assert!(plain.norm().is_none());
+    }
+    // Nothing is changed by gradients that are not finite.
+    let mut model = two_parameters(&[1.0; 6], &[1.0; 2], DType::F64);
+    let mut gradients = all_ones(&model);
+    gradients.set_parameter(model.0[1].id(), Tensor::full([2], f64::INFINITY, DType::F64));
+    let mut sgd = Sgd::new().with_max_norm(1.0);
+    let error = sgd.step(&mut model, &gradients, 0.1).unwrap_err().to_string();
+    assert_eq!(error, "gradient of bias: expected a finite norm, found inf");
+    assert_eq!(model.get("weight").value().to_f64_vec().unwrap(), [1.0; 6]);
+    assert_eq!(sgd.state(&model)[0].1.item().unwrap(), 0.0);
+}
+
+#[test]
+fn a_rate_may_lie_in_a_tensor() {
+    let mut model = two_parameters(&[1.0; 6], &[1.0; 2], DType::F64);
+    let gradients = all_ones(&model);
+    let mut sgd = Sgd::new();
+    sgd.step_at(&mut model, &gradients, Rate::Stored(&Tensor::scalar(0.25f64))).unwrap();
+    assert_eq!(model.get("weight").value().to_f64_vec().unwrap(), [0.75; 6]);
+    let error = sgd.step_at(&mut model, &gradients, Rate::Stored(&Tensor::scalar(-1.0f64))).unwrap_err();
+    assert_eq!(error.to_string(), "learning rate: expected a finite number from 0, found -1");
+}
+
+#[test]
+#[should_panic(expected = "step: the learning rate is no scalar in f64")]
+fn a_rate_in_f32_panics() {
+    let mut model = two_parameters(&[1.0; 6], &[1.0; 2], DType::F64);
+    let gradients = all_ones(&model);
+    let _ = Sgd::new().step_at(&mut model, &gradients, Rate::Stored(&Tensor::scalar(0.25f32)));
+}
+
+#[test]
 fn arguments_out_of_range_are_errors_that_name_them() {
     let mut model = two_parameters(&[1.0; 6], &[1.0; 2], DType::F64);
     let gradients = all_ones(&model);
@@ -268,6 +317,8 @@ fn arguments_out_of_range_are_errors_that_name_them() {
             "beta2: expected a number from 0 to below 1, found NaN",
         ),
         (Box::new(Adam::new().with_eps(0.0)), "eps: expected a finite number above 0, found 0"),
+        (Box::new(Adam::new().with_max_norm(0.0)), "maximal norm: expected a number above 0, found 0"),
+        (Box::new(Sgd::new().with_max_norm(f64::NAN)), "maximal norm: expected a number above 0, found NaN"),
     ] {
         assert_eq!(message(optimizer, 0.1), expected);
     }
