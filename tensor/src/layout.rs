@@ -6,17 +6,30 @@
 use smallvec::SmallVec;
 
 use crate::Shape;
+use crate::shape::copied;
 
 /// Signed steps, in elements, between neighbours along each axis. 0 repeats one element (a broadcast axis);
 /// a negative step walks backwards (a flipped axis).
 pub type Strides = SmallVec<[isize; 6]>;
 
+/// A step of 0 along each axis.
+fn zeros(axes: usize) -> Strides {
+    if axes <= 6 { Strides::from_buf_and_len([0; 6], axes) } else { Strides::from_elem(0, axes) }
+}
+
 /// The map from an index `[i, j, …]` to an element: `offset + i·strides[0] + j·strides[1] + …`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub struct Layout {
     shape: Shape,
     strides: Strides,
     offset: usize,
+}
+
+impl Clone for Layout {
+    #[inline]
+    fn clone(&self) -> Layout {
+        Layout { shape: self.shape.clone(), strides: copied(&self.strides), offset: self.offset }
+    }
 }
 
 impl Layout {
@@ -26,9 +39,13 @@ impl Layout {
     /// use limpid_tensor::Layout;
     /// assert_eq!(Layout::contiguous([2, 3, 4]).strides(), &[12, 4, 1]);
     /// ```
+    #[inline]
     pub fn contiguous(shape: impl Into<Shape>) -> Layout {
-        let shape = shape.into();
-        let mut strides: Strides = smallvec::smallvec![0; shape.len()];
+        Layout::row_major(shape.into())
+    }
+
+    fn row_major(shape: Shape) -> Layout {
+        let mut strides = zeros(shape.len());
         let mut step = 1;
         for axis in (0..shape.len()).rev() {
             strides[axis] = step as isize;
@@ -59,16 +76,19 @@ impl Layout {
     }
 
     /// The size along each axis.
+    #[inline]
     pub fn shape(&self) -> &Shape {
         &self.shape
     }
 
     /// The step along each axis, in elements.
+    #[inline]
     pub fn strides(&self) -> &[isize] {
         &self.strides
     }
 
     /// Where index `[0, 0, …]` lies, in elements from the start of the storage.
+    #[inline]
     pub fn offset(&self) -> usize {
         self.offset
     }
@@ -76,17 +96,12 @@ impl Layout {
     /// Whether the elements lie in row-major order without gaps (from `offset` on). Axes of size 1 may have
     /// any stride; a tensor without elements is always contiguous.
     pub fn is_contiguous(&self) -> bool {
-        if self.shape.elements() == 0 {
-            return true;
-        }
-        let mut step = 1isize;
+        let (mut step, mut in_order) = (1isize, true);
         for (&n, &s) in self.shape.iter().zip(&self.strides).rev() {
-            if n != 1 && s != step {
-                return false;
-            }
+            in_order &= n == 1 || s == step;
             step *= n as isize;
         }
-        true
+        in_order || step == 0
     }
 
     /// The range of storage elements that the view can touch, `None` if it has no elements.
@@ -156,7 +171,7 @@ impl Layout {
     /// Repeats axes of size 1, and adds leading axes, to reach `shape`. `None` if the shapes do not agree.
     pub fn broadcast(&self, shape: &Shape) -> Option<Layout> {
         let missing = shape.len().checked_sub(self.shape.len())?;
-        let mut strides: Strides = smallvec::smallvec![0; shape.len()];
+        let mut strides = zeros(shape.len());
         for (axis, (&n, &s)) in self.shape.iter().zip(&self.strides).enumerate() {
             match shape[axis + missing] {
                 target if target == n => strides[axis + missing] = s,
@@ -186,7 +201,7 @@ impl Layout {
         // Axes of the source that can be walked with one stride are merged; each merged run must then be cut
         // exactly by a run of target axes.
         let runs = self.merged();
-        let mut strides: Strides = smallvec::smallvec![0; shape.len()];
+        let mut strides = zeros(shape.len());
         let mut axis = shape.len();
         for &(size, stride) in runs.iter().rev() {
             let (mut rest, mut step) = (size, stride);

@@ -191,6 +191,15 @@ impl Map {
         }
     }
 
+    /// Whether these are operands of one shape and one float dtype, and the function is one of floats: then it is defined
+    /// for them, and [`infer`](Map::infer) has nothing to find.
+    pub(crate) fn takes_alike(self, x: &[&Tensor]) -> bool {
+        let [first, others @ ..] = x else { return false };
+        let of_floats = !matches!(self, Map::Not | Map::And | Map::Or | Map::Where);
+        let alike = |t: &&Tensor| t.dtype() == first.dtype() && t.shape() == first.shape();
+        of_floats && first.dtype().is_float() && x.len() == self.arity() && others.iter().all(alike)
+    }
+
     /// The result's shape and dtype.
     pub fn infer(self, x: &[&Meta]) -> Inferred {
         use Map::*;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 
-use smallvec::SmallVec;
+use smallvec::{Array, SmallVec};
 
 /// The size of a tensor along each axis; `[]` is a scalar.
 ///
@@ -15,11 +15,29 @@ use smallvec::SmallVec;
 /// assert_eq!(s.elements(), 6);
 /// assert_eq!(s.to_string(), "[2, 3]");
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
+#[derive(PartialEq, Eq, Hash, Default)]
 pub struct Shape(SmallVec<[usize; 6]>);
+
+impl Clone for Shape {
+    #[inline]
+    fn clone(&self) -> Shape {
+        Shape(copied(&self.0))
+    }
+}
+
+/// A copy of a short list: of one that is inline as a block of fixed size, which is a few moves.
+#[inline]
+pub(crate) fn copied<A: Array<Item: Copy>>(list: &SmallVec<A>) -> SmallVec<A> {
+    if list.spilled() {
+        return SmallVec::from_slice(list);
+    }
+    // SAFETY: a list that has not spilled owns no memory, and its elements are `Copy`: its bytes are all there is of it.
+    unsafe { std::ptr::read(list) }
+}
 
 impl Shape {
     /// The number of elements: the product of all sizes, 1 for a scalar.
+    #[inline]
     pub fn elements(&self) -> usize {
         self.0.iter().product()
     }
@@ -34,6 +52,9 @@ impl Shape {
     /// assert_eq!(a.broadcast(&Shape::from([2])), None);
     /// ```
     pub fn broadcast(&self, other: &Shape) -> Option<Shape> {
+        if self == other {
+            return Some(self.clone());
+        }
         let rank = self.len().max(other.len());
         let size = |s: &Shape, axis: usize| (axis + s.len()).checked_sub(rank).map_or(1, |i| s[i]);
         (0..rank)
@@ -102,6 +123,7 @@ impl Shape {
 
 impl Deref for Shape {
     type Target = [usize];
+    #[inline]
     fn deref(&self) -> &[usize] {
         &self.0
     }
@@ -132,6 +154,7 @@ impl From<Vec<usize>> for Shape {
 }
 
 impl From<&Shape> for Shape {
+    #[inline]
     fn from(shape: &Shape) -> Self {
         shape.clone()
     }

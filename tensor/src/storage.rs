@@ -3,7 +3,6 @@
 use std::alloc::{self, Layout as AllocLayout};
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -11,7 +10,7 @@ use std::sync::Arc;
 
 use bytemuck::Pod;
 
-use crate::{DType, Device, Layout, Tensor};
+use crate::{DType, Device, Shape, Tensor};
 
 /// Alignment of host memory: one cache line, one AVX-512 register.
 const ALIGN: usize = 64;
@@ -103,6 +102,10 @@ impl Drop for StorageRef {
     fn drop(&mut self) {
         // SAFETY: the field is not used again; this is the only place that takes it out.
         let mut arc = unsafe { ManuallyDrop::take(&mut self.0) };
+        // Counting is a plain load; making sure is a locked instruction, which most drops need not pay.
+        if Arc::strong_count(&arc) > 1 {
+            return;
+        }
         if let Some(Storage { memory: Memory::Host(_), .. }) = Arc::get_mut(&mut arc) {
             // While a thread shuts down its pool may be gone; the block is then simply freed.
             let _ = POOL.try_with(|pool| pool.borrow_mut().give(arc));
@@ -143,14 +146,14 @@ impl HostBuffer {
     ///
     /// # Panics
     /// If the block is not exactly as large as the tensor.
-    pub fn into_tensor(self, shape: impl Into<crate::Shape>, dtype: DType) -> Tensor {
-        let layout = Layout::contiguous(shape);
-        assert_eq!(
-            self.0.bytes(),
-            layout.shape().elements() * dtype.size(),
-            "buffer and tensor differ in size"
-        );
-        Tensor::from_storage(self.0, layout, dtype)
+    pub fn into_tensor(self, shape: impl Into<Shape>, dtype: DType) -> Tensor {
+        self.into_row_major(shape.into(), dtype)
+    }
+
+    fn into_row_major(self, shape: Shape, dtype: DType) -> Tensor {
+        let bytes = shape.elements() * dtype.size();
+        assert_eq!(self.0.bytes(), bytes, "buffer and tensor differ in size");
+        Tensor::filling(self.0, shape, dtype)
     }
 }
 
@@ -242,10 +245,10 @@ thread_local! {
     static POOL: RefCell<Pool> = RefCell::default();
 }
 
-/// Free blocks by capacity. One per thread: no lock, and one thread's measurements are not another's.
+/// Free blocks by [size class](class_of). One per thread: no lock, and one thread's measurements are not another's.
 #[derive(Default)]
 struct Pool {
-    free: HashMap<usize, Vec<Arc<Storage>>>,
+    free: Vec<Vec<Arc<Storage>>>,
     memory: HostMemory,
     in_kernel: bool,
 }
@@ -254,7 +257,7 @@ impl Pool {
     fn take(&mut self, bytes: usize) -> Arc<Storage> {
         self.memory.live += bytes as isize;
         self.memory.peak = self.memory.peak.max(self.memory.live);
-        match self.free.get_mut(&capacity_for(bytes)).and_then(Vec::pop) {
+        match self.free.get_mut(class_of(bytes)).and_then(Vec::pop) {
             Some(mut arc) => {
                 let Some(Storage { memory: Memory::Host(block), .. }) = Arc::get_mut(&mut arc) else {
                     unreachable!("the pool holds host blocks that nobody else refers to")
@@ -274,7 +277,11 @@ impl Pool {
         if let Memory::Host(block) = &arc.memory {
             self.memory.live -= block.len as isize;
             self.memory.pooled += block.capacity;
-            self.free.entry(block.capacity).or_default().push(arc);
+            let class = class_of(block.capacity);
+            if class >= self.free.len() {
+                self.free.resize_with(class + 1, Vec::new);
+            }
+            self.free[class].push(arc);
         }
     }
 }
@@ -285,8 +292,20 @@ fn fresh(bytes: usize) -> Arc<Storage> {
 
 /// Sizes share a free list in steps of an eighth of their power of two, so a block is at most 1/8 too large.
 fn capacity_for(bytes: usize) -> usize {
-    let step = (bytes.next_power_of_two() / 8).max(ALIGN);
-    bytes.max(1).next_multiple_of(step)
+    let (step, steps) = steps_of(bytes);
+    steps << step
+}
+
+/// The number of the size class: eight for each power of two from 8·[`ALIGN`] on.
+fn class_of(bytes: usize) -> usize {
+    let (step, steps) = steps_of(bytes);
+    steps + 8 * (step - ALIGN.trailing_zeros() as usize)
+}
+
+/// The binary logarithm of the step at a size, and how many steps cover it.
+fn steps_of(bytes: usize) -> (usize, usize) {
+    let step = (bytes.next_power_of_two() / 8).max(ALIGN).trailing_zeros() as usize;
+    (step, ((bytes.max(1) - 1) >> step) + 1)
 }
 
 /// Aligned host memory. `len` bytes are in use, `capacity` are owned.
@@ -394,5 +413,17 @@ mod tests {
             let capacity = capacity_for(bytes);
             assert!(capacity >= bytes && (capacity - bytes) * 8 <= bytes.next_power_of_two().max(8 * ALIGN));
         }
+    }
+
+    #[test]
+    fn a_size_class_is_a_capacity() {
+        let (mut class, mut capacity) = (class_of(1), capacity_for(1));
+        for bytes in 0..1 << 16 {
+            let (next_class, next_capacity) = (class_of(bytes), capacity_for(bytes));
+            assert!(next_class >= class && (next_class == class) == (next_capacity == capacity), "{bytes}");
+            assert_eq!(class_of(next_capacity), next_class);
+            (class, capacity) = (next_class, next_capacity);
+        }
+        assert!(class_of(1 << 40) < 300, "as many free lists as there are classes");
     }
 }

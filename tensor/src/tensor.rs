@@ -159,41 +159,53 @@ impl Tensor {
         assert!(end * dtype.size() <= storage.bytes(), "layout reaches beyond its storage");
         Tensor { storage, layout, dtype }
     }
+
+    /// The whole of a storage, which has exactly the bytes of `shape`, in row-major order.
+    pub(crate) fn filling(storage: StorageRef, shape: Shape, dtype: DType) -> Tensor {
+        Tensor { storage, layout: Layout::contiguous(shape), dtype }
+    }
 }
 
 /// What a tensor is.
 impl Tensor {
     /// Size along each axis.
+    #[inline]
     pub fn shape(&self) -> &Shape {
         self.layout.shape()
     }
 
     /// Element type.
+    #[inline]
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
     /// Shape and dtype.
+    #[inline]
     pub fn meta(&self) -> Meta {
         Meta { shape: self.shape().clone(), dtype: self.dtype }
     }
 
     /// The number of elements.
+    #[inline]
     pub fn elements(&self) -> usize {
         self.shape().elements()
     }
 
     /// Where each element lies.
+    #[inline]
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
     /// The memory that holds the elements.
+    #[inline]
     pub fn storage(&self) -> &StorageRef {
         &self.storage
     }
 
     /// The device the memory belongs to.
+    #[inline]
     pub fn device(&self) -> &Device {
         self.storage.device()
     }
@@ -226,8 +238,12 @@ impl Tensor {
     /// If there is not exactly one element.
     #[track_caller]
     pub fn item(&self) -> Result<f64> {
+        fn first<T: Element>(x: &Tensor) -> Option<f64> {
+            x.as_slice::<T>().map(|elements| elements[0].to_f64())
+        }
         assert_eq!(self.elements(), 1, "item: shape {} does not hold exactly one element", self.shape());
-        Ok(self.to_f64_vec()?[0])
+        let host = self.device().backend().download(self)?;
+        Ok(with_element!(self.dtype, T => first::<T>(&host)).expect("downloaded tensors are contiguous"))
     }
 
     /// The elements without a copy, if they are contiguous in host memory.
@@ -376,8 +392,10 @@ impl Tensor {
     /// ```
     #[track_caller]
     pub fn map(f: Map, x: &[&Tensor]) -> Result<Tensor> {
-        let metas: SmallVec<[Meta; 3]> = x.iter().map(|t| t.meta()).collect();
-        checked(f.infer(&metas.iter().collect::<SmallVec<[&Meta; 3]>>()));
+        if !f.takes_alike(x) {
+            let metas: SmallVec<[Meta; 3]> = x.iter().map(|t| t.meta()).collect();
+            checked(f.infer(&metas.iter().collect::<SmallVec<[&Meta; 3]>>()));
+        }
         same_device(f.name(), x).backend().map(f, x)
     }
 
@@ -397,8 +415,15 @@ impl Tensor {
     /// If shapes or dtypes differ.
     #[track_caller]
     pub fn plus(mut self, x: &Tensor) -> Result<Tensor> {
-        assert!(self.meta() == x.meta(), "plus: {} and {} differ", self.meta(), x.meta());
-        let device = same_device("plus", &[&self, x]).clone();
+        let alike = self.dtype == x.dtype && self.shape() == x.shape();
+        assert!(alike, "plus: {} and {} differ", self.meta(), x.meta());
+        let other;
+        let device = if self.device() == x.device() {
+            x.device()
+        } else {
+            other = same_device("plus", &[&self, x]).clone();
+            &other
+        };
         let fits = matches!(self.dtype, DType::F32 | DType::F64)
             && [&self, x].iter().all(|t| t.layout.is_contiguous() && t.layout.offset() == 0);
         if !(fits && device.backend().adds_in_place() && self.storage.is_unique()) {
@@ -515,7 +540,7 @@ fn checked(inferred: Inferred) -> Meta {
 #[track_caller]
 fn same_device<'a>(name: &str, x: &[&'a Tensor]) -> &'a Device {
     let first = x[0].device();
-    if x.iter().all(|t| t.device() == first) {
+    if x[1..].iter().all(|t| t.device() == first) {
         return first;
     }
     let stands_in = |device: &&Device| device.backend().stands_for().is_some();

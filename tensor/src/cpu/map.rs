@@ -40,9 +40,10 @@ pub(super) fn add_in_place(sum: &mut Tensor, x: &Tensor) {
         let x = contiguous_data::<T>(x).expect("what is added is contiguous");
         let sum = sum.as_mut_slice::<T>().expect("nothing else refers to the sum");
         threads::pieces(sum, |start, sum| {
+            let x = &x[start..start + sum.len()];
             widest(
                 #[inline(always)]
-                || sum.iter_mut().zip(&x[start..]).for_each(|(sum, &x)| *sum = *sum + x),
+                || (0..x.len()).for_each(|i| sum[i] = sum[i] + x[i]),
             )
         });
     }
@@ -187,9 +188,10 @@ where
     R: Pod + Send,
 {
     drive1(x, dtype, &|out: &mut [R], x: &[T]| {
+        let x = &x[..out.len()];
         widest(
             #[inline(always)]
-            || out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x)),
+            || (0..out.len()).for_each(|i| out[i] = f(x[i])),
         )
     })
 }
@@ -202,9 +204,10 @@ where
     R: Pod + Send,
 {
     drive2(x, dtype, &|out: &mut [R], a: &[A], b: &[B]| {
+        let (a, b) = (&a[..out.len()], &b[..out.len()]);
         widest(
             #[inline(always)]
-            || out.iter_mut().zip(a).zip(b).for_each(|((out, &a), &b)| *out = f(a, b)),
+            || (0..out.len()).for_each(|i| out[i] = f(a[i], b[i])),
         )
     })
 }
@@ -255,15 +258,22 @@ where
     A: Pod + Sync,
     B: Pod + Sync,
 {
+    if x[0].shape() == x[1].shape()
+        && let Some((a, b)) = contiguous_data::<A>(x[0]).zip(contiguous_data::<B>(x[1]))
+    {
+        let mut buffer = HostBuffer::new(x[0].elements() * size_of::<R>());
+        threads::pieces(buffer.as_mut::<R>(), |start, out| {
+            kernel(out, &a[start..start + out.len()], &b[start..start + out.len()])
+        });
+        return buffer.into_tensor(x[0].shape(), dtype);
+    }
     let shape = broadcast_shape(x);
     let (a, b) = (&x[0].expand(&shape), &x[1].expand(&shape));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
-    let direct = contiguous_data::<A>(a).zip(contiguous_data::<B>(b));
-    threads::pieces(buffer.as_mut::<R>(), |start, out| match direct {
-        Some((a, b)) => kernel(out, &a[start..start + out.len()], &b[start..start + out.len()]),
-        None => {
-            let (mut a, mut b) = (Reader::of(a, start), Reader::of(b, start));
-            out.chunks_mut(BLOCK).for_each(|out| kernel(out, a.next(out.len()), b.next(out.len())));
+    threads::pieces(buffer.as_mut::<R>(), |start, out| {
+        let (mut a, mut b) = (Reader::of(a, start), Reader::of(b, start));
+        for out in out.chunks_mut(BLOCK) {
+            kernel(out, a.next(out.len()), b.next(out.len()));
         }
     });
     buffer.into_tensor(shape, dtype)
