@@ -7,16 +7,16 @@
 //! What is carried is a [`Load`]: a cotangent, or one that remembers its addends (`ledger.rs`) or tells paths apart
 //! (`spectrum.rs`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use limpid_tensor::{DType, Meta, Tensor};
 use smallvec::SmallVec;
 
-use crate::cotangent::{Cotangent, Load, Pending, Pulled};
+use crate::cotangent::{Cotangent, Load, Loads, Pending, Pulled};
 use crate::error::Result;
 use crate::op::{Cotangents, Derivative, Leaves, Pullback};
 use crate::scope::Rule;
-use crate::tape::{Operand, ParamId, Tape, no_derivative};
+use crate::tape::{Operand, Operands, ParamId, Tape, no_derivative};
 use crate::var::{Edge, Var};
 
 /// The gradients of one scalar by everything it depends on: what [`Tape::backward`] returns.
@@ -128,9 +128,11 @@ impl Tape {
         let flow = {
             let nodes = self.nodes.borrow();
             let passes: Vec<bool> = nodes[..=loss.id as usize].iter().map(|node| node.tracked).collect();
-            let sources = (0..nodes.len() as u32)
-                .filter(|&id| nodes[id as usize].op.is_none() && nodes[id as usize].tracked)
-                .collect();
+            let is_source = |id: &u32| nodes[*id as usize].op.is_none() && nodes[*id as usize].tracked;
+            let ids = || (0..nodes.len() as u32).filter(is_source);
+            // Counted first, so that the list is allocated once; the same below.
+            let mut sources = Vec::with_capacity(ids().count());
+            sources.extend(ids());
             Flow { low: 0, passes, sources, paths: Paths::All }
         };
         self.rehearse_start();
@@ -139,17 +141,18 @@ impl Tape {
         let swept = self.sweep(loss.id, seed, &flow);
         drop((constant, planned));
 
-        let mut leaves: HashMap<u32, Tensor> = HashMap::new();
-        for (id, load) in swept? {
+        let swept = swept?;
+        let mut leaves: HashMap<u32, Tensor> = HashMap::with_capacity(swept.len());
+        for (id, load) in swept {
             if let Cotangent::Value(gradient) = cotangent(load) {
                 leaves.insert(id, gradient);
             }
         }
-        let parameters = self
-            .placed_parameters()
-            .into_iter()
-            .filter_map(|(node, id)| leaves.get(&node).map(|gradient| (id, gradient.clone())))
-            .collect();
+        let placed = self.placed_parameters();
+        let mut parameters = HashMap::with_capacity(placed.len());
+        let reached = placed.iter().filter_map(|(node, id)| Some((*id, leaves.get(node)?.clone())));
+        parameters.extend(reached);
+        drop(placed);
         let unreached =
             flow.sources.iter().filter(|id| !leaves.contains_key(id)).map(|&id| self.label(id)).collect();
         Ok(Gradients { tape: self.identity(), leaves, parameters, unreached })
@@ -283,14 +286,20 @@ impl Tape {
 
     /// Carries a load from node `y` to the sources of `flow`.
     fn sweep<'t, L: Load<'t>>(&'t self, y: u32, seed: L, flow: &Flow) -> Result<Vec<(u32, L)>> {
-        let mut found = Vec::new();
+        let mut found = Vec::with_capacity(flow.sources.len());
         if !flow.contains(y) {
             return Ok(found);
         }
-        let sources: HashSet<u32> = flow.sources.iter().copied().collect();
+        let mut sources = vec![false; (y + 1).saturating_sub(flow.low) as usize];
+        for source in &flow.sources {
+            if let Some(inside) = source.checked_sub(flow.low).and_then(|i| sources.get_mut(i as usize)) {
+                *inside = true;
+            }
+        }
         let mut pending = Pending::new(flow.low, y);
         let _terms = (seed.joins() && flow.low == 0 && self.mutation.is_none()).then(|| self.gather_terms());
         *pending.slot(y) = Some(seed);
+        let mut pulled = Loads::new();
         let _scope = self.return_to_scope();
         let sweep = self.begin_sweep();
         for id in (flow.low..=y).rev() {
@@ -304,11 +313,12 @@ impl Tape {
             let watched = if sweep.outermost { self.before_rule(id)? } else { None };
             let Some(load) = L::joined(arrived, self, id)? else { continue };
             let load = load.arrived(self, id)?;
-            let is_source = sources.contains(&id);
+            let is_source = sources[(id - flow.low) as usize];
             if is_source {
                 found.push((id, load.clone()));
             }
-            for (operand, load) in load.pulled(self, id, flow, &pending)? {
+            load.pulled(self, id, flow, &pending, &mut pulled)?;
+            for (operand, load) in pulled.drain(..) {
                 let slot = pending.slot(operand);
                 *slot = Some(match L::joined(slot.take(), self, operand)? {
                     Some(earlier) => earlier.plus(load, self)?,
@@ -338,23 +348,25 @@ impl Tape {
         self.after_planned_rule(gradient).map_err(|error| self.fail(error))
     }
 
-    /// Runs the rule of one node. It may leave shares where no sum has been `begun`.
+    /// Runs the rule of one node, and gives what it makes. It may leave shares where no sum has been `begun`.
     pub(crate) fn pull<'t>(
         &'t self,
         id: u32,
         g: Cotangent<'t>,
         flow: &Flow,
         begun: Option<&dyn Fn(u32) -> bool>,
-    ) -> Result<SmallVec<[Pulled<'t>; 3]>> {
+        give: &mut dyn FnMut(Pulled<'t>),
+    ) -> Result<()> {
         let (op, inputs, scope) = {
             let nodes = self.nodes.borrow();
             let node = &nodes[id as usize];
-            let Some(op) = node.op.clone() else { return Ok(SmallVec::new()) };
-            (op, node.inputs.clone(), node.scope)
+            let Some(op) = node.op.clone() else { return Ok(()) };
+            (op, Operands::from_slice(&node.inputs), node.scope)
         };
-        let wanted: SmallVec<[bool; 3]> = inputs.iter().map(|operand| flow.follows(operand)).collect();
+        let mut wanted: SmallVec<[bool; 8]> = SmallVec::new();
+        inputs.iter().for_each(|operand| wanted.push(flow.follows(operand)));
         if !wanted.contains(&true) {
-            return Ok(SmallVec::new());
+            return Ok(());
         }
         self.scopes.borrow_mut().enter_rule(scope, Rule::Vjp, op.name());
         let _unseen = self.hooks.suspend();
@@ -362,11 +374,11 @@ impl Tape {
         let mark = self.len();
         let g = match g {
             Cotangent::Node(g) => g,
-            Cotangent::Value(g) => self.constant(&g),
+            Cotangent::Value(g) => self.leaf(g, false, None),
         };
         let outer_rule = self.enter_rule(id);
         let at = Pullback {
-            x: inputs.iter().map(|operand| self.var(operand.id)).collect(),
+            x: self.vars(&inputs),
             y: self.var(id),
             g,
             wanted: &wanted,
@@ -378,14 +390,17 @@ impl Tape {
         let cotangents = self.mutate_vjp(&*op, &at, op.vjp(&at));
         let (name, expected, given) = (op.name(), inputs.len(), cotangents.len());
         assert_eq!(expected, given, "{name}: the vjp must return a cotangent, or None, for each operand");
-        let mut result = SmallVec::new();
         let mut failed = None;
         for (position, (&operand, cotangent)) in inputs.iter().zip(cotangents).enumerate() {
             let Some(cotangent) = cotangent else { continue };
-            assert_eq!(
-                self.meta(cotangent),
+            let fits = self.with_node(cotangent, |found| {
+                self.with_node(self.var(operand.id), |expected| found.meta == expected.meta)
+            });
+            assert!(
+                fits,
+                "{name}: a cotangent must have its operand's shape and dtype, {}, found {}",
                 self.meta(self.var(operand.id)),
-                "{name}: a cotangent must have its operand's shape and dtype",
+                self.meta(cotangent)
             );
             let cotangent = match keep {
                 true => Cotangent::Node(cotangent),
@@ -397,7 +412,7 @@ impl Tape {
                     }
                 },
             };
-            result.push(Pulled { position, operand, cotangent });
+            give(Pulled { position, operand, cotangent });
         }
         self.leave_rule(outer_rule);
         if !keep {
@@ -405,7 +420,7 @@ impl Tape {
         }
         match failed {
             Some(error) => Err(self.fail(error)),
-            None => Ok(result),
+            None => Ok(()),
         }
     }
 

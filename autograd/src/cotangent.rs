@@ -30,15 +30,19 @@ pub(crate) trait Load<'t>: Clone {
     /// What is handed on from node `id`, now that everything has arrived there.
     fn arrived(self, tape: &'t Tape, id: u32) -> Result<Self>;
 
-    /// What the rule of node `id` makes of it, by operand.
+    /// Adds to `out` what the rule of node `id` makes of it, by operand.
     fn pulled(
         self,
         tape: &'t Tape,
         id: u32,
         flow: &Flow,
         pending: &Pending<Self>,
-    ) -> Result<SmallVec<[(u32, Self); 3]>>;
+        out: &mut Loads<Self>,
+    ) -> Result<()>;
 }
+
+/// Loads and the nodes that they are for.
+pub(crate) type Loads<L> = SmallVec<[(u32, L); 3]>;
 
 /// A cotangent on its way: a node of the tape, if the pass is kept, else a bare value.
 #[derive(Clone)]
@@ -87,13 +91,11 @@ impl<'t> Load<'t> for Cotangent<'t> {
         id: u32,
         flow: &Flow,
         pending: &Pending<Self>,
-    ) -> Result<SmallVec<[(u32, Self); 3]>> {
+        out: &mut Loads<Self>,
+    ) -> Result<()> {
         let begun = |id: u32| pending.has(id);
-        Ok(tape
-            .pull(id, self, flow, Some(&begun))?
-            .into_iter()
-            .map(|p| (p.operand.id, p.cotangent))
-            .collect())
+        let mut give = |pulled: Pulled<'t>| out.push((pulled.operand.id, pulled.cotangent));
+        tape.pull(id, self, flow, Some(&begun), &mut give)
     }
 }
 
@@ -212,7 +214,7 @@ impl Tape {
                 let wide = wider(a.dtype(), b.dtype());
                 // A sum that is nobody else's takes the next addend in its place.
                 let a = if a.dtype() == wide { Ok(a) } else { a.cast(wide) };
-                let sum = a.and_then(|a| a.plus(&b.cast(wide)?));
+                let sum = a.and_then(|a| if b.dtype() == wide { a.plus(&b) } else { a.plus(&b.cast(wide)?) });
                 let sum = sum.map_err(|e| {
                     self.fail(Error::Backend { site: self.addition(), message: e.to_string() })
                 })?;
@@ -228,6 +230,7 @@ impl Tape {
         let dtype = self.nodes.borrow()[id as usize].meta.dtype;
         match cotangent {
             Cotangent::Node(var) => Ok(Cotangent::Node(var.cast(dtype))),
+            Cotangent::Value(value) if value.dtype() == dtype => Ok(Cotangent::Value(value)),
             Cotangent::Value(value) => match value.cast(dtype) {
                 Ok(value) => Ok(Cotangent::Value(value)),
                 Err(e) => Err(self.fail(self.backend_error(self.var(id), e))),

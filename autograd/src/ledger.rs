@@ -7,7 +7,7 @@ use limpid_tensor::Tensor;
 use smallvec::{SmallVec, smallvec};
 
 use crate::backward::{Flow, Gradients, Paths};
-use crate::cotangent::{Cotangent, Load, Pending};
+use crate::cotangent::{Cotangent, Load, Loads, Pending};
 use crate::error::Result;
 use crate::part::{Part, norm, percent};
 use crate::route::{Route, Routes};
@@ -217,14 +217,14 @@ impl<'t> Load<'t> for Booked<'_, 't> {
         id: u32,
         flow: &Flow,
         _pending: &Pending<Self>,
-    ) -> Result<SmallVec<[(u32, Self); 3]>> {
+        out: &mut Loads<Self>,
+    ) -> Result<()> {
         let books = self.books;
-        let pulled = tape.pull(id, self.only().cotangent, flow, None)?.into_iter().map(|pulled| {
+        tape.pull(id, self.only().cotangent, flow, None, &mut |pulled| {
             let from = Some((id, pulled.position, pulled.operand.edge));
             let arrival = Arrival { from, cotangent: pulled.cotangent };
-            (pulled.operand.id, Booked { addends: smallvec![arrival], books })
-        });
-        Ok(pulled.collect())
+            out.push((pulled.operand.id, Booked { addends: smallvec![arrival], books }))
+        })
     }
 }
 

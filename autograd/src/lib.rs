@@ -45,6 +45,7 @@ mod print;
 mod route;
 mod rule;
 mod scope;
+mod shared;
 mod spectrum;
 mod statistics;
 mod tape;

@@ -247,7 +247,9 @@ impl<'t> Pullback<'_, 't> {
 
     /// Computes the cotangent of every operand that wants one.
     pub fn each(&self, mut rule: impl FnMut(usize) -> Var<'t>) -> Cotangents<'t> {
-        (0..self.x.len()).map(|i| self.wanted[i].then(|| rule(i))).collect()
+        let mut cotangents = Cotangents::new();
+        self.wanted.iter().enumerate().for_each(|(i, wanted)| cotangents.push(wanted.then(|| rule(i))));
+        cotangents
     }
 
     /// Leaves the cotangent of operand i as the product it is, for the rule that takes up what others left, or until something

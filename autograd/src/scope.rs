@@ -1,6 +1,7 @@
 //! Scopes: who recorded a node, and what may be dropped when they are done.
 
 use std::collections::HashMap;
+use std::fmt::{self, Write};
 use std::rc::Rc;
 
 use smallvec::SmallVec;
@@ -18,6 +19,8 @@ pub(crate) struct ScopeId(u32);
 pub(crate) struct Scopes {
     all: Vec<Scope>,
     current: ScopeId,
+    /// Where names are written to be looked up.
+    spelt: String,
 }
 
 #[derive(Clone, Default)]
@@ -25,7 +28,7 @@ struct Scope {
     path: Rc<str>,
     children: HashMap<String, ScopeId>,
     /// Where the derivative rules of this scope's operations record, by direction and operation.
-    rules: HashMap<(Rule, &'static str), ScopeId>,
+    rules: Vec<(Rule, &'static str, ScopeId)>,
     draws: u64,
 }
 
@@ -38,8 +41,8 @@ pub(crate) enum Rule {
 
 impl Default for Scopes {
     fn default() -> Self {
-        let root = Scope { path: "".into(), children: HashMap::new(), rules: HashMap::new(), draws: 0 };
-        Scopes { all: vec![root], current: ScopeId(0) }
+        let root = Scope { path: "".into(), children: HashMap::new(), rules: Vec::new(), draws: 0 };
+        Scopes { all: vec![root], current: ScopeId(0), spelt: String::new() }
     }
 }
 
@@ -67,11 +70,13 @@ impl Scopes {
 
     /// Enters the scope in which the rule of `op`, recorded in `scope`, writes its program: `block3/∂tanh`.
     pub fn enter_rule(&mut self, scope: ScopeId, rule: Rule, op: &'static str) {
-        let known = self.all[scope.0 as usize].rules.get(&(rule, op)).copied();
+        // A scope has few kinds of operations: looking through them is faster than hashing.
+        let rules = &self.all[scope.0 as usize].rules;
+        let known = rules.iter().find(|(r, o, _)| *r == rule && *o == op).map(|(_, _, id)| *id);
         let id = known.unwrap_or_else(|| {
             let prefix = if rule == Rule::Vjp { "∂" } else { "d" };
             let id = self.child(scope, &format!("{prefix}{op}"));
-            self.all[scope.0 as usize].rules.insert((rule, op), id);
+            self.all[scope.0 as usize].rules.push((rule, op, id));
             id
         });
         self.enter(id);
@@ -144,9 +149,11 @@ impl Tape {
     /// assert_eq!(tape.memory().dropped_values, 1);
     /// assert!(y.value().is_ok());
     /// ```
-    pub fn scope<'t, R: Outputs<'t>>(&'t self, name: &str, f: impl FnOnce() -> R) -> R {
+    ///
+    /// A name that is made up for the occasion is best given as `format_args!`, which takes no memory of its own.
+    pub fn scope<'t, R: Outputs<'t>>(&'t self, name: impl fmt::Display, f: impl FnOnce() -> R) -> R {
         let start = self.len();
-        let inside = self.enter_child(name);
+        let inside = self.enter_child(&name);
         let mut result = f();
         drop(inside);
         if self.is_inference() {
@@ -166,18 +173,22 @@ impl Tape {
         Inside { tape: self, outer: self.scopes.borrow().current() }
     }
 
-    fn enter_child(&self, name: &str) -> Inside<'_> {
+    fn enter_child(&self, name: &dyn fmt::Display) -> Inside<'_> {
+        let mut spelt = std::mem::take(&mut self.scopes.borrow_mut().spelt);
+        spelt.clear();
+        write!(spelt, "{name}").expect("a name can be written");
         let mut scopes = self.scopes.borrow_mut();
         let outer = scopes.current();
-        let child = scopes.child(outer, name);
+        let child = scopes.child(outer, &spelt);
         scopes.enter(child);
+        scopes.spelt = spelt;
         Inside { tape: self, outer }
     }
 
     /// Drops the values recorded since `start` that no derivative rule reads, but for those in `returned`.
     pub(crate) fn drop_unneeded(&self, start: usize, returned: &[u32]) {
         let end = self.len();
-        let mut needed = vec![false; end - start];
+        let mut needed = self.drops.take_list(end - start);
         for id in start..end {
             let needs = self.needs_of(id as u32);
             let nodes = self.nodes.borrow();
@@ -194,10 +205,12 @@ impl Tape {
         let mut nodes = self.nodes.borrow_mut();
         for (node, _) in nodes[start..].iter_mut().zip(&needed).filter(|(_, needed)| !**needed) {
             let replayable = node.op.as_ref().is_some_and(|op| op.purity() != crate::op::Purity::Effect);
-            if replayable && node.value.take().is_some() {
+            if replayable && node.value.is_some() {
+                node.value = None;
                 self.drops.count_dropped();
             }
         }
+        self.drops.give_list(needed);
     }
 
     /// What the derivative rule of a node will read: nothing if no gradient passes it.
@@ -205,7 +218,8 @@ impl Tape {
         let nodes = self.nodes.borrow();
         let node = &nodes[id as usize];
         let (true, Some(op)) = (node.tracked, node.op.clone()) else { return Needs::NOTHING };
-        let tracked: SmallVec<[bool; 3]> = node.inputs.iter().map(|o| nodes[o.id as usize].tracked).collect();
+        let mut tracked: SmallVec<[bool; 8]> = SmallVec::new();
+        node.inputs.iter().for_each(|o| tracked.push(nodes[o.id as usize].tracked));
         drop(nodes);
         op.needs(&tracked)
     }

@@ -13,7 +13,7 @@ use limpid_tensor::{Meta, Tensor};
 use smallvec::SmallVec;
 
 use crate::backward::{Flow, Paths};
-use crate::cotangent::{Cotangent, Load, Pending};
+use crate::cotangent::{Cotangent, Load, Loads, Pending, Pulled};
 use crate::error::Result;
 use crate::part::Part;
 use crate::tape::Tape;
@@ -274,12 +274,14 @@ impl<'t> Load<'t> for Graded<'t> {
         id: u32,
         flow: &Flow,
         _pending: &Pending<Self>,
-    ) -> Result<SmallVec<[(u32, Self); 3]>> {
+        loads: &mut Loads<Self>,
+    ) -> Result<()> {
         let grading = self.grading;
         let mut positions: SmallVec<[usize; 3]> = SmallVec::new();
-        let mut loads: SmallVec<[(u32, Self); 3]> = SmallVec::new();
         for (bucket, cotangent) in self.coefficients {
-            for pulled in tape.pull(id, cotangent, flow, None)? {
+            let mut all: SmallVec<[Pulled<'t>; 3]> = SmallVec::new();
+            tape.pull(id, cotangent, flow, None, &mut |pulled| all.push(pulled))?;
+            for pulled in all {
                 let i = positions.iter().position(|p| *p == pulled.position).unwrap_or_else(|| {
                     positions.push(pulled.position);
                     loads.push((pulled.operand.id, Graded { coefficients: BTreeMap::new(), grading }));
@@ -288,6 +290,6 @@ impl<'t> Load<'t> for Graded<'t> {
                 loads[i].1.add(tape, grading.behind(bucket, pulled.operand.edge), pulled.cotangent)?;
             }
         }
-        Ok(loads)
+        Ok(())
     }
 }

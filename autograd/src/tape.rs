@@ -1,6 +1,6 @@
 //! The tape: a straight-line program over tensors, written by running it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::Location;
@@ -20,6 +20,7 @@ use crate::ops::streams::Terms;
 use crate::plan::costs::Rehearsed;
 use crate::plan::run::Run;
 use crate::scope::{ScopeId, Scopes};
+use crate::shared::SharedOp;
 use crate::value::{Drops, ReadLog};
 use crate::var::{Edge, Var};
 
@@ -97,8 +98,8 @@ enum Kind {
 /// One value: how it was computed, and the value itself while it is kept.
 #[derive(Clone)]
 pub(crate) struct Node {
-    pub op: Option<Rc<dyn Op>>,
-    pub inputs: SmallVec<[Operand; 3]>,
+    pub op: Option<SharedOp>,
+    pub inputs: Operands,
     pub meta: Meta,
     pub value: Option<Tensor>,
     pub scope: ScopeId,
@@ -118,11 +119,26 @@ pub(crate) struct Operand {
     pub edge: Edge,
 }
 
+/// The operands of a node.
+pub(crate) type Operands = SmallVec<[Operand; 3]>;
+
 #[derive(Default)]
 struct Parameters {
     node: HashMap<ParamId, u32>,
     /// In order of their nodes, so that cutting the tape back is popping.
     order: Vec<(u32, ParamId)>,
+    /// Those of the parameters before the tape was cleared among them: they come again.
+    names: HashMap<ParamId, Rc<str>>,
+}
+
+impl Parameters {
+    fn name(&mut self, id: ParamId, path: &str) -> Rc<str> {
+        let name = self.names.entry(id).or_insert_with(|| path.into());
+        if **name != *path {
+            *name = path.into();
+        }
+        name.clone()
+    }
 }
 
 impl Default for Tape {
@@ -222,13 +238,17 @@ impl Tape {
     pub fn clear(&mut self, step: u64) {
         self.nodes.get_mut().clear();
         self.scopes.get_mut().restart();
-        let parameters = self.parameters.get_mut();
-        parameters.node.clear();
-        parameters.order.clear();
+        let Parameters { node, order, names } = self.parameters.get_mut();
+        // A tape that is cleared twice has not been used in between.
+        if !node.is_empty() {
+            names.retain(|id, _| node.contains_key(id));
+        }
+        node.clear();
+        order.clear();
         *self.failure.get_mut() = None;
         *self.reads.get_mut() = None;
         self.updates.get_mut().clear();
-        self.drops = Drops::default();
+        self.drops.restart();
         self.pass.set(0);
         self.restart_run();
         self.epoch.set(self.epoch.get() + 1);
@@ -331,7 +351,8 @@ impl Tape {
             return self.var(node);
         }
         let tracked = !self.is_inference() && !frozen;
-        let var = self.leaf(value.clone(), tracked, Some(path.into()));
+        let name = self.parameters.borrow_mut().name(id, path);
+        let var = self.leaf(value.clone(), tracked, Some(name));
         let mut parameters = self.parameters.borrow_mut();
         parameters.node.insert(id, var.id);
         parameters.order.push((var.id, id));
@@ -378,17 +399,21 @@ impl Tape {
     }
 
     /// The parameters on the tape, in order of their first use.
-    pub(crate) fn placed_parameters(&self) -> Vec<(u32, ParamId)> {
-        self.parameters.borrow().order.clone()
+    pub(crate) fn placed_parameters(&self) -> Ref<'_, [(u32, ParamId)]> {
+        Ref::map(self.parameters.borrow(), |parameters| parameters.order.as_slice())
     }
 
     #[track_caller]
     pub(crate) fn leaf(&self, value: Tensor, tracked: bool, name: Option<Rc<str>>) -> Var<'_> {
         let meta = value.meta();
         // A number is part of a program's text, so that a dry tape keeps it too.
-        let kept = (!self.is_dry() || !tracked && value.elements() == 1).then(|| value.clone());
-        let var = self.push(None, SmallVec::new(), meta, kept, tracked, name);
-        if self.settings.anomaly
+        let keep = !self.is_dry() || !tracked && value.elements() == 1;
+        let looked_at = self.settings.anomaly.then(|| value.clone());
+        let var = self.push(None, SmallVec::new(), meta, tracked, name);
+        if keep {
+            self.nodes.borrow_mut()[var.id as usize].value = Some(value);
+        }
+        if let Some(value) = looked_at
             && let Err(error) = self.check_finite(var.id, &value, &[])
         {
             self.fail(error);
@@ -409,25 +434,35 @@ impl Tape {
         {
             return y;
         }
-        self.record_shared(Rc::new(op), x)
+        self.record_shared(SharedOp::new(op), x)
     }
 
     /// [`record`](Tape::record) for an operation that another node may hold as well, as it is.
     #[track_caller]
-    pub(crate) fn record_shared<'t>(&'t self, op: Rc<dyn Op>, x: &[Var<'t>]) -> Var<'t> {
-        let metas: SmallVec<[Meta; 3]> = x.iter().map(|&x| self.meta(x)).collect();
-        let meta = self.inferred(op.name(), op.infer(&metas.iter().collect::<SmallVec<[&Meta; 3]>>()));
+    pub(crate) fn record_shared<'t>(&'t self, op: SharedOp, x: &[Var<'t>]) -> Var<'t> {
+        let mut metas: SmallVec<[Meta; 3]> = SmallVec::new();
+        let mut inputs = Operands::new();
+        let mut any_tracked = false;
+        {
+            let nodes = self.nodes.borrow();
+            for &x in x {
+                let node = self.node_of(&nodes, x);
+                metas.push(node.meta.clone());
+                any_tracked |= node.tracked;
+                inputs.push(Operand { id: x.id, edge: x.edge });
+            }
+        }
+        let meta = self.inferred(op.name(), op.infer(&references(&metas)));
         let tracked = self.recording.get()
             && meta.dtype.is_float()
-            && x.iter().any(|&x| self.is_tracked(x))
+            && any_tracked
             && match op.derivative() {
                 Derivative::Exists => true,
                 Derivative::Stops => false,
                 Derivative::Missing(why) => no_derivative(&*op, self.scopes.borrow().suffix(), why),
             };
         self.expect_one_device(&*op, x);
-        let inputs = x.iter().map(|x| Operand { id: x.id, edge: x.edge }).collect();
-        let y = self.push(Some(op), inputs, meta, None, tracked, None);
+        let y = self.push(Some(op), inputs, meta, tracked, None);
         if !self.is_dry() && self.failure.borrow().is_none() {
             self.compute_planned(y.id, || {
                 self.run(y.id);
@@ -439,8 +474,9 @@ impl Tape {
 
     /// Puts a scope's result in place of the nodes that made it.
     pub(crate) fn place_result(&self, result: Node) -> Var<'_> {
-        let var = self.push(None, SmallVec::new(), result.meta, result.value, false, result.name);
-        self.nodes.borrow_mut()[var.id as usize].location = result.location;
+        let var = self.push(None, SmallVec::new(), result.meta, false, result.name);
+        let node = &mut self.nodes.borrow_mut()[var.id as usize];
+        (node.value, node.location) = (result.value, result.location);
         var
     }
 
@@ -453,13 +489,13 @@ impl Tape {
         })
     }
 
+    /// Adds a node without its value.
     #[track_caller]
     fn push(
         &self,
-        op: Option<Rc<dyn Op>>,
-        inputs: SmallVec<[Operand; 3]>,
+        op: Option<SharedOp>,
+        inputs: Operands,
         meta: Meta,
-        value: Option<Tensor>,
         tracked: bool,
         name: Option<Rc<str>>,
     ) -> Var<'_> {
@@ -468,7 +504,19 @@ impl Tape {
         let (scope, epoch) = (self.scopes.borrow().current(), self.epoch.get());
         let location = Location::caller();
         let (stops, pass) = (self.constant.get(), self.pass.get());
-        nodes.push(Node { op, inputs, meta, value, scope, location, epoch, pass, tracked, stops, name });
+        nodes.push(Node {
+            op,
+            inputs,
+            meta,
+            value: None,
+            scope,
+            location,
+            epoch,
+            pass,
+            tracked,
+            stops,
+            name,
+        });
         drop(nodes);
         self.expect_planned(id);
         Var { tape: self, id, epoch, edge: Edge::Interior }
@@ -491,30 +539,28 @@ impl Tape {
 
     /// Computes the value of a node just recorded.
     fn run(&self, id: u32) {
-        let computed = self.operands(id).and_then(|x| {
-            let op = self.nodes.borrow()[id as usize].op.clone().expect("only operations are run");
-            let operands: SmallVec<[&Tensor; 3]> = x.iter().collect();
-            let value = op
-                .forward(&operands)
-                .or_else(|error| self.rehearsed_result(id, error))
-                .map_err(|e| self.backend_error(self.var(id), e))?;
-            debug_assert_eq!(
-                value.meta(),
-                self.nodes.borrow()[id as usize].meta,
-                "{} infers wrongly",
-                op.name()
-            );
-            if self.settings.anomaly {
-                self.check_finite(id, &value, &operands)?;
-            }
-            Ok(value)
-        });
-        match computed {
-            Ok(value) => self.nodes.borrow_mut()[id as usize].value = Some(value),
-            Err(error) => {
-                self.fail(error);
-            }
+        if let Err(error) = self.try_run(id) {
+            self.fail(error);
         }
+    }
+
+    fn try_run(&self, id: u32) -> Result<()> {
+        let mut x = SmallVec::new();
+        self.gather_operands(id, &mut x)?;
+        let op = self.nodes.borrow()[id as usize].op.clone().expect("only operations are run");
+        let operands = references(&x);
+        let value = match op.forward(&operands) {
+            Ok(value) => value,
+            Err(error) => {
+                self.rehearsed_result(id, error).map_err(|e| self.backend_error(self.var(id), e))?
+            }
+        };
+        debug_assert_eq!(value.meta(), self.nodes.borrow()[id as usize].meta, "{} infers wrongly", op.name());
+        if self.settings.anomaly {
+            self.check_finite(id, &value, &operands)?;
+        }
+        self.nodes.borrow_mut()[id as usize].value = Some(value);
+        Ok(())
     }
 
     pub(crate) fn check_finite(&self, id: u32, value: &Tensor, operands: &[&Tensor]) -> Result<()> {
@@ -564,9 +610,11 @@ impl Tape {
 
     /// Cuts the tape back to its first `len` nodes. Handles on the others become stale.
     pub(crate) fn truncate(&self, len: usize) {
-        // Dropped outside the borrow: a node's operation may be anybody's code.
-        let cut: SmallVec<[Node; 8]> = self.nodes.borrow_mut().drain(len..).collect();
-        drop(cut);
+        while self.len() > len {
+            // Dropped outside the borrow: a node's operation may be anybody's code.
+            let cut = self.nodes.borrow_mut().pop();
+            drop(cut);
+        }
         let mut parameters = self.parameters.borrow_mut();
         while parameters.order.last().is_some_and(|&(node, _)| node as usize >= len) {
             let (_, id) = parameters.order.pop().expect("just looked at");
@@ -593,13 +641,29 @@ impl Tape {
         Var { tape: self, id, epoch, edge: Edge::Interior }
     }
 
-    #[track_caller]
-    pub(crate) fn with_node<R>(&self, var: Var<'_>, f: impl FnOnce(&Node) -> R) -> R {
-        assert!(std::ptr::eq(self, var.tape), "{var:?} belongs to another tape");
+    /// Handles on these nodes.
+    pub(crate) fn vars(&self, operands: &[Operand]) -> SmallVec<[Var<'_>; 3]> {
         let nodes = self.nodes.borrow();
-        match nodes.get(var.id as usize).filter(|node| node.epoch == var.epoch) {
-            Some(node) => f(node),
-            None => panic!("{var:?} is stale: the tape has dropped the node it refers to"),
+        let mut vars = SmallVec::new();
+        for &Operand { id, .. } in operands {
+            vars.push(Var { tape: self, id, epoch: nodes[id as usize].epoch, edge: Edge::Interior });
+        }
+        vars
+    }
+
+    #[track_caller]
+    #[inline]
+    pub(crate) fn with_node<R>(&self, var: Var<'_>, f: impl FnOnce(&Node) -> R) -> R {
+        f(self.node_of(&self.nodes.borrow(), var))
+    }
+
+    #[track_caller]
+    #[inline]
+    fn node_of<'a>(&self, nodes: &'a [Node], var: Var<'_>) -> &'a Node {
+        assert!(std::ptr::eq(self, var.tape), "{var:?} belongs to another tape");
+        match nodes.get(var.id as usize) {
+            Some(node) if node.epoch == var.epoch => node,
+            _ => panic!("{var:?} is stale: the tape has dropped the node it refers to"),
         }
     }
 
@@ -638,6 +702,13 @@ impl Tape {
     pub(crate) fn backend_error(&self, var: Var<'_>, error: limpid_tensor::Error) -> Error {
         Error::Backend { site: self.site(var.id), message: error.to_string() }
     }
+}
+
+/// References to the elements of a short list.
+pub(crate) fn references<T>(list: &[T]) -> SmallVec<[&T; 3]> {
+    let mut references = SmallVec::new();
+    list.iter().for_each(|element| references.push(element));
+    references
 }
 
 /// Sets a flag until the result is dropped, by a panic too.

@@ -20,9 +20,33 @@ pub(crate) struct Drops {
     /// Nodes whose value is back for a backward pass that is under way, the last on the tape on top.
     returned: RefCell<BinaryHeap<u32>>,
     sweeping: Cell<bool>,
+    /// Memory for a list of which values are needed.
+    list: Cell<Vec<bool>>,
 }
 
 impl Drops {
+    /// A list of as many `false`, in the memory of the last one.
+    pub fn take_list(&self, len: usize) -> Vec<bool> {
+        let mut list = self.list.take();
+        list.clear();
+        list.resize(len, false);
+        list
+    }
+
+    pub fn give_list(&self, list: Vec<bool>) {
+        self.list.set(list);
+    }
+
+    /// Starts counting anew.
+    pub fn restart(&mut self) {
+        *self = Drops {
+            list: std::mem::take(&mut self.list),
+            returned: std::mem::take(&mut self.returned),
+            ..Drops::default()
+        };
+        self.returned.get_mut().clear();
+    }
+
     pub fn count_dropped(&self) {
         self.dropped.set(self.dropped.get() + 1);
     }
@@ -73,9 +97,36 @@ impl Tape {
 
     /// The values of a node's operands.
     pub(crate) fn operands(&self, id: u32) -> Result<SmallVec<[Tensor; 3]>> {
+        let mut values = SmallVec::new();
+        self.gather_operands(id, &mut values)?;
+        Ok(values)
+    }
+
+    /// Adds the values of a node's operands to an empty list. (A list of tensors is large; it is better not moved.)
+    pub(crate) fn gather_operands(&self, id: u32, values: &mut SmallVec<[Tensor; 3]>) -> Result<()> {
+        if self.operands_at_hand(id, values) {
+            return Ok(());
+        }
+        values.clear();
         let inputs = self.nodes.borrow()[id as usize].inputs.clone();
         let keep = if self.drops.sweeping.get() { Keep::WhileSweeping } else { Keep::Target };
-        inputs.iter().map(|operand| self.fetch(operand.id, keep)).collect()
+        for operand in inputs {
+            values.push(self.fetch(operand.id, keep)?);
+        }
+        Ok(())
+    }
+
+    /// Finds them, as almost always, if all are kept and nobody writes down who reads what.
+    fn operands_at_hand(&self, id: u32, values: &mut SmallVec<[Tensor; 3]>) -> bool {
+        let nodes = self.nodes.borrow();
+        self.reads.borrow().is_none()
+            && nodes[id as usize].inputs.iter().all(|operand| match &nodes[operand.id as usize].value {
+                Some(value) => {
+                    values.push(value.clone());
+                    true
+                }
+                None => false,
+            })
     }
 
     fn log_read(&self, id: u32) {

@@ -65,13 +65,13 @@ impl<'t> Var<'t> {
     /// Size along each axis.
     #[track_caller]
     pub fn shape(self) -> Shape {
-        self.meta().shape
+        self.tape.with_node(self, |node| node.meta.shape.clone())
     }
 
     /// Element type.
     #[track_caller]
     pub fn dtype(self) -> DType {
-        self.meta().dtype
+        self.tape.with_node(self, |node| node.meta.dtype)
     }
 
     /// Whether a gradient can flow through it.

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::rc::Rc;
 
 use limpid_tensor::{DType, Shape, Tensor};
 
@@ -14,7 +13,8 @@ use super::point::Problem;
 use super::report::{Tier, number};
 use super::{Check, Evidence, diagnosis, reproduce};
 use crate::error::{Error, Result};
-use crate::op::{Derivative, Op};
+use crate::op::Derivative;
+use crate::shared::SharedOp;
 use crate::var::Var;
 
 /// The answer to "where, and why?".
@@ -64,7 +64,7 @@ impl fmt::Display for Explanation {
 
 /// An operation as it stands on the tape.
 struct Recorded {
-    op: Rc<dyn Op>,
+    op: SharedOp,
     site: String,
     operands: Vec<Tensor>,
     tracked: Vec<usize>,
@@ -123,7 +123,9 @@ pub(super) fn explain(check: &Check, problem: &Problem<'_>, evidence: &Evidence)
         None => "the_function",
     };
     let (operands, call): (Vec<Tensor>, String) = match &first {
-        Some((culprit, _)) => (culprit.operands.clone(), format!("x[0].tape().record({:?}, x)", culprit.op)),
+        Some((culprit, _)) => {
+            (culprit.operands.clone(), format!("x[0].tape().record({:?}, x)", &*culprit.op))
+        }
         None => (problem.inputs.to_vec(), "/* the function */".into()),
     };
     explanation.snippet = reproduce::snippet(name, &call, &operands, problem.seed);
@@ -174,7 +176,7 @@ pub(super) fn explain(check: &Check, problem: &Problem<'_>, evidence: &Evidence)
 }
 
 /// An operation as a function that can be checked.
-fn function(op: Rc<dyn Op>) -> impl for<'t> Fn(&[Var<'t>]) -> Var<'t> {
+fn function(op: SharedOp) -> impl for<'t> Fn(&[Var<'t>]) -> Var<'t> {
     move |x| x[0].tape().record_shared(op.clone(), x)
 }
 

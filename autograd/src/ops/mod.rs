@@ -36,10 +36,10 @@ impl<'t> Var<'t> {
     /// If `shape` does not broadcast to this value's shape.
     #[track_caller]
     pub fn sum_to(self, shape: &Shape) -> Var<'t> {
-        let own = self.shape();
-        if own == *shape {
+        if self.tape.with_node(self, |node| node.meta.shape == *shape) {
             return self;
         }
+        let own = self.shape();
         let axes = shape.broadcast_axes(&own);
         assert_eq!(shape.broadcast(&own).as_ref(), Some(&own), "sum_to: {shape} does not broadcast to {own}");
         self.reduce_axes(limpid_tensor::Reduce::Sum, &axes).reshape(shape)
