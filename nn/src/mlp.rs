@@ -207,7 +207,7 @@ impl Parameters for Mlp {
 /// `forward` in the scope of layer `i`.
 #[track_caller]
 fn layer<'t>(i: usize, x: Var<'t>, forward: impl FnOnce(Var<'t>) -> Var<'t>) -> Var<'t> {
-    x.tape().scope(&format!("layers.{i}"), || forward(x))
+    x.tape().scope(format_args!("layers.{i}"), || forward(x))
 }
 
 /// Where the blocks are gone through more than once, round k records in the scope `step.{k}`.
@@ -222,7 +222,7 @@ impl Module for Mlp {
         let x = layer(0, x, |x| within(&self.enter, "enter", self.first.forward(x)));
         let x = match self.steps {
             1 => blocks(x),
-            steps => (0..steps).fold(x, |x, k| tape.scope(&format!("step.{k}"), || blocks(x))),
+            steps => (0..steps).fold(x, |x, k| tape.scope(format_args!("step.{k}"), || blocks(x))),
         };
         layer(self.steps * self.blocks.len() + 1, x, |x| self.last.forward(within(&self.leave, "leave", x)))
     }

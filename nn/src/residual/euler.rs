@@ -56,6 +56,6 @@ impl<F: Parameters> Parameters for Euler<F> {
 /// Any shape that F keeps. Step k records in the scope `step.k`.
 impl<F: Module> Module for Euler<F> {
     fn forward<'t>(&self, x: Var<'t>) -> Var<'t> {
-        (0..self.steps).fold(x, |x, k| x.tape().scope(&format!("step.{k}"), || self.block.forward(x)))
+        (0..self.steps).fold(x, |x, k| x.tape().scope(format_args!("step.{k}"), || self.block.forward(x)))
     }
 }

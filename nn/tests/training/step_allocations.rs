@@ -1,11 +1,15 @@
-//! After its first step an optimiser allocates nothing at all: every allocation of this test program is counted.
+//! What a step of training allocates once it has been made a few times: every allocation of this test program is counted.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use limpid_autograd::Tape;
+use limpid_nn::losses::{Reduction, cross_entropy};
 use limpid_nn::optim::{Adam, Group, Groups, Optimizer, Sgd};
-use limpid_tensor::DType;
+use limpid_nn::residual::{Variant, VariantConfig};
+use limpid_nn::{Init, MlpConfig, Module};
 use limpid_tensor::rng::Key;
+use limpid_tensor::{DType, Tensor};
 
 use crate::mlp::{Mlp, random};
 
@@ -61,5 +65,54 @@ fn a_step_allocates_nothing_after_the_first() {
                 assert_eq!(allocations(&mut step), 0, "optimiser {i}, {dtype}");
             }
         }
+    }
+}
+
+/// The lists of one backward pass, however deep the network: which nodes pass a gradient, which are leaves (as a list and
+/// as flags), the cotangents on their way, those that have arrived, and the two tables of the gradients that it returns.
+const OF_A_BACKWARD_PASS: usize = 7;
+
+/// What the library of matrix products allocates to rearrange the factors, for `rows` samples through every layer and back.
+fn of_products(model: &limpid_nn::Mlp, rows: usize) -> usize {
+    let mut count = 0;
+    for i in 0..model.depth() {
+        let w = model.layer(i).weight.value();
+        let [x, g] = [w.shape()[1], w.shape()[0]].map(|columns| Tensor::zeros([rows, columns], DType::F32));
+        count += allocations(|| drop(x.matmul(&w.transpose(0, 1)).unwrap()));
+        count += allocations(|| drop(g.transpose(0, 1).matmul(&x).unwrap()));
+        // Nobody asks for the gradient by the samples.
+        count += if i == 0 { 0 } else { allocations(|| drop(g.matmul(w).unwrap())) };
+    }
+    count
+}
+
+#[test]
+fn a_training_step_of_the_two_moons_network_allocates_lists_of_the_backward_pass_alone() {
+    let rows = 128;
+    let samples = random([rows, 2], DType::F32, Key::new(3));
+    let labels = Tensor::from_vec((0..rows as i64).map(|i| i % 2).collect(), [rows]);
+    for depth in [3, 20] {
+        let config = MlpConfig { depth, ..MlpConfig::default() };
+        let settings = VariantConfig::default();
+        let mut model =
+            limpid_nn::Mlp::of_variant(&Init::new(0), config, Variant::Residual, &settings).unwrap();
+        let mut optimizer = Sgd::new().with_momentum(0.9);
+        let mut tape = Tape::new();
+        let mut step = |i: u64| {
+            allocations(|| {
+                tape.clear(i);
+                let logits = model.forward(tape.constant(&samples));
+                let loss =
+                    tape.scope("loss", || cross_entropy(logits, tape.constant(&labels), Reduction::Mean));
+                assert!(loss.item().unwrap().is_finite());
+                let gradients = tape.backward(loss).unwrap();
+                tape.clear(i);
+                optimizer.step(&mut model, &gradients, 0.01).unwrap();
+            })
+        };
+        let counts: Vec<usize> = (0..6).map(&mut step).collect();
+        let expected = of_products(&model, rows) + OF_A_BACKWARD_PASS;
+        assert!(counts[0] > expected, "the first step makes the memory");
+        assert_eq!(counts[3..], [expected; 3], "{depth} layers");
     }
 }
