@@ -1,0 +1,78 @@
+//! The most multiplications and additions that one thread can do in a second: independent chains of fused
+//! multiply-adds in registers, more of them than a unit's latency times its number.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use crate::clock;
+
+/// Chains in a loop: two units with a latency of four or five cycles want ten.
+const CHAINS: usize = 12;
+/// Times around the loop in a repetition.
+const TURNS: usize = 10_000;
+
+/// Operations a second in f32 and in f64, and the instructions that did them.
+pub(super) fn measure(samples: usize) -> ([f64; 2], &'static str) {
+    let sample = Duration::from_millis(10);
+    let rate = |lanes: usize, run: fn()| {
+        let operations = (2 * lanes * CHAINS * TURNS) as f64;
+        operations / clock::time(samples, sample, run).shortest
+    };
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has these instructions.
+            let rates = [rate(16, || unsafe { avx512_f32() }), rate(8, || unsafe { avx512_f64() })];
+            return (rates, "AVX-512");
+        }
+        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has these instructions.
+            let rates = [rate(8, || unsafe { avx2_f32() }), rate(4, || unsafe { avx2_f64() })];
+            return (rates, "AVX2 and FMA");
+        }
+    }
+    ([rate(4, baseline::<f32, 4>), rate(2, baseline::<f64, 2>)], "what every processor of this kind has")
+}
+
+/// A loop of fused multiply-adds in one kind of register.
+#[cfg(target_arch = "x86_64")]
+macro_rules! chains {
+    ($name:ident, $features:literal, $set:ident, $multiply_add:ident) => {
+        #[target_feature(enable = $features)]
+        fn $name() {
+            use std::arch::x86_64::*;
+            let (scale, shift) = (black_box($set(0.999)), black_box($set(0.001)));
+            let mut chains = [shift; CHAINS];
+            for _ in 0..TURNS {
+                for chain in &mut chains {
+                    *chain = $multiply_add(*chain, scale, shift);
+                }
+            }
+            black_box(chains);
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+chains!(avx512_f32, "avx512f", _mm512_set1_ps, _mm512_fmadd_ps);
+#[cfg(target_arch = "x86_64")]
+chains!(avx512_f64, "avx512f", _mm512_set1_pd, _mm512_fmadd_pd);
+#[cfg(target_arch = "x86_64")]
+chains!(avx2_f32, "avx2,fma", _mm256_set1_ps, _mm256_fmadd_ps);
+#[cfg(target_arch = "x86_64")]
+chains!(avx2_f64, "avx2,fma", _mm256_set1_pd, _mm256_fmadd_pd);
+
+/// The same with a multiplication and an addition, in vectors that the compiler chooses.
+fn baseline<T, const LANES: usize>()
+where
+    T: Copy + From<f32> + std::ops::Mul<Output = T> + std::ops::Add<Output = T>,
+{
+    let (scale, shift) = (black_box(T::from(0.999)), black_box(T::from(0.001)));
+    let mut chains = [[shift; LANES]; CHAINS];
+    for _ in 0..TURNS {
+        for chain in chains.as_flattened_mut() {
+            *chain = *chain * scale + shift;
+        }
+    }
+    black_box(chains);
+}
