@@ -108,15 +108,20 @@ def target(directory):
 def contestants(arguments):
     """Those that are there, and why the others are not."""
     there, missing = {}, {}
-    build(["cargo", "build", "--release", "-p", "limpid-bench", "--bin", "contestant"], HERE.parent)
-    there["limpid"] = ([str(target(HERE.parent) / "contestant")], "")
+    if arguments.limpid is None:
+        build(["cargo", "build", "--release", "-p", "limpid-bench", "--bin", "contestant"], HERE.parent)
+    there["limpid"] = ([arguments.limpid or str(target(HERE.parent) / "contestant")], "")
+    for other in arguments.also:
+        name, _, path = other.partition("=")
+        there[name] = ([path], "")
     for name, module, command in [
         ("pytorch", "torch", ["pytorch.py"]),
         ("compiled", "torch", ["pytorch.py", "compile"]),
         ("jax", "jax", ["in_jax.py"]),
         ("numpy", "numpy", ["in_numpy.py"]),
     ]:
-        probe = [arguments.python, "-c", f"import {module}; print({module}.__version__)"]
+        # Its number is asked for without importing it, which takes seconds.
+        probe = [arguments.python, "-c", f"from importlib.metadata import version; print(version('{module}'))"]
         found = subprocess.run(probe, capture_output=True, text=True, check=False)
         if found.returncode:
             missing[name] = f"{arguments.python} has no {module}"
@@ -202,6 +207,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=9, help="samples of each (%(default)s)")
     parser.add_argument("--seconds", type=float, default=0.1, help="of a sample, about (%(default)s)")
     parser.add_argument("--python", default=sys.executable, help="the Python that has PyTorch and JAX (this one)")
+    parser.add_argument("--limpid", metavar="PATH", help="a contestant that is built already, instead of building it")
+    parser.add_argument("--also", metavar="NAME=PATH", action="append", default=[], help="another build of it, as a contestant of its own")
     parser.add_argument("--build-rust", action="store_true", help="build candle, burn, gemm and faer first")
     parser.add_argument("--processor", type=int, default=0, help="the number of the processor that all share (%(default)s)")
     parser.add_argument("--json", metavar="FILE", help="also write every sample")
@@ -224,10 +231,11 @@ def main():
         results[workload] = compete(workload, taking_part, arguments)
         for i, row in enumerate(results[workload]):
             print(line("" if i else workload, row, workload), flush=True)
+        if arguments.json:
+            versions = {one.name: there[one.name][1] for one in taking_part}
+            with open(arguments.json, "w", encoding="utf-8") as file:
+                json.dump({"versions": versions, "workloads": results}, file, indent=1)
     print("\nratio: how many times as long as limpid it takes, the median of the rounds.")
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump({"versions": {name: there[name][1] for name in there}, "workloads": results}, file, indent=1)
 
 
 if __name__ == "__main__":
