@@ -61,18 +61,18 @@ fn float<T: Float>(f: Map, x: &[&Tensor]) -> Tensor {
         Abs => unary::<T>(x, Float::abs),
         Sign => unary::<T>(x, Float::sign),
         Exp => unary::<T>(x, Float::exp),
-        Expm1 => scalar::<T>(x, Float::expm1),
-        Log => scalar::<T>(x, Float::log),
-        Log1p => scalar::<T>(x, Float::log1p),
+        Expm1 => library::<T>(x, Float::expm1),
+        Log => library::<T>(x, Float::log),
+        Log1p => library::<T>(x, Float::log1p),
         Sqrt => unary::<T>(x, Float::sqrt),
         Rsqrt => unary::<T>(x, |v| T::ONE / v.sqrt()),
         Recip => unary::<T>(x, |v| T::ONE / v),
         Sin => scalar::<T>(x, Float::sin),
         Cos => scalar::<T>(x, Float::cos),
-        Tanh => scalar::<T>(x, Float::tanh),
+        Tanh => library::<T>(x, Float::tanh),
         Sigmoid => unary::<T>(x, Float::sigmoid),
-        Erf => scalar::<T>(x, Float::erf),
-        Softplus => scalar::<T>(x, Float::softplus),
+        Erf => library::<T>(x, Float::erf),
+        Softplus => library::<T>(x, Float::softplus),
         Relu => unary::<T>(x, Float::relu),
         LeakyRelu(slope) => {
             let slope = of(slope);
@@ -80,7 +80,15 @@ fn float<T: Float>(f: Map, x: &[&Tensor]) -> Tensor {
         }
         Elu(alpha) => {
             let alpha = of(alpha);
-            scalar::<T>(x, move |v| if v > T::ZERO { v } else { alpha * v.expm1() })
+            // Both sides are computed for every element: a branch would keep the loop from becoming vectors.
+            library::<T>(
+                x,
+                #[inline(always)]
+                move |v| {
+                    let negative = alpha * v.expm1();
+                    if v > T::ZERO { v } else { negative }
+                },
+            )
         }
         Affine { mul, add } => {
             let (mul, add) = (of(mul), of(add));
@@ -161,6 +169,11 @@ fn unary<T: Float>(x: &[&Tensor], f: impl Fn(T) -> T + Sync) -> Tensor {
     elementwise1(x[0], x[0].dtype(), f)
 }
 
+/// For functions that become vectors in f32 and are a library's in f64.
+fn library<T: Float>(x: &[&Tensor], f: impl Fn(T) -> T + Sync) -> Tensor {
+    if T::OWN_FUNCTIONS { unary(x, f) } else { scalar(x, f) }
+}
+
 /// For functions that no vector unit helps with: one loop, for every processor.
 fn scalar<T: Float>(x: &[&Tensor], f: impl Fn(T) -> T + Sync) -> Tensor {
     drive1(x[0], x[0].dtype(), &|out: &mut [T], x: &[T]| {
@@ -188,10 +201,13 @@ where
     R: Pod + Send,
 {
     drive1(x, dtype, &|out: &mut [R], x: &[T]| {
-        let x = &x[..out.len()];
         widest(
             #[inline(always)]
-            || (0..out.len()).for_each(|i| out[i] = f(x[i])),
+            || {
+                for (out, &x) in out.iter_mut().zip(x) {
+                    *out = f(x);
+                }
+            },
         )
     })
 }
@@ -204,10 +220,13 @@ where
     R: Pod + Send,
 {
     drive2(x, dtype, &|out: &mut [R], a: &[A], b: &[B]| {
-        let (a, b) = (&a[..out.len()], &b[..out.len()]);
         widest(
             #[inline(always)]
-            || (0..out.len()).for_each(|i| out[i] = f(a[i], b[i])),
+            || {
+                for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                    *out = f(a, b);
+                }
+            },
         )
     })
 }

@@ -1,4 +1,24 @@
 //! Functions of one number, for f32 and f64.
+//!
+//! The largest errors in f32, in units of the last place, over all 2³² inputs:
+//!
+//! | function | ulp | at | |
+//! |---|---|---|---|
+//! | exp | 0.94 | −37.75 | own |
+//! | expm1 | 1.16 | −0.3586 | own |
+//! | log | 0.93 | 0.7064 | own |
+//! | log1p | 1.50 | 0.4451 | own |
+//! | tanh | 1.50 | 0.5520 | own |
+//! | sigmoid | 1.70 | −1.105 | own |
+//! | erf | 1.71 | 0.4499 | own |
+//! | softplus | 1.64 | −0.8079 | own |
+//! | sin, cos, pow | 1 | | `libm` |
+//!
+//! "Own" are the functions of [`elementary`]; `cargo test --release -p limpid-tensor --lib everywhere -- --ignored
+//! --nocapture` finds the figures again, in minutes. In f64 exp is own too, within 0.85 ulp where it was compared with
+//! 36 digits (60,000 draws), and so is the sigmoid that is made of it; the others are `libm`'s.
+
+use super::elementary;
 
 /// The floating-point types the CPU computes in, and their functions. No method panics; NaN in gives NaN out.
 pub(super) trait Float:
@@ -15,6 +35,8 @@ pub(super) trait Float:
 {
     const ZERO: Self;
     const ONE: Self;
+    /// Whether the functions below are those of [`elementary`] (but for sin, cos and pow), which become vectors.
+    const OWN_FUNCTIONS: bool;
     /// The nearest value.
     fn of(v: f64) -> Self;
     fn abs(self) -> Self;
@@ -27,6 +49,10 @@ pub(super) trait Float:
     fn cos(self) -> Self;
     fn tanh(self) -> Self;
     fn erf(self) -> Self;
+    /// 1/(1 + e⁻ˣ).
+    fn sigmoid(self) -> Self;
+    /// ln(1 + eˣ).
+    fn softplus(self) -> Self;
     fn pow(self, exponent: Self) -> Self;
 
     #[inline(always)]
@@ -59,21 +85,6 @@ pub(super) trait Float:
         }
     }
 
-    /// 1/(1 + e⁻ˣ). Only e^(−|x|) is formed, which cannot overflow.
-    #[inline(always)]
-    fn sigmoid(self) -> Self {
-        let e = (-self.abs()).exp();
-        let numerator = if self < Self::ZERO { e } else { Self::ONE };
-        numerator / (Self::ONE + e)
-    }
-
-    /// ln(1 + eˣ) = max(x, 0) + ln(1 + e^(−|x|)).
-    #[inline(always)]
-    fn softplus(self) -> Self {
-        let positive = if self < Self::ZERO { Self::ZERO } else { self };
-        positive + (-self.abs()).exp().log1p()
-    }
-
     /// max(x, 0).
     #[inline(always)]
     fn relu(self) -> Self {
@@ -82,10 +93,11 @@ pub(super) trait Float:
 }
 
 macro_rules! float {
-    ($t:ident { $($name:ident => $function:path),* $(,)? }) => {
+    ($t:ident, own functions $own:literal { $($name:ident => $function:path),* $(,)? }) => {
         impl Float for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
+            const OWN_FUNCTIONS: bool = $own;
             #[inline(always)]
             fn of(v: f64) -> Self {
                 v as $t
@@ -113,83 +125,118 @@ macro_rules! float {
     };
 }
 
-float!(f32 {
-    exp => exp_f32, expm1 => libm::expm1f, log => libm::logf, log1p => libm::log1pf,
-    sin => libm::sinf, cos => libm::cosf, tanh => libm::tanhf, erf => libm::erff,
+float!(f32, own functions true {
+    exp => elementary::exp, expm1 => elementary::expm1, log => elementary::log, log1p => elementary::log1p,
+    sin => libm::sinf, cos => libm::cosf, tanh => elementary::tanh, erf => elementary::erf,
+    sigmoid => elementary::sigmoid, softplus => elementary::softplus,
 });
-float!(f64 {
-    exp => libm::exp, expm1 => libm::expm1, log => libm::log, log1p => libm::log1p,
+float!(f64, own functions false {
+    exp => elementary::exp_f64, expm1 => libm::expm1, log => libm::log, log1p => libm::log1p,
     sin => libm::sin, cos => libm::cos, tanh => libm::tanh, erf => libm::erf,
+    sigmoid => sigmoid_f64, softplus => softplus_f64,
 });
 
-/// eˣ in f32, without a branch or a call so that loops over it vectorise. x = n·ln 2 + r with |r| ≤ ln 2 / 2, and
-/// eʳ by the polynomial of Cephes' `expf` (S. L. Moshier, 1989). Within 1.2 ulp, subnormal results included.
+/// Only e^(−|x|) is formed, which cannot overflow.
 #[inline(always)]
-fn exp_f32(x: f32) -> f32 {
-    // Beyond these bounds the result is infinity or 0. NaN fails both comparisons and stays.
-    let x = if x > 89.0 { 89.0 } else { x };
-    let x = if x < -104.0 { -104.0 } else { x };
-    // Adding 1.5·2²³ leaves the nearest integer in the low bits of the sum.
-    const SHIFT: f32 = 12_582_912.0;
-    let shifted = x * std::f32::consts::LOG2_E + SHIFT;
-    let n = shifted - SHIFT;
-    // ln 2 in two parts, the first with few enough bits that its product with n is exact.
-    let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
-    let p = 1.987_569_1e-4;
-    let p = p * r + 1.398_2e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 0.5;
-    let y = p * (r * r) + r + 1.0;
-    // 2ⁿ in two factors, as n may lie beyond the exponents of normal numbers at either end.
-    let n = (shifted.to_bits() as i32).wrapping_sub(SHIFT.to_bits() as i32);
-    let half = n >> 1;
-    let power_of_two = |n: i32| f32::from_bits((n.wrapping_add(127) << 23) as u32);
-    y * power_of_two(half) * power_of_two(n.wrapping_sub(half))
+fn sigmoid_f64(x: f64) -> f64 {
+    let e = elementary::exp_f64(-x.abs());
+    let numerator = if x < 0.0 { e } else { 1.0 };
+    numerator / (1.0 + e)
+}
+
+/// max(x, 0) + ln(1 + e^(−|x|)).
+#[inline(always)]
+fn softplus_f64(x: f64) -> f64 {
+    let positive = if x < 0.0 { 0.0 } else { x };
+    positive + libm::log1p(elementary::exp_f64(-x.abs()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rayon::prelude::*;
 
-    /// The distance to the exact value in units of the last place of f32 there.
+    /// A function in f32, the same in f64, and the error allowed in units of the last place.
+    type Case = (&'static str, fn(f32) -> f32, fn(f64) -> f64, f64);
+
+    const CASES: [Case; 8] = [
+        ("exp", Float::exp, libm::exp, 1.0),
+        ("expm1", Float::expm1, libm::expm1, 1.5),
+        ("log", Float::log, libm::log, 1.0),
+        ("log1p", Float::log1p, libm::log1p, 1.6),
+        ("tanh", Float::tanh, libm::tanh, 1.5),
+        ("sigmoid", Float::sigmoid, Float::sigmoid, 1.7),
+        ("erf", Float::erf, libm::erf, 1.75),
+        ("softplus", Float::softplus, Float::softplus, 1.8),
+    ];
+
+    /// The distance to the exact value in units of the last place of f32 there. Infinite between the zeros of two
+    /// signs, NaN where one of the two is.
     fn ulps(found: f32, exact: f64) -> f64 {
         let nearest = exact as f32;
         if found.to_bits() == nearest.to_bits() || (found.is_nan() && nearest.is_nan()) {
             return 0.0;
         }
-        let unit = f64::from(nearest.abs().next_up()) - f64::from(nearest.abs());
-        (f64::from(found) - exact).abs() / unit
+        if found == nearest {
+            return f64::INFINITY;
+        }
+        let exponent = (nearest.abs().min(f32::MAX).to_bits() >> 23).max(1) as i32 - 150;
+        // Infinity counts as the number after the largest.
+        let finite = |v: f64| v.clamp(-(2f64.powi(128)), 2f64.powi(128));
+        (finite(f64::from(found)) - finite(exact)).abs() / 2f64.powi(exponent)
     }
 
-    /// The largest error over every 499th f32, of both signs, infinities and NaN among them.
-    fn worst(f: fn(f32) -> f32, exact: fn(f64) -> f64) -> (f64, f32) {
-        let sample = (0..=u32::MAX).step_by(499).chain([0x7F80_0000, 0xFF80_0000, 0x7FC0_0000, 0x8000_0000]);
-        sample
-            .map(f32::from_bits)
-            .map(|x| (ulps(f(x), exact(f64::from(x))), x))
-            .fold((0.0, 0.0), |worst, here| if here.0 > worst.0 || here.0.is_nan() { here } else { worst })
+    /// The largest error over some bit patterns, and where.
+    fn worst(case: &Case, patterns: impl Iterator<Item = u32>) -> (f64, f32) {
+        let &(_, f, exact, _) = case;
+        patterns.map(f32::from_bits).map(|x| (ulps(f(x), exact(f64::from(x))), x)).fold((0.0, 0.0), larger)
+    }
+
+    fn larger(a: (f64, f32), b: (f64, f32)) -> (f64, f32) {
+        if b.0 > a.0 || b.0.is_nan() { b } else { a }
+    }
+
+    #[track_caller]
+    fn assert_within_bounds(worst: impl Fn(&Case) -> (f64, f32)) {
+        let mut missed = Vec::new();
+        for case in &CASES {
+            let (error, x) = worst(case);
+            println!("{:8} {error:.3} ulp at {x:e}", case.0);
+            if error.is_nan() || error > case.3 {
+                missed.push(format!("{}({x:e}): {error} ulp, allowed {}", case.0, case.3));
+            }
+        }
+        assert!(missed.is_empty(), "{missed:#?}");
     }
 
     #[test]
+    fn f32_functions_are_close_to_f64_ones() {
+        let ends = [0.0, -0.0, 1.0, -1.0, f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        let sample = || (0..=u32::MAX).step_by(499).chain(ends.map(f32::to_bits));
+        assert_within_bounds(|case| worst(case, sample()));
+    }
+
+    #[test]
+    #[ignore = "all 2³² numbers for each function: minutes, optimised"]
     fn f32_functions_are_close_to_f64_ones_everywhere() {
-        type Case = (&'static str, fn(f32) -> f32, fn(f64) -> f64, f64);
-        let cases: [Case; 6] = [
-            ("exp", Float::exp, libm::exp, 1.2),
-            ("log", Float::log, libm::log, 1.0),
-            ("tanh", Float::tanh, libm::tanh, 2.5),
-            ("erf", Float::erf, libm::erf, 1.5),
-            ("sigmoid", Float::sigmoid, Float::sigmoid, 3.0),
-            ("softplus", Float::softplus, Float::softplus, 2.5),
-        ];
-        let missed: Vec<String> = cases
-            .into_iter()
-            .map(|(name, f, exact, bound)| (name, worst(f, exact), bound))
-            .filter(|(_, (error, _), bound)| error.is_nan() || error > bound)
-            .map(|(name, (error, x), bound)| format!("{name}({x:e}): {error} ulp, allowed {bound}"))
-            .collect();
-        assert!(missed.is_empty(), "{missed:#?}");
+        assert_within_bounds(|case| {
+            let part = |high: u32| worst(case, (0..=0xFFFF).map(|low| high << 16 | low));
+            (0..1 << 16).into_par_iter().map(part).reduce(|| (0.0, 0.0), larger)
+        });
+    }
+
+    #[test]
+    fn exp_in_f64_is_within_one_number_of_the_library() {
+        let spread = (-800_000..800_000).map(|i| f64::from(i) * 1e-3 + f64::from(i).sin() * 1e-3);
+        let ends = [0.0, -0.0, f64::MIN_POSITIVE, f64::MAX, f64::MIN, f64::INFINITY, f64::NEG_INFINITY];
+        for x in spread.chain(ends) {
+            let (found, expected) = (Float::exp(x), libm::exp(x));
+            assert!(
+                found.to_bits().abs_diff(expected.to_bits()) <= 1,
+                "exp({x:e}) is {found:e}, expected {expected:e}"
+            );
+        }
+        assert!(Float::exp(f64::NAN).is_nan());
     }
 
     #[test]

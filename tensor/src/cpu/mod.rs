@@ -1,6 +1,7 @@
 //! The CPU backend.
 
 mod copy;
+mod elementary;
 #[cfg(test)]
 mod fixture;
 mod fused;

@@ -34,8 +34,16 @@ fn finish<T: Real>(y: &mut [T], width: usize, b: Option<&[T]>, act: impl Fn(T) -
         width,
         #[inline(always)]
         |_, row| match b {
-            Some(b) => row.iter_mut().zip(b).for_each(|(y, &b)| *y = act(*y + b)),
-            None => row.iter_mut().for_each(|y| *y = act(*y)),
+            Some(b) => {
+                for (y, &b) in row.iter_mut().zip(b) {
+                    *y = act(*y + b);
+                }
+            }
+            None => {
+                for y in row {
+                    *y = act(*y);
+                }
+            }
         },
     );
 }

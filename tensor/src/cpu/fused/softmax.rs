@@ -160,10 +160,19 @@ fn exponentials<T: Real>(x: &[T], e: &mut [T]) -> T {
     T::of(sum(e, T::wide))
 }
 
-/// ln Σ exp(x − largest).
+/// ln Σ exp(x − largest), the exponentials a block at a time: a loop that does nothing else becomes vectors.
 #[inline(always)]
 fn log_sum_exp<T: Real>(x: &[T], largest: T) -> f64 {
-    Float::log(sum(x, |x| (x - largest).exp().wide()))
+    let mut block = [T::ZERO; 128];
+    let mut total = 0.0;
+    for x in x.chunks(block.len()) {
+        let block = &mut block[..x.len()];
+        for (e, &x) in block.iter_mut().zip(x) {
+            *e = (x - largest).exp();
+        }
+        total += sum(block, T::wide);
+    }
+    Float::log(total)
 }
 
 #[cfg(test)]
