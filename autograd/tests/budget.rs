@@ -88,7 +88,7 @@ fn for_chains_the_front_is_that_of_all_plans() {
 fn residual<'t>(tape: &'t Tape, blocks: usize) -> Var<'t> {
     let mut x = tape.variable(&Tensor::full([8, 16], 0.3, DType::F32));
     for i in 0..blocks {
-        x = tape.scope(&format!("block.{i}"), || {
+        x = tape.scope(format_args!("block.{i}"), || {
             let weight = tape.variable(&Tensor::full([16, 16], 0.01, DType::F32));
             let inside = x.sin().matmul(weight).tanh();
             x.skip() + (inside * x.exp()).branch()

@@ -145,7 +145,7 @@ fn a_replay_counts_its_step_and_reads_its_rate_and_norm() {
             [(5, DType::F32), (9000, DType::F32), (0, DType::F32), (7, DType::F64)]
                 .map(|(n, dtype)| weight(n, dtype, rule))
         };
-        let mut set = |rate: &mut Tensor, weights: &mut [WeightStep], t: i32| {
+        let set = |rate: &mut Tensor, weights: &mut [WeightStep], t: i32| {
             cuda().overwrite(rate, &Tensor::scalar(0.1 / f64::from(t + 1))).unwrap();
             // Half of 9000 beside it: the norm is 72 in the first three steps, then 67.
             let large = Tensor::full([7], if t < 3 { 10.0 } else { 0.25 }, DType::F64);

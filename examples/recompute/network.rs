@@ -65,7 +65,7 @@ impl Network {
         let embedded = tape.scope("embedding", || self.embedding.on(tape).index_select(0, tokens));
         let mut state = tape.scope("enter", || self.enter.forward(embedded));
         for (layer, block) in self.blocks.iter().enumerate() {
-            state = tape.scope(&format!("block.{layer}"), || block.forward(state));
+            state = tape.scope(format_args!("block.{layer}"), || block.forward(state));
         }
         tape.scope("leave", || {
             let logits = self.head.forward(self.norm.forward(Reduce::Mean.forward(state)));

@@ -45,6 +45,6 @@ impl Parameters for Sequential {
 impl Module for Sequential {
     fn forward<'t>(&self, x: Var<'t>) -> Var<'t> {
         let numbered = self.modules.iter().enumerate();
-        numbered.fold(x, |x, (i, module)| x.tape().scope(&i.to_string(), || module.forward(x)))
+        numbered.fold(x, |x, (i, module)| x.tape().scope(i, || module.forward(x)))
     }
 }

@@ -30,7 +30,7 @@ impl Stack {
     fn loss<'t>(&self, tape: &'t Tape) -> Var<'t> {
         let mut x = Expand::copies(STREAMS).forward(tape.variable(&self.input));
         for (i, block) in self.blocks.iter().enumerate() {
-            x = tape.scope(&format!("layers.{i}"), || block.forward(x));
+            x = tape.scope(format_args!("layers.{i}"), || block.forward(x));
         }
         let y = Reduce::Sum.forward(x);
         (y * y).mean(&[])

@@ -324,6 +324,13 @@ struct Training<O> {
     rate: Tensor,
 }
 
+/// Bits of weights, and what an optimiser remembers by name.
+#[derive(PartialEq, Debug)]
+struct State {
+    weights: Vec<Vec<u32>>,
+    remembered: Vec<(String, Vec<f64>)>,
+}
+
 impl<O: Optimizer> Training<O> {
     fn new(optimizer: O, on: &Device) -> Training<O> {
         Training {
@@ -357,8 +364,8 @@ impl<O: Optimizer> Training<O> {
     }
 
     /// Weights and what is remembered of them.
-    fn state(&self) -> (Vec<Vec<u32>>, Vec<(String, Vec<f64>)>) {
-        (bits(&weights(&self.model)), state(&self.optimizer, &self.model))
+    fn state(&self) -> State {
+        State { weights: bits(&weights(&self.model)), remembered: state(&self.optimizer, &self.model) }
     }
 }
 
@@ -372,7 +379,7 @@ fn replays_of_a_captured_step_are_the_next_steps() {
         let slow = Group { rate_scale: 0.3, weight_decay };
         Groups::new(Group { weight_decay, ..Group::default() }).with("*.bias", slow)
     };
-    let optimizers: [(&str, fn() -> Adam); 2] = [("adam", Adam::new), ("adamw", Adam::adamw)];
+    let optimizers = [("adam", Adam::new as fn() -> Adam), ("adamw", Adam::adamw)];
     let schedule = Schedule::Cosine { peak: 0.05, floor: 0.001, steps: 8 }.with_warm_up(3);
     for (name, optimizer) in optimizers {
         // The norms are above the first bound and below the last.

@@ -43,7 +43,7 @@ impl fmt::Display for Choice {
 /// let tape = Tape::dry();
 /// let mut x = tape.variable(&Tensor::ones([64], DType::F32));
 /// for i in 0..9 {
-///     x = tape.scope(&format!("block.{i}"), || x.skip() + x.sin().exp().branch());
+///     x = tape.scope(format_args!("block.{i}"), || x.skip() + x.sin().exp().branch());
 /// }
 /// let loss = x.sum(&[]);
 /// let policy = Policy::recomputing("every third block").save(Select::edge(Edge::Skip).every(3));

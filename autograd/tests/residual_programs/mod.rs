@@ -46,7 +46,7 @@ pub fn residual(tape: &Tape, depth: usize, seed: u64) -> Residual<'_> {
         let w = weights[draw.bits(0) as usize % 4];
         let v = weights[draw.bits(1) as usize % 4];
         let x = streams[block];
-        let next = tape.scope(&format!("block{block}"), || match draw.bits(2) % 8 {
+        let next = tape.scope(format_args!("block{block}"), || match draw.bits(2) % 8 {
             0 => x.skip() + tape.scope("branch", || x.matmul(w).tanh()).branch(),
             1 => x.skip() + tape.scope("branch", || (x.matmul(w) + 0.1).sin()).branch() * 0.7,
             // A value used several times, and the same one twice by one operation.

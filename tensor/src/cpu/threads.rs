@@ -50,13 +50,10 @@ pub(super) fn chunks_of_two<A: Pod, B: Pod>(
     });
 }
 
-fn byte_chunks_of_two(
-    a: &mut [u8],
-    size_a: usize,
-    b: &mut [u8],
-    size_b: usize,
-    f: &(dyn Fn(usize, &mut [u8], &mut [u8]) + Sync),
-) {
+/// What is done with chunk i of two results.
+type WithTwo<'a> = &'a (dyn Fn(usize, &mut [u8], &mut [u8]) + Sync);
+
+fn byte_chunks_of_two(a: &mut [u8], size_a: usize, b: &mut [u8], size_b: usize, f: WithTwo<'_>) {
     let pairs = a.par_chunks_mut(size_a).zip(b.par_chunks_mut(size_b));
     pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
 }

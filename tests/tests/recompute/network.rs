@@ -248,7 +248,7 @@ impl Blocks {
         for step in 0..self.steps {
             for (i, block) in self.blocks.iter().enumerate() {
                 let state = states[states.len() - 1];
-                states.push(x.tape().scope(&format!("block.{}", step + i), || block.forward(state)));
+                states.push(x.tape().scope(format_args!("block.{}", step + i), || block.forward(state)));
             }
         }
         states

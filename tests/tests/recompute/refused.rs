@@ -28,7 +28,7 @@ fn network<'t>(tape: &'t Tape, depth: usize, batch: usize) -> Var<'t> {
             Box::new(linear),
             Box::new(Dropout::new(0.5)),
         ]);
-        tape.scope(&format!("blocks.{i}"), || Residual { connection: Identity, branch }.forward(x))
+        tape.scope(format_args!("blocks.{i}"), || Residual { connection: Identity, branch }.forward(x))
     });
     y.named("features").sum(&[])
 }

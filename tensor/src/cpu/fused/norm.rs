@@ -132,7 +132,7 @@ fn backward<T: Real, const CENTRED: bool>(
     }
     let mut totals = vec![0.0; width];
     for slab in sums.as_mut::<f64>().chunks_exact(width.max(1)) {
-        totals.iter_mut().zip(&*slab).for_each(|(total, sum)| *total += sum);
+        totals.iter_mut().zip(slab).for_each(|(total, sum)| *total += sum);
     }
     let mut results: Results = smallvec![dx.into_tensor(shape, T::DTYPE)];
     for k in 0..parameters {
