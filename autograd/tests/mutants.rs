@@ -133,7 +133,18 @@ fn table() -> Vec<(&'static str, Function, Vec<Vec<Tensor>>)> {
 }
 
 /// Mistakes that are none, in alphabetical order, and why.
-const EQUIVALENT: [(&str, &str); 6] = [
+const EQUIVALENT: [(&str, &str); 17] = [
+    ("layer_norm vjp: 1: sign", INDEPENDENT),
+    ("layer_norm vjp: 1: ×1.01", INDEPENDENT),
+    ("layer_norm vjp: expand(1): sign", INDEPENDENT),
+    ("layer_norm vjp: expand(1): ×1.01", INDEPENDENT),
+    ("layer_norm vjp: operand 0 of layer_norm_bias_backward(x0, x1, ȳ): detached", INDEPENDENT),
+    ("layer_norm vjp: operand 0 of layer_norm_bias_backward(x0, x1, ȳ): stale value", INDEPENDENT),
+    ("layer_norm vjp: operand 0 of layer_norm_bias_backward(x0, x1, ȳ): transposed", INDEPENDENT),
+    ("layer_norm vjp: operand 1 of layer_norm_bias_backward(x0, x1, ȳ): detached", INDEPENDENT),
+    ("layer_norm vjp: operand 1 of layer_norm_bias_backward(x0, x1, ȳ): stale value", INDEPENDENT),
+    ("layer_norm vjp: operand 1 of layer_norm_gain_backward(x0, x1, ȳ): detached", INDEPENDENT),
+    ("layer_norm vjp: operand 1 of layer_norm_gain_backward(x0, x1, ȳ): stale value", INDEPENDENT),
     ("max jvp: cast(eq(x0, y)): sign", RATIO),
     ("max jvp: cast(eq(x0, y)): ×1.01", RATIO),
     ("max vjp: cast(eq(x0, y)): sign", RATIO),
@@ -141,6 +152,8 @@ const EQUIVALENT: [(&str, &str); 6] = [
     ("pow jvp: 1: ×1.01", TIMES_ZERO),
     ("pow vjp: 1: ×1.01", TIMES_ZERO),
 ];
+const INDEPENDENT: &str =
+    "the cotangents of gain and bias do not depend on the gain, nor that of the bias on x";
 const RATIO: &str = "the share of each of k largest elements is a hit over the sum of hits: a factor cancels";
 const TIMES_ZERO: &str =
     "at 0 the exponent and the logarithm's argument are 1 to be finite; 0 times them is 0";

@@ -9,7 +9,7 @@ use crate::quiet::quietly;
 use crate::subject::Subject;
 
 /// Mistakes that are none: operation, the start of the place, the edit, and why nothing changes. `*` is any.
-const EXCLUSIONS: [(&str, &str, &str, &str); 21] = [
+const EXCLUSIONS: [(&str, &str, &str, &str); 25] = [
     ("sign", "*", "*", NO_SLOPE),
     ("*", "operand 0 of sign(", "detached", NO_SLOPE),
     ("*", "sum(", "left out", NOTHING_MOVES),
@@ -35,7 +35,11 @@ const EXCLUSIONS: [(&str, &str, &str, &str); 21] = [
     ("layer_norm", "operand 0 of layer_norm_bias_backward(", "*", UNREAD),
     ("layer_norm", "operand 1 of layer_norm_bias_backward(", "*", UNREAD),
     ("layer_norm", "layer_norm_bias_backward(", "swapped 0 and 1", UNREAD),
+    ("layer_norm", "1", "*", UNREAD),
+    ("layer_norm", "expand(1)", "*", UNREAD),
     ("rms_norm", "operand 1 of rms_norm_gain_backward(", "*", UNREAD),
+    ("rms_norm", "1", "*", UNREAD),
+    ("rms_norm", "expand(1)", "*", UNREAD),
 ];
 const NO_SLOPE: &str =
     "the derivative of sign is 0 and so is any multiple of it; its result is as good as a constant";
