@@ -1,25 +1,28 @@
 // Connections between n streams of C channels: x' = A·X + bᵀ ⊗ F(a·X) for each token, with a (n), b (n) and A (n×n) computed
-// from v = vec(X), nC numbers, by way of p = v·φ/r, r = √(mean(v²) + ε), φ [nC, m].
+// from v = vec(X), nC numbers, by way of v·φ/r, r = √(mean(v²) + ε), φ [nC, m], whose columns come in several tensors.
 //
 // What bounds them: memory. A token of n = 4 streams is 4C elements; for each of them there is a handful of operations, but
-// for the products with φ, 2·24 operations an element, which at 2 bytes an element is as much arithmetic as a card does
-// outside its tensor units while it waits. Elements moved per token, without coefficients (n² + 2n numbers):
+// for the products with φ, 2m = 48 operations an element, which at 2 bytes an element is as much arithmetic as a card does
+// outside its tensor units while it waits. Elements moved per token, without coefficients (n² + 2n numbers), and additions
+// and multiplications for each of the nC numbers:
 //
-//   forward                        reads           writes        n = 4
-//   project        p, r            nC                              4C
-//   read           a·X             nC               C              5C
-//   write          A·X + bᵀ⊗F      (n + 1)C         nC             9C      18C together; from primitives 34C
+//   forward                        reads           writes        n = 4     operations     n = 4
+//   project        y = v·φ/r, r    nC                              4C      2m + 2            50
+//   read           a·X             nC               C              5C      2                  2
+//   write          A·X + bᵀ⊗F      (n + 1)C         nC             9C      2n + 2            10      18C together; from
+//                                                                                                    primitives 34C
 //   backward, of what was written, G, and of what was read, H
-//   write_backward F̄, Ā, b̄         (2n + 1)C        C             10C
-//   read_backward  ā               (n + 1)C                        5C
-//   stream         X̄               (2n + 1)C        nC            13C
-//   phi_backward   φ̄               nC                              4C      32C together
+//   write_backward F̄, Ā, b̄         (2n + 1)C        C             10C      2n + 4            12
+//   read_backward  ā               (n + 1)C                        5C      2                  2
+//   stream         X̄               (2n + 1)C        nC            13C      2m + 2n + 4       60
+//   phi_backward   φ̄               nC                              4C      2m                48      32C together
+//   cotangent      X̄ without φ     (n + 1)C         nC             9C      2n + 2            10
 //   recompute      X of L blocks   (n + L)C         LnC           (4 + 5L)C; by `write` it would be 9LC
 //
 //   1. A kernel for each product and sum        every intermediate stream is written and read: 34C forward.
 //   2. One pass for each row above              a thread has 16 bytes of every stream that it needs, and of the result; n is
 //                                               known to the compiler (2, 4, 8), so that they are in registers. X̄ gathers its
-//                                               three cotangents, by A, by a and by φ, before it is rounded once.
+//                                               shares, by A, by a and by φ, before it is rounded once.
 //   3. φ passes through shared memory           in `project` a block has tokens of all its warps, so that what it reads of φ
 //                                               serves all of them; in `stream` and `phi_backward` a thread keeps its rows of
 //                                               φ or φ̄ in registers, and goes through tokens.
@@ -70,50 +73,66 @@ __device__ __forceinline__ void read(T* y, const T* x, const W* a, const Streams
     });
 }
 
-/// Stream i of A·X + bᵀ⊗F, from packs of the streams and of F. A and b are the token's.
-template <typename T, int N, typename W = typename Wide<T>::type>
+/// Stream i of A·X + bᵀ⊗F, from packs of the streams and of F, or, TURNED, of Aᵀ·X + bᵀ⊗F. A and b are the token's; without
+/// one of X and F the other's share is left. TURNED, the two are shares of a cotangent: each is rounded, then they are added,
+/// so that their sum has the bits of shares that were computed one by one.
+template <typename T, int N, bool TURNED, typename W = typename Wide<T>::type>
 __device__ __forceinline__ Values<T> written(int i, const Values<T> (&x)[N], const Values<T>& f, const W* mix,
-                                             const W* write) {
+                                             const W* write, bool has_x, bool has_f) {
     Values<T> sum = {};
+    if (has_x) {
 #pragma unroll
-    for (int j = 0; j < N; j++)
+        for (int j = 0; j < N; j++)
 #pragma unroll
-        for (int k = 0; k < pack_width<T>(); k++) sum.at[k] = fma(mix[i * N + j], x[j].at[k], sum.at[k]);
+            for (int k = 0; k < pack_width<T>(); k++)
+                sum.at[k] = fma(mix[TURNED ? j * N + i : i * N + j], x[j].at[k], sum.at[k]);
+    }
+    if (has_f) {
 #pragma unroll
-    for (int k = 0; k < pack_width<T>(); k++) sum.at[k] = fma(write[i], f.at[k], sum.at[k]);
+        for (int k = 0; k < pack_width<T>(); k++)
+            sum.at[k] = TURNED ? sum.at[k] + write[i] * f.at[k] : fma(write[i], f.at[k], sum.at[k]);
+    }
     return sum;
 }
 
-/// y = A·X + bᵀ⊗F.
-template <typename T, int N, typename W = typename Wide<T>::type>
+/// y = A·X + bᵀ⊗F, or, TURNED, Aᵀ·X + bᵀ⊗F, where X or F may be missing.
+template <typename T, int N, bool TURNED, typename W = typename Wide<T>::type>
 __device__ __forceinline__ void write(T* y, const T* x, const T* f, const W* mix, const W* write, const Streams& s) {
     const int n = count<N>(s);
+    const bool has_x = !TURNED || x != nullptr, has_f = !TURNED || f != nullptr;
     each_pack<T>(s, [&](i64 token, i64 first) {
-        const Values<T> branch = read_pack(f + token * s.channels, first, s.channels, s.vector);
+        Values<T> branch = {};
+        if (has_f) branch = read_pack(f + token * s.channels, first, s.channels, s.vector);
         const T* from = x + token * n * s.channels;
         T* to = y + token * n * s.channels;
         if constexpr (N > 0) {
-            Values<T> streams[N];
+            Values<T> streams[N] = {};
+            if (has_x) {
 #pragma unroll
-            for (int j = 0; j < N; j++) streams[j] = read_pack(from + j * s.channels, first, s.channels, s.vector);
+                for (int j = 0; j < N; j++)
+                    streams[j] = read_pack(from + j * s.channels, first, s.channels, s.vector);
+            }
 #pragma unroll
             for (int i = 0; i < N; i++)
                 write_pack(to + i * s.channels, first, s.channels, s.vector,
-                           written<T, N>(i, streams, branch, mix + token * N * N, write + token * N));
+                           written<T, N, TURNED>(i, streams, branch, mix + token * N * N, write + token * N, has_x, has_f));
         } else {
 #pragma unroll 1
             for (int i = 0; i < n; i++) {
                 Values<T> sum = {};
 #pragma unroll 1
-                for (int j = 0; j < n; j++) {
+                for (int j = 0; j < (has_x ? n : 0); j++) {
                     const Values<T> stream = read_pack(from + j * s.channels, first, s.channels, s.vector);
-                    const W by = mix[(token * n + i) * n + j];
+                    const W by = mix[token * n * n + (TURNED ? j * n + i : i * n + j)];
 #pragma unroll
                     for (int k = 0; k < pack_width<T>(); k++) sum.at[k] = fma(by, stream.at[k], sum.at[k]);
                 }
+                if (has_f) {
+                    const W by = write[token * n + i];
 #pragma unroll
-                for (int k = 0; k < pack_width<T>(); k++)
-                    sum.at[k] = fma(write[token * n + i], branch.at[k], sum.at[k]);
+                    for (int k = 0; k < pack_width<T>(); k++)
+                        sum.at[k] = TURNED ? sum.at[k] + by * branch.at[k] : fma(by, branch.at[k], sum.at[k]);
+                }
                 write_pack(to + i * s.channels, first, s.channels, s.vector, sum);
             }
         }
@@ -149,7 +168,7 @@ __device__ __forceinline__ void recompute(const T* x, const Blocks& blocks, cons
             const W* write = static_cast<const W*>(blocks.write[l]) + token * N;
             Values<T> next[N];
 #pragma unroll
-            for (int i = 0; i < N; i++) next[i] = written<T, N>(i, streams, branch, mix, write);
+            for (int i = 0; i < N; i++) next[i] = written<T, N, false>(i, streams, branch, mix, write, true, true);
 #pragma unroll
             for (int i = 0; i < N; i++) {
                 T* to = static_cast<T*>(blocks.y[l]) + begin + i * s.channels;
@@ -299,7 +318,26 @@ struct Projection {
     int parts;  // into how many the sums over k or tokens are split
     i64 part;   // how many numbers or tokens one of them has
     int vector;     // whether runs of v are aligned
-    int vector_phi; // whether packs of φ are
+    int vector_phi; // whether packs of φ are, each of one tensor
+};
+
+/// The most tensors that columns come in.
+constexpr int MOST_PHI = 4;
+
+/// φ₁, φ₂, … [k, mᵢ], as if they stood side by side. Those that there are not have no columns and begin behind the last.
+template <typename W> struct Columns {
+    W* at[MOST_PHI];
+    int first[MOST_PHI], width[MOST_PHI];
+
+    /// Where column c of a row lies.
+    __device__ __forceinline__ W* place(i64 row, int c) const {
+        W* base = at[0];
+        int begin = 0, columns = width[0];
+#pragma unroll
+        for (int i = 1; i < MOST_PHI; i++)
+            if (c >= first[i]) base = at[i], begin = first[i], columns = width[i];
+        return base + row * columns + (c - begin);
+    }
 };
 
 /// WIDTH elements from `at` on; 0 from `end` on. `vector` promises that such runs are aligned.
@@ -320,7 +358,7 @@ constexpr int PROJECT_THREADS = 256;
 /// of φ, RUN neighbouring ones each. A block has as many tokens as its warps, and M columns; blocks along y have the others,
 /// along z the other parts. While it multiplies, what comes next of v and φ is on its way to registers.
 template <typename T, int M, int TOKENS, typename W = typename Wide<T>::type>
-__device__ __forceinline__ void project(W* partial, const T* x, const W* phi, const Projection& p) {
+__device__ __forceinline__ void project(W* partial, const T* x, const Columns<const W>& phi, const Projection& p) {
     constexpr int RUN = pack_width<W>(), ROWS = 32 * RUN, EACH = ROWS * M / PROJECT_THREADS, WIDTH = pack_width<W>();
     // An odd number of packs a row, and two packs more behind every 32 rows: neither 8 lanes that read a pack of every
     // RUN-th row nor 8 that write one of every row meet a bank twice.
@@ -338,10 +376,18 @@ __device__ __forceinline__ void project(W* partial, const T* x, const W* phi, co
 #pragma unroll
         for (int t = 0; t < TOKENS; t++)
             v[t] = read_run<RUN>(x + (token + t) * p.k, first + RUN * lane, token + t < p.tokens ? end : 0, p.vector);
-        const W* from = phi + (first + row) * p.m + column + share;
 #pragma unroll
-        for (int c = 0; c < EACH; c += WIDTH)
-            next[c / WIDTH] = read_run<WIDTH>(from, c, first + row < end ? p.m - column - share : 0, p.vector_phi);
+        for (int c = 0; c < EACH; c += WIDTH) {
+            const int begin = column + share + c, columns = first + row < end ? p.m : 0;
+            Pack<W, WIDTH>& pack = next[c / WIDTH] = {};
+            if (p.vector_phi && begin + WIDTH <= columns) {
+                pack = load_pack<W, WIDTH>(phi.place(first + row, begin));
+            } else {
+#pragma unroll
+                for (int k = 0; k < WIDTH; k++)
+                    if (begin + k < columns) pack.at[k] = *phi.place(first + row, begin + k);
+            }
+        }
     };
     fetch(begin);
 #pragma unroll 1
@@ -391,13 +437,13 @@ __device__ __forceinline__ void project(W* partial, const T* x, const W* phi, co
     }
 }
 
-/// projected = v·φ/r and r, from the parts, a thread for each number.
+/// y = v·φ/r and, behind it, r, from the parts, a thread for each number.
 template <typename W>
-__device__ __forceinline__ void normalise(W* projected, W* r, const W* partial, double eps, const Projection& p) {
+__device__ __forceinline__ void normalise(W* y, const W* partial, double eps, const Projection& p) {
 #pragma unroll 1
-    for (i64 i = global_thread(); i < p.tokens * p.m; i += global_threads()) {
-        const i64 token = i / p.m;
-        const int c = (int)(i - token * p.m);
+    for (i64 i = global_thread(); i < p.tokens * (p.m + 1); i += global_threads()) {
+        const i64 token = i / (p.m + 1);
+        const int c = (int)(i - token * (p.m + 1));
         W sum = 0, squares = 0;
 #pragma unroll 1
         for (int part = 0; part < p.parts; part++) {
@@ -406,27 +452,27 @@ __device__ __forceinline__ void normalise(W* projected, W* r, const W* partial, 
             squares += of_token[p.m];
         }
         const W root = sqrt(squares / W(p.k) + W(eps));
-        projected[i] = sum / root;
-        if (c == 0) r[token] = root;
+        y[i] = c < p.m ? sum / root : root;
     }
 }
 
 // ── Its cotangents ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// q = p̄/r and s = ⟨p̄, p⟩/(r²·nC) of each token: the cotangent of v is φ·q − s·v, that of φ the sum of v ⊗ q.
+/// q = p̄/r and s = (r̄ − ⟨p̄, p⟩/r)/(nC·r) of each token, from y = (p, r) and its cotangent: that of v is φ·q + s·v, that of φ
+/// the sum of v ⊗ q.
 template <typename W>
-__device__ __forceinline__ void scale_cotangent(W* q, W* s, const W* g, const W* projected, const W* r,
-                                                const Projection& p) {
+__device__ __forceinline__ void scale_cotangent(W* q, W* s, const W* g, const W* y, const Projection& p) {
 #pragma unroll 1
     for (i64 token = global_thread(); token < p.tokens; token += global_threads()) {
-        W sum = 0;
+        const W *given = g + token * (p.m + 1), *of_token = y + token * (p.m + 1);
+        const W r = of_token[p.m];
+        W along = 0;
 #pragma unroll 1
         for (int c = 0; c < p.m; c++) {
-            const W given = g[token * p.m + c];
-            sum = fma(given, projected[token * p.m + c], sum);
-            q[token * p.m + c] = given / r[token];
+            along = fma(given[c], of_token[c], along);
+            q[token * p.m + c] = given[c] / r;
         }
-        s[token] = sum / (r[token] * r[token] * W(p.k));
+        s[token] = (given[p.m] - along / r) / (W(p.k) * r);
     }
 }
 
@@ -436,59 +482,79 @@ constexpr int STAGED = 32, PASSED = 128;
 /// How many neighbouring channels a thread of `stream` and `phi_backward` has: their rows of φ are in its registers.
 template <typename W> constexpr int channels_of_thread() { return sizeof(W) == 4 ? 2 : 1; }
 
-/// X̄ = AᵀG + aᵀ⊗H + φ·q − s·X. Warp i of a block has stream i, of 32 threads' channels, and goes through tokens; G, which
-/// all warps read, is in the cache for all but the first.
-template <typename T, int N, typename W = typename Wide<T>::type>
-__device__ __forceinline__ void stream(T* dx, const T* g, const T* h, const T* x, const W* a, const W* mix, const W* phi,
-                                       const W* q, const W* scale, const Streams& s, bool pairs) {
-    constexpr int M = N * N + 2 * N, CHANNELS = channels_of_thread<W>(), WIDTH = pack_width<W>();
+/// X̄ = AᵀG + aᵀ⊗H + (s·X + φ·q), where G or H may be missing, for φ of at most M columns. Each share is rounded before it is
+/// added, as for `cotangent`. Warp i of a block has stream i, of 32 threads' channels, and goes through tokens; G, which all
+/// warps read, is in the cache for all but the first.
+template <typename T, int N, int M, typename W = typename Wide<T>::type>
+__device__ __forceinline__ void stream(T* dx, const T* g, const T* h, const T* x, const W* a, const W* mix,
+                                       const Columns<const W>& phi, const W* q, const W* scale, const Streams& s, int m,
+                                       bool pairs) {
+    constexpr int CHANNELS = channels_of_thread<W>(), WIDTH = pack_width<W>();
     SHARED(W, staged_q, [STAGED][M]);
     SHARED(W, staged_mix, [STAGED][N * N]);
     SHARED(W, staged_read, [STAGED][N]);
     SHARED(W, staged_scale, [STAGED]);
     const int i = threadIdx.x / 32;
-    const i64 channel = ((i64)blockIdx.x * 32 + threadIdx.x % 32) * CHANNELS;
-    W own[CHANNELS][M];
+    // Neighbouring blocks have the channels of one run of tokens.
+    const unsigned across = (unsigned)((s.channels + 32 * CHANNELS - 1) / (32 * CHANNELS)), run = blockIdx.x / across;
+    const i64 channel = ((i64)(blockIdx.x - run * across) * 32 + threadIdx.x % 32) * CHANNELS;
+    W rows[CHANNELS][M];
 #pragma unroll
     for (int e = 0; e < CHANNELS; e++)
 #pragma unroll
         for (int c = 0; c < M; c++)
-            own[e][c] = channel + e < s.channels ? phi[(i * s.channels + channel + e) * M + c] : W(0);
-    const i64 begin = (i64)blockIdx.y * PASSED, end = begin + PASSED < s.tokens ? begin + PASSED : s.tokens;
+            rows[e][c] = channel + e < s.channels && c < m ? *phi.place(i * s.channels + channel + e, c) : W(0);
+    const i64 begin = (i64)run * PASSED, end = begin + PASSED < s.tokens ? begin + PASSED : s.tokens;
 #pragma unroll 1
     for (i64 first = begin; first < end; first += STAGED) {
         const int tokens = end - first < STAGED ? (int)(end - first) : STAGED;
         __syncthreads();
 #pragma unroll 1
-        for (int e = threadIdx.x; e < tokens * M; e += 32 * N) staged_q[e / M][e % M] = q[first * M + e];
+        for (int e = threadIdx.x; e < tokens * M; e += 32 * N)
+            staged_q[e / M][e % M] = e % M < m ? q[(first + e / M) * m + e % M] : W(0);
+        if (g != nullptr) {
 #pragma unroll 1
-        for (int e = threadIdx.x; e < tokens * N * N; e += 32 * N) staged_mix[e / (N * N)][e % (N * N)] = mix[first * N * N + e];
+            for (int e = threadIdx.x; e < tokens * N * N; e += 32 * N)
+                staged_mix[e / (N * N)][e % (N * N)] = mix[first * N * N + e];
+        }
+        if (h != nullptr) {
 #pragma unroll 1
-        for (int e = threadIdx.x; e < tokens * N; e += 32 * N) staged_read[e / N][e % N] = a[first * N + e];
+            for (int e = threadIdx.x; e < tokens * N; e += 32 * N) staged_read[e / N][e % N] = a[first * N + e];
+        }
 #pragma unroll 1
         for (int e = threadIdx.x; e < tokens; e += 32 * N) staged_scale[e] = scale[first + e];
         __syncthreads();
 #pragma unroll 1
         for (int t = 0; t < tokens; t++) {
             const i64 token = first + t, row = (token * N + i) * s.channels;
-            W sum[CHANNELS] = {};
-            const auto add = [&](W by, const T* run) {
-                const Pack<T, CHANNELS> pack = read_run<CHANNELS>(run, channel, s.channels, pairs);
+            W sum[CHANNELS] = {}, own[CHANNELS];
+            const auto read = [&](const T* run) { return read_run<CHANNELS>(run, channel, s.channels, pairs); };
+            if (g != nullptr) {
 #pragma unroll
-                for (int e = 0; e < CHANNELS; e++) sum[e] = fma(by, widen(pack.at[e]), sum[e]);
-            };
-            add(-staged_scale[t], x + row);
-            add(staged_read[t][i], h + token * s.channels);
+                for (int j = 0; j < N; j++) {
+                    const Pack<T, CHANNELS> pack = read(g + (token * N + j) * s.channels);
 #pragma unroll
-            for (int j = 0; j < N; j++) add(staged_mix[t][j * N + i], g + (token * N + j) * s.channels);
+                    for (int e = 0; e < CHANNELS; e++) sum[e] = fma(staged_mix[t][j * N + i], widen(pack.at[e]), sum[e]);
+                }
+            }
+            if (h != nullptr) {
+                const Pack<T, CHANNELS> pack = read(h + token * s.channels);
+#pragma unroll
+                for (int e = 0; e < CHANNELS; e++) sum[e] += staged_read[t][i] * widen(pack.at[e]);
+            }
+            const Pack<T, CHANNELS> v = read(x + row);
+#pragma unroll
+            for (int e = 0; e < CHANNELS; e++) own[e] = staged_scale[t] * widen(v.at[e]);
 #pragma unroll
             for (int c = 0; c < M; c += WIDTH) {
                 const Pack<W, WIDTH> pack = load_pack<W, WIDTH>(&staged_q[t][c]);
 #pragma unroll
                 for (int k = 0; k < WIDTH; k++)
 #pragma unroll
-                    for (int e = 0; e < CHANNELS; e++) sum[e] = fma(own[e][c + k], pack.at[k], sum[e]);
+                    for (int e = 0; e < CHANNELS; e++) own[e] = fma(rows[e][c + k], pack.at[k], own[e]);
             }
+#pragma unroll
+            for (int e = 0; e < CHANNELS; e++) sum[e] += own[e];
             if (pairs && channel + CHANNELS <= s.channels) {
                 Pack<T, CHANNELS> pack;
 #pragma unroll
@@ -506,19 +572,26 @@ __device__ __forceinline__ void stream(T* dx, const T* g, const T* h, const T* x
 /// The same for any n and m, an element a thread and turn.
 template <typename T, typename W = typename Wide<T>::type>
 __device__ __forceinline__ void stream_of_any(T* dx, const T* g, const T* h, const T* x, const W* a, const W* mix,
-                                              const W* phi, const W* q, const W* scale, const Streams& s) {
-    const int n = s.n, m = n * n + 2 * n;
+                                              const Columns<const W>& phi, const W* q, const W* scale, const Streams& s,
+                                              int m) {
+    const int n = s.n;
 #pragma unroll 1
     for (i64 at = global_thread(); at < s.tokens * n * s.channels; at += global_threads()) {
         const i64 row = at / s.channels, token = row / n, channel = at - row * s.channels;
         const int i = (int)(row - token * n);
-        W sum = -(scale[token] * widen(x[at]));
-        sum = fma(a[row], widen(h[token * s.channels + channel]), sum);
+        W sum = 0, own = scale[token] * widen(x[at]);
 #pragma unroll 1
-        for (int j = 0; j < n; j++)
+        for (int j = 0; j < (g != nullptr ? n : 0); j++)
             sum = fma(mix[(token * n + j) * n + i], widen(g[(token * n + j) * s.channels + channel]), sum);
+        if (h != nullptr) sum += a[row] * widen(h[token * s.channels + channel]);
+#pragma unroll
+        for (int part = 0; part < MOST_PHI; part++) {
+            const W* from = phi.at[part] + (i * s.channels + channel) * phi.width[part];
+            const W* by = q + token * m + phi.first[part];
 #pragma unroll 1
-        for (int c = 0; c < m; c++) sum = fma(phi[(i * s.channels + channel) * m + c], q[token * m + c], sum);
+            for (int c = 0; c < phi.width[part]; c++) own = fma(from[c], by[c], own);
+        }
+        sum += own;
         dx[at] = narrow<T>(sum);
     }
 }
@@ -564,14 +637,17 @@ __device__ __forceinline__ void phi_backward(W* partial, const T* x, const W* q,
             if (at + e < p.k && column + c < p.m) partial[(blockIdx.y * p.k + at + e) * p.m + column + c] = sums[e][c];
 }
 
-/// y = the sum of the parts, n elements each.
-template <typename W> __device__ __forceinline__ void sum_parts(W* y, const W* partial, i64 n, int parts) {
+/// φ̄ = the sum of the parts.
+template <typename W>
+__device__ __forceinline__ void sum_parts(const Columns<W>& dphi, const W* partial, const Projection& p) {
+    const i64 n = p.k * p.m;
 #pragma unroll 1
     for (i64 i = global_thread(); i < n; i += global_threads()) {
         W sum = partial[i];
 #pragma unroll 1
-        for (int part = 1; part < parts; part++) sum += partial[part * n + i];
-        y[i] = sum;
+        for (int part = 1; part < p.parts; part++) sum += partial[part * n + i];
+        const i64 row = i / p.m;
+        *dphi.place(row, (int)(i - row * p.m)) = sum;
     }
 }
 
@@ -581,7 +657,11 @@ template <typename W> __device__ __forceinline__ void sum_parts(W* y, const W* p
     KERNEL(256, connection_read_##n##_##dtype, (T * y, const T* x, const W* a, Streams s)) { read<T, N>(y, x, a, s); } \
     KERNEL(256, connection_write_##n##_##dtype,                                                                        \
            (T * y, const T* x, const T* f, const W* mix, const W* by, Streams s)) {                                    \
-        write<T, N>(y, x, f, mix, by, s);                                                                              \
+        write<T, N, false>(y, x, f, mix, by, s);                                                                       \
+    }                                                                                                                  \
+    KERNEL(256, connection_cotangent_##n##_##dtype,                                                                    \
+           (T * dx, const T* g, const T* h, const W* mix, const W* a, Streams s)) {                                    \
+        write<T, N, true>(dx, g, h, mix, a, s);                                                                        \
     }                                                                                                                  \
     KERNEL(128, connection_write_backward_##n##_##dtype,                                                               \
            (T * df, W * dmix, W * dwrite, const T* g, const T* x, const T* f, const W* by, Streams s)) {               \
@@ -590,33 +670,41 @@ template <typename W> __device__ __forceinline__ void sum_parts(W* y, const W* p
     KERNEL(128, connection_read_backward_##n##_##dtype, (W * da, const T* h, const T* x, Streams s)) {                 \
         read_backward<T, N>(da, h, x, s);                                                                              \
     }
-#define KNOWN_ENTRIES(dtype, T, W, n)                                                                                  \
-    STREAM_ENTRIES(dtype, T, W, n, n)                                                                                  \
+#define RECOMPUTE_ENTRIES(dtype, T, W, n)                                                                              \
     KERNEL(256, connection_recompute_##n##_##dtype, (const T* x, Blocks blocks, Streams s)) {                          \
         recompute<T, n>(x, blocks, s);                                                                                 \
-    }                                                                                                                  \
-    KERNEL(32 * n, connection_stream_##n##_##dtype,                                                                    \
-           (T * dx, const T* g, const T* h, const T* x, const W* a, const W* mix, const W* phi, const W* q,            \
-            const W* scale, Streams s, int pairs)) {                                                                   \
-        stream<T, n>(dx, g, h, x, a, mix, phi, q, scale, s, pairs);                                                    \
+    }
+#define GATHER_ENTRIES(dtype, T, W, n, m)                                                                              \
+    KERNEL(32 * n, connection_stream_##n##_##m##_##dtype,                                                              \
+           (T * dx, const T* g, const T* h, const T* x, const W* a, const W* mix, Columns<const W> phi, const W* q,    \
+            const W* scale, Streams s, int columns, int pairs)) {                                                      \
+        stream<T, n, m>(dx, g, h, x, a, mix, phi, q, scale, s, columns, pairs);                                        \
     }
 #define PHI_ENTRIES(dtype, T, W, m)                                                                                    \
     KERNEL(128, connection_phi_backward_##m##_##dtype, (W * partial, const T* x, const W* q, Projection p)) {          \
         phi_backward<T, m>(partial, x, q, p);                                                                          \
     }
 #define PROJECT_ENTRIES(dtype, T, W, m, TOKENS)                                                                        \
-    KERNEL(PROJECT_THREADS, connection_project_##m##_##dtype, (W * partial, const T* x, const W* phi, Projection p)) { \
+    KERNEL(PROJECT_THREADS, connection_project_##m##_##dtype,                                                          \
+           (W * partial, const T* x, Columns<const W> phi, Projection p)) {                                            \
         project<T, m, TOKENS>(partial, x, phi, p);                                                                     \
     }
 #define DTYPE_ENTRIES(dtype, T, W, few)                                                                                \
-    KNOWN_ENTRIES(dtype, T, W, 2)                                                                                      \
-    KNOWN_ENTRIES(dtype, T, W, 4)                                                                                      \
-    KNOWN_ENTRIES(dtype, T, W, 8)                                                                                      \
+    STREAM_ENTRIES(dtype, T, W, 2, 2)                                                                                  \
+    STREAM_ENTRIES(dtype, T, W, 4, 4)                                                                                  \
+    STREAM_ENTRIES(dtype, T, W, 8, 8)                                                                                  \
     STREAM_ENTRIES(dtype, T, W, any, 0)                                                                                \
+    RECOMPUTE_ENTRIES(dtype, T, W, 2)                                                                                  \
+    RECOMPUTE_ENTRIES(dtype, T, W, 4)                                                                                  \
+    RECOMPUTE_ENTRIES(dtype, T, W, 8)                                                                                  \
+    GATHER_ENTRIES(dtype, T, W, 2, 8)                                                                                  \
+    GATHER_ENTRIES(dtype, T, W, 4, 24)                                                                                 \
+    GATHER_ENTRIES(dtype, T, W, 4, 32)                                                                                 \
+    GATHER_ENTRIES(dtype, T, W, 8, 80)                                                                                 \
     KERNEL(256, connection_stream_any_##dtype,                                                                         \
-           (T * dx, const T* g, const T* h, const T* x, const W* a, const W* mix, const W* phi, const W* q,            \
-            const W* scale, Streams s, int)) {                                                                         \
-        stream_of_any<T>(dx, g, h, x, a, mix, phi, q, scale, s);                                                       \
+           (T * dx, const T* g, const T* h, const T* x, const W* a, const W* mix, Columns<const W> phi, const W* q,    \
+            const W* scale, Streams s, int columns, int)) {                                                            \
+        stream_of_any<T>(dx, g, h, x, a, mix, phi, q, scale, s, columns);                                              \
     }                                                                                                                  \
     PHI_ENTRIES(dtype, T, W, 8)                                                                                        \
     PHI_ENTRIES(dtype, T, W, 24)                                                                                       \
@@ -625,15 +713,14 @@ template <typename W> __device__ __forceinline__ void sum_parts(W* y, const W* p
     PROJECT_ENTRIES(dtype, T, W, 24, 4 / few)                                                                          \
     PROJECT_ENTRIES(dtype, T, W, 40, 2 / few)
 #define NUMBER_ENTRIES(dtype, W)                                                                                       \
-    KERNEL(256, connection_normalise_##dtype, (W * projected, W * r, const W* partial, double eps, Projection p)) {    \
-        normalise<W>(projected, r, partial, eps, p);                                                                   \
+    KERNEL(256, connection_normalise_##dtype, (W * y, const W* partial, double eps, Projection p)) {                   \
+        normalise<W>(y, partial, eps, p);                                                                              \
     }                                                                                                                  \
-    KERNEL(256, connection_scale_##dtype,                                                                              \
-           (W * q, W * s, const W* g, const W* projected, const W* r, Projection p)) {                                 \
-        scale_cotangent<W>(q, s, g, projected, r, p);                                                                  \
+    KERNEL(256, connection_scale_##dtype, (W * q, W * s, const W* g, const W* y, Projection p)) {                      \
+        scale_cotangent<W>(q, s, g, y, p);                                                                             \
     }                                                                                                                  \
-    KERNEL(256, connection_sum_##dtype, (W * y, const W* partial, i64 n, int parts)) {                                 \
-        sum_parts<W>(y, partial, n, parts);                                                                            \
+    KERNEL(256, connection_sum_##dtype, (Columns<W> dphi, const W* partial, Projection p)) {                           \
+        sum_parts<W>(dphi, partial, p);                                                                                \
     }
 
 DTYPE_ENTRIES(f32, float, float, 1)

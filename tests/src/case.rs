@@ -168,6 +168,28 @@ pub fn factors(dtypes: &[DType], values: &[Values], layouts: Layouts) -> Drawn<V
     })
 }
 
+/// Operands of the words for streams: X and G `[.., n, C]`, F and H `[.., C]`, a and b `[.., n]`, A `[.., n, n]`, two φ `[nC, m]`,
+/// and what is of the shape of a projection on them. Coefficients are f32 where streams are bf16.
+pub fn streams(dtypes: &[DType], values: &[Values], layouts: Layouts) -> Drawn<Vec<Operand>> {
+    let looks = looks(dtypes, values, layouts);
+    Drawn::new(move |draw| {
+        let (axes, n) = (draw.below(3), [4, 2, 1, 3, 8, 5][draw.below(6)]);
+        let lead = sizes(draw, 1 + axes, 0);
+        let (&c, lead) = lead.split_last().expect("there is at least one");
+        let columns = [n, n * n, 1, 0, 17];
+        let (first, second) = (columns[draw.below(5)], columns[draw.below(5)]);
+        let of = |own: &[usize]| [lead, own].concat();
+        let one = first + second + 1;
+        let own = [&[n, c][..], &[n, c], &[c], &[c], &[n], &[n], &[n, n]].map(of);
+        let shapes = own.into_iter().chain([vec![n * c, first], vec![n * c, second], of(&[one])]).collect();
+        let mut operands = draw.operands(shapes, &looks);
+        for coefficient in operands[4..].iter_mut().filter(|operand| operand.dtype == DType::BF16) {
+            coefficient.dtype = DType::F32;
+        }
+        operands
+    })
+}
+
 /// Cases with these operands.
 pub fn cases(operands: Drawn<Vec<Operand>>) -> Drawn<Case> {
     Drawn::new(move |draw| {

@@ -439,6 +439,142 @@ pub fn norm_backward(
     [Array::new(&x.shape, dx), of(0), of(1)]
 }
 
+/// For each element of a shape, the sum of the products that `factors` lists.
+fn sums(shape: &[usize], dtype: DType, factors: impl Fn(&[usize]) -> Vec<(f64, f64)>) -> Array<Near> {
+    Array::from_fn(shape, |index| Near::sum_of_products(&factors(index), dtype))
+}
+
+/// `a·X` of streams: X `[.., n, C]`, a `[.., n]` → `[.., C]`.
+pub fn stream_read(x: &Array<f64>, a: &Array<f64>, dtype: DType) -> Array<Near> {
+    let (lead, n, c) = streams(&x.shape);
+    sums(&[lead, &[c]].concat(), dtype, |index| {
+        let (token, k) = index.split_at(lead.len());
+        let at = |i: usize| (a.at(&[token, &[i]].concat()), x.at(&[token, &[i], k].concat()));
+        (0..n).map(at).collect()
+    })
+}
+
+/// `A·X + bᵀ ⊗ F` of streams: X `[.., n, C]`, F `[.., C]`, A `[.., n, n]`, b `[.., n]` → `[.., n, C]`. With `turned` it is `Aᵀ·X`.
+/// Without A and X, or b and F, that share is missing.
+pub fn stream_write(
+    shape: &[usize],
+    mixed: Option<(&Array<f64>, &Array<f64>)>,
+    turned: bool,
+    written: Option<(&Array<f64>, &Array<f64>)>,
+    dtype: DType,
+) -> Array<Near> {
+    let (lead, n, _) = streams(shape);
+    sums(shape, dtype, |index| {
+        let (token, own) = index.split_at(lead.len());
+        let (i, k) = (own[0], own[1]);
+        let of_mix = mixed.iter().flat_map(|(mix, x)| {
+            (0..n).map(move |j| {
+                let place = if turned { [j, i] } else { [i, j] };
+                (mix.at(&[token, &place].concat()), x.at(&[token, &[j, k]].concat()))
+            })
+        });
+        let of_write =
+            written.iter().map(|(b, f)| (b.at(&[token, &[i]].concat()), f.at(&[token, &[k]].concat())));
+        of_mix.chain(of_write).collect()
+    })
+}
+
+/// `X·H` over the channels of streams: X `[.., n, C]`, H `[.., C]` → `[.., n]`; of `[.., m, C]` for H, `[.., n, m]`.
+pub fn stream_products(x: &Array<f64>, h: &Array<f64>, dtype: DType) -> Array<Near> {
+    let (lead, n, c) = streams(&x.shape);
+    let others = &h.shape[lead.len()..h.shape.len() - 1];
+    sums(&[lead, &[n], others].concat(), dtype, |index| {
+        let (token, own) = index.split_at(lead.len());
+        let at = |k: usize| (x.at(&[token, &[own[0], k]].concat()), h.at(&[token, &own[1..], &[k]].concat()));
+        (0..c).map(at).collect()
+    })
+}
+
+/// The axes before n and C, and those.
+fn streams(shape: &[usize]) -> (&[usize], usize, usize) {
+    let (lead, own) = shape.split_at(shape.len() - 2);
+    (lead, own[0], own[1])
+}
+
+/// `v·φ₁/r`, `v·φ₂/r`, … and r side by side, with v all numbers of a token and r = √(mean(v²) + ε): X `[.., n, C]`, φ `[nC, mᵢ]`
+/// → `[.., Σmᵢ + 1]`.
+pub fn stream_project(x: &Array<f64>, phi: &[&Array<f64>], eps: f64, dtype: DType) -> Array<Near> {
+    let (lead, n, c) = streams(&x.shape);
+    let (k, columns) = (n * c, side_by_side(phi));
+    let v = x.reshape(&[lead, &[k]].concat());
+    // Squares do not cancel.
+    let relative = (k as f64 + 8.0) * (unit(accumulator(dtype)) + unit(DType::F64));
+    Array::from_fn(&[lead, &[columns.len() + 1]].concat(), |index| {
+        let (token, column) = index.split_at(lead.len());
+        let v: Vec<f64> = (0..k).map(|s| v.at(&[token, &[s]].concat())).collect();
+        let r = (v.iter().map(|v| v * v).sum::<f64>() / k as f64 + eps).sqrt();
+        let Some(column) = columns.get(column[0]) else { return Near { value: r, error: relative * r } };
+        let factors: Vec<(f64, f64)> = v.iter().copied().zip(column.iter().copied()).collect();
+        let Near { value, error } = Near::sum_of_products(&factors, dtype);
+        Near { value: value / r, error: (error + relative * value.abs()) / r }
+    })
+}
+
+/// The columns of φ₁, φ₂, ….
+fn side_by_side(phi: &[&Array<f64>]) -> Vec<Vec<f64>> {
+    let columns = |phi: &&Array<f64>| {
+        let [rows, columns] = phi.shape[..] else { panic!("φ has two axes, found {:?}", phi.shape) };
+        let column = |j: usize| (0..rows).map(|s| phi.at(&[s, j])).collect();
+        (0..columns).map(column).collect::<Vec<Vec<f64>>>()
+    };
+    phi.iter().flat_map(columns).collect()
+}
+
+/// The cotangents of X and φ, from y, what [`stream_project`] gave, and its cotangent ȳ; that of X with the shares that it has
+/// from elsewhere: X̄, φ̄₁, φ̄₂, ….
+pub fn stream_project_backward(
+    x: &Array<f64>,
+    phi: &[&Array<f64>],
+    [y, dy]: [&Array<f64>; 2],
+    shares: Array<Near>,
+    dtype: DType,
+) -> Vec<Array<Near>> {
+    let (lead, n, c) = streams(&x.shape);
+    let (k, columns) = (n * c, side_by_side(phi));
+    let (m, tokens) = (columns.len(), lead.iter().product::<usize>());
+    let rounding = 8.0 * (unit(accumulator(dtype)) + unit(DType::F64));
+    let q = |t: usize, j: usize| dy.data[t * (m + 1) + j] / y.data[t * (m + 1) + m];
+    let scale = |t: usize| {
+        let (y, dy) = (&y.data[t * (m + 1)..][..m + 1], &dy.data[t * (m + 1)..][..m + 1]);
+        let factors: Vec<(f64, f64)> = (0..m).map(|j| (dy[j], y[j])).collect();
+        let (along, r) = (Near::sum_of_products(&factors, dtype), y[m]);
+        let size = dy[m].abs() + along.value.abs() / r;
+        let by = 1.0 / (k as f64 * r);
+        Near { value: (dy[m] - along.value / r) * by, error: (along.error / r + rounding * size) * by }
+    };
+    let scales: Vec<Near> = (0..tokens).map(scale).collect();
+    let dx = |at: usize| {
+        let (t, s) = (at / k, at % k);
+        let mut factors: Vec<(f64, f64)> = (0..m).map(|j| (columns[j][s], q(t, j))).collect();
+        factors.push((x.data[at], scales[t].value));
+        factors.push((shares.data[at].value, 1.0));
+        let Near { value, error } = Near::sum_of_products(&factors, dtype);
+        let size: f64 = factors.iter().map(|(a, b)| (a * b).abs()).sum();
+        Near {
+            value,
+            error: error + rounding * size + x.data[at].abs() * scales[t].error + shares.data[at].error,
+        }
+    };
+    let mut results = vec![Array::new(&x.shape, (0..tokens * k).map(dx).collect())];
+    let mut from = 0;
+    for phi in phi {
+        results.push(Array::from_fn(&phi.shape, |index| {
+            let factors: Vec<(f64, f64)> =
+                (0..tokens).map(|t| (x.data[t * k + index[0]], q(t, from + index[1]))).collect();
+            let Near { value, error } = Near::sum_of_products(&factors, dtype);
+            let size: f64 = factors.iter().map(|(a, b)| (a * b).abs()).sum();
+            Near { value, error: error + rounding * size }
+        }));
+        from += phi.shape[1];
+    }
+    results
+}
+
 /// The value of a number of a float dtype as an i64: towards zero, NaN as 0, beyond the range the nearest.
 pub fn truncate(v: f64) -> i64 {
     if v.is_nan() { 0 } else { (v.trunc() as i128).clamp(i64::MIN.into(), i64::MAX.into()) as i64 }

@@ -1,17 +1,17 @@
 //! Training on the CUDA backend: the same kernels, streams and graphs as on a card, run by this processor.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::RwLock;
+use std::sync::{Arc, Mutex, RwLock};
 
 use limpid_autograd::plan::{Every, Policy};
 use limpid_autograd::{Gradients, Tape, Var};
 use limpid_cuda::emulated::{Config, keep_apart};
 use limpid_nn::losses::{Reduction, cross_entropy};
 use limpid_nn::optim::{Adam, Group, Groups, Optimizer, Sgd};
-use limpid_nn::residual::{Variant, VariantConfig};
+use limpid_nn::residual::{Mhc, Residual, Start, Variant, VariantConfig};
 use limpid_nn::{
-    Checkpoint, Init, Mlp, MlpConfig, Module, Parameter, Parameters, Role, Schedule, clip_norm, global_norm,
-    gradient_norms,
+    Activation, Checkpoint, Init, Mlp, MlpConfig, Module, Parameter, Parameters, Role, Schedule, clip_norm,
+    global_norm, gradient_norms,
 };
 use limpid_tensor::{DType, Descent, Device, Pace, Rate, Tensor, WeightStep};
 use limpid_tests::emulated::{assert_silent, device, place};
@@ -506,6 +506,50 @@ fn what_a_graph_could_not_repeat_is_refused() {
     assert!(message.contains("let the optimiser limit the norm of the gradients"), "{message}");
     cuda.capture(|| step(&mut training)).unwrap();
     assert_silent();
+}
+
+/// Three kernels go through the streams of a block forward, and four backward: for the write's cotangents, the read's, X̄ with all
+/// of its shares, and φ̄. The others handle sums and coefficients.
+#[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
+fn a_block_of_mhc_goes_through_its_streams_in_few_passes() {
+    let _alone = ALONE.write().unwrap();
+    let (cuda, stand_in) = device();
+    let run = |on: &Device| {
+        let connection = Mhc::new(&Init::new(3), 8, 4, 0, Start::default());
+        let mut block = Residual { connection, branch: Activation::Tanh };
+        block.move_to(on).unwrap();
+        let numbers: Vec<f64> = (0..16 * 4 * 8).map(|i| (f64::from(i) * 0.7).sin()).collect();
+        let tape = Tape::new().with_device(on.clone());
+        let x = tape.variable(&Tensor::from_f64(&numbers, [16, 4, 8], DType::F32).to(on).unwrap());
+        let y = block.forward(x);
+        let gradients = tape.backward((y * y).mean(&[])).unwrap();
+        let of_parameter = |p: &Parameter| gradients.of_parameter(p.id()).unwrap();
+        let mut all = vec![y.value().unwrap(), gradients.of(x).unwrap().clone()];
+        all.extend(block.parameters().into_iter().map(|p| of_parameter(p).clone()));
+        all.iter().map(|x| x.to(&Device::cpu()).unwrap()).collect::<Vec<Tensor>>()
+    };
+    let launches: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = launches.clone();
+    stand_in.observe(move |launched| seen.lock().unwrap().push(launched.kernel.to_string()));
+    let found = run(&cuda.device());
+    stand_in.stop_observing();
+    assert_silent();
+    let off = apart(&found, &run(&Device::cpu()));
+    assert!(off < 1e-4, "results differ by {off:e}");
+
+    let launches = launches.lock().unwrap();
+    let of_streams: Vec<&str> = launches.iter().filter_map(|name| name.strip_prefix("connection_")).collect();
+    let forward = ["project_24_f32", "normalise_f32", "read_4_f32", "write_4_f32"];
+    let backward = [
+        "write_backward_4_f32",
+        "read_backward_4_f32",
+        "scale_f32",
+        "stream_4_24_f32",
+        "phi_backward_24_f32",
+        "sum_f32",
+    ];
+    assert_eq!(of_streams, [&forward[..], &backward].concat());
 }
 
 #[test]

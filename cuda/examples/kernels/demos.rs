@@ -2,7 +2,7 @@
 
 use limpid_tensor::rng::{Distribution, Key};
 use limpid_tensor::{
-    Activation, DType, Descent, Device, Fused, Layout, Map, Pace, Rate, Reduce, Result, Stop, Tensor,
+    Activation, DType, Descent, Device, Fused, Handed, Layout, Map, Pace, Rate, Reduce, Result, Stop, Tensor,
     WeightStep,
 };
 
@@ -53,8 +53,18 @@ fn indices(device: &Device, shape: &[usize], n: usize) -> Result<Tensor> {
 
 /// All of them.
 pub fn all() -> Vec<Demo> {
-    let groups =
-        [maps(), reductions(), copies(), indexed(), draws(), products(), fused(), sinkhorns(), updates()];
+    let groups = [
+        maps(),
+        reductions(),
+        copies(),
+        indexed(),
+        draws(),
+        products(),
+        fused(),
+        sinkhorns(),
+        connections(),
+        updates(),
+    ];
     groups.into_iter().flatten().collect()
 }
 
@@ -336,6 +346,63 @@ fn sinkhorns() -> Vec<Demo> {
                 // Where it ends is a matter of rounding too.
                 let roundings = if stop == Stop::Converged { 512.0 } else { demo.roundings };
                 demos.push(Demo { roundings, ..demo });
+            }
+        }
+    }
+    demos
+}
+
+/// Connections between streams: what is read and written, what coefficients are computed from, and what flows back.
+fn connections() -> Vec<Demo> {
+    let mut demos = Vec::new();
+    let all = |f: Fused, x: &[&Tensor]| Tensor::fused_all(f, x).expect("every device here has this kernel");
+    for dtype in FLOATS {
+        let wide = if dtype == DType::BF16 { DType::F32 } else { dtype };
+        for [tokens, n, c] in [[5, 1, 7], [33, 2, 24], [2, 3, 16], [7, 4, 20], [3, 4, 300], [2, 8, 40]] {
+            let what = format!("{dtype} [{tokens}, {n}, {c}]");
+            let state = move |device: &Device, seed| numbers(device, &[tokens, n, c], dtype, seed);
+            let one = move |device: &Device, seed| numbers(device, &[tokens, c], dtype, seed);
+            let vector = move |device: &Device, seed| numbers(device, &[tokens, n], wide, seed);
+            let matrix = move |device: &Device, seed| numbers(device, &[tokens, n, n], wide, seed);
+            demos.push(Demo::new(format!("streams read and written {what}"), move |device| {
+                let (x, f) = (state(device, 1)?, one(device, 2)?);
+                let (a, b, mix) = (vector(device, 3)?, vector(device, 4)?, matrix(device, 5)?);
+                let written = fused_of(Fused::StreamWrite, &[&x, &f, &mix, &b])?;
+                Ok(vec![fused_of(Fused::StreamRead, &[&x, &a])?, written])
+            }));
+            demos.push(Demo::new(format!("cotangents of streams {what}"), move |device| {
+                let (x, f, g, h) = (state(device, 1)?, one(device, 2)?, state(device, 6)?, one(device, 7)?);
+                let (a, b, mix) = (vector(device, 3)?, vector(device, 4)?, matrix(device, 5)?);
+                let mut results = all(Fused::StreamWriteBackward, &[&x, &f, &b, &g])?.to_vec();
+                results.push(fused_of(Fused::StreamReadBackward, &[&x, &h])?);
+                let shares = [&g, &mix, &h, &a];
+                for (written, read, own) in [(true, true, 0..4), (true, false, 0..2), (false, true, 2..4)] {
+                    results.push(fused_of(Fused::StreamCotangent(Handed { written, read }), &shares[own])?);
+                }
+                Ok(results)
+            }));
+            // As mHC and mHC-lite have them.
+            for last in [n * n, (1..=n.min(4)).product()] {
+                let name = format!("streams projected on {n} + {n} + {last} {what}");
+                demos.push(Demo::new(name, move |device| {
+                    let phi = |width: usize, seed| numbers(device, &[n * c, width], wide, seed);
+                    let phi = [phi(n, 11)?, phi(n, 12)?, phi(last, 13)?];
+                    let x = state(device, 1)?;
+                    let own = [&x, &phi[0], &phi[1], &phi[2]];
+                    let y = fused_of(Fused::StreamProject { eps: 1e-3 }, &own)?;
+                    let dy = numbers(device, y.shape(), wide, 14)?;
+                    let (g, mix, h, a) =
+                        (state(device, 6)?, matrix(device, 5)?, one(device, 7)?, vector(device, 3)?);
+                    let mut results = vec![y.clone()];
+                    for (written, read) in [(true, true), (false, false)] {
+                        let shares = [&g, &mix, &h, &a];
+                        let shares = if written { &shares[..] } else { &[] };
+                        let x: Vec<&Tensor> =
+                            own.into_iter().chain([&y, &dy]).chain(shares.iter().copied()).collect();
+                        results.extend(all(Fused::StreamProjectBackward(Handed { written, read }), &x)?);
+                    }
+                    Ok(results)
+                }));
             }
         }
     }

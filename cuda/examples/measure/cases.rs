@@ -3,7 +3,8 @@
 use limpid_cuda::Cuda;
 use limpid_tensor::rng::{Distribution, Key};
 use limpid_tensor::{
-    Activation, DType, Descent, Fused, Map, Pace, Rate, Reduce, Result, Shape, Stop, Tensor, WeightStep,
+    Activation, DType, Descent, Fused, Handed, Map, Pace, Rate, Reduce, Result, Shape, Stop, Tensor,
+    WeightStep,
 };
 
 use crate::case::{Case, Sizes, Source, Work};
@@ -23,6 +24,7 @@ pub fn all(sizes: &Sizes) -> Vec<Case> {
         updates(sizes),
         products(sizes),
         sinkhorns(sizes),
+        connections(sizes),
         launches(),
     ];
     groups.into_iter().flatten().collect()
@@ -410,6 +412,77 @@ fn sinkhorns(sizes: &Sizes) -> Vec<Case> {
             move |source| (0..operands).map(|label| source.normal(&[n, 4, 4], DType::F32, label)).collect(),
             move |x| Ok(vec![fused(f, x)?]),
         ));
+    }
+    cases
+}
+
+/// A connection of mHC, between four streams of 4096 channels: each word, and those of one block one after the other. It moves
+/// 18 elements a token and channel forward and 32 backward, where X̄ and φ̄ each read X.
+fn connections(sizes: &Sizes) -> Vec<Case> {
+    use Fused::*;
+    const N: usize = 4;
+    // With the number of its operands.
+    let (project, read, write) = ((StreamProject { eps: 1e-6 }, 4), (StreamRead, 2), (StreamWrite, 4));
+    let (of_write, of_read) = ((StreamWriteBackward, 4), (StreamReadBackward, 2));
+    let of_project = (StreamProjectBackward(Handed { written: true, read: true }), 10);
+    let mut cases = Vec::new();
+    for dtype in [DType::F32, DType::BF16] {
+        let [tokens, numbers] = sizes.rows_of(N * 4096, dtype);
+        let c = numbers / N;
+        for (name, words) in [
+            ("project", vec![project]),
+            ("read", vec![read]),
+            ("write", vec![write]),
+            ("connection, forward", vec![project, read, write]),
+            ("write backward", vec![of_write]),
+            ("read backward", vec![of_read]),
+            ("project backward", vec![of_project]),
+            ("connection, backward", vec![of_write, of_read, of_project]),
+        ] {
+            let of_words = words.clone();
+            let operands = move |source: &Source| {
+                let of_token =
+                    |own: &[usize], dtype, label| source.positive(&[&[tokens], own].concat(), dtype, label);
+                let (x, g) = (of_token(&[N, c], dtype, 0)?, of_token(&[N, c], dtype, 1)?);
+                let (f, h) = (of_token(&[c], dtype, 2)?, of_token(&[c], dtype, 3)?);
+                let (a, b) = (of_token(&[N], DType::F32, 4)?, of_token(&[N], DType::F32, 5)?);
+                let mix = of_token(&[N, N], DType::F32, 6)?;
+                let phi = |width, label| source.normal(&[N * c, width], DType::F32, label);
+                let (pre, post, res) = (phi(N, 7)?, phi(N, 8)?, phi(N * N, 9)?);
+                let columns = N * N + 2 * N + 1;
+                let (y, dy) = (of_token(&[columns], DType::F32, 10)?, of_token(&[columns], DType::F32, 11)?);
+                let mut all: Vec<&Tensor> = Vec::new();
+                for (word, _) in &of_words {
+                    match word {
+                        StreamRead => all.extend([&x, &a]),
+                        StreamReadBackward => all.extend([&x, &h]),
+                        StreamWrite => all.extend([&x, &f, &mix, &b]),
+                        StreamWriteBackward => all.extend([&x, &f, &b, &g]),
+                        StreamProject { .. } => all.extend([&x, &pre, &post, &res]),
+                        // X once more, for φ̄.
+                        _ => all.extend([&x, &pre, &post, &res, &y, &dy, &g, &mix, &h, &a, &x]),
+                    }
+                }
+                Ok(all.into_iter().cloned().collect())
+            };
+            cases.push(Case::new(
+                format!("{name} {dtype} [{tokens}, {N}, {c}]"),
+                BYTES,
+                operands,
+                move |x| {
+                    let (mut results, mut rest) = (Vec::new(), &x[..]);
+                    for &(word, operands) in &words {
+                        let (own, others) = rest.split_at(operands);
+                        let own: Vec<&Tensor> = own.iter().collect();
+                        results.extend(
+                            Tensor::fused_all(word, &own).expect("a CUDA device has all fused kernels")?,
+                        );
+                        rest = others;
+                    }
+                    Ok(results)
+                },
+            ));
+        }
     }
     cases
 }

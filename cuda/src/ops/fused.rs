@@ -3,7 +3,7 @@
 use limpid_tensor::{DType, Fused, Result, Results, Tensor};
 use smallvec::smallvec;
 
-use super::{matmul, norm, sinkhorn, softmax};
+use super::{connection, matmul, norm, sinkhorn, softmax};
 use crate::device::Cuda;
 
 /// Whether there is a kernel for a first operand of this dtype.
@@ -42,6 +42,15 @@ fn launched(cuda: &'static Cuda, f: Fused, x: &[&Tensor]) -> Result<Results> {
         (Fused::Sinkhorn(stop), &[x]) => sinkhorn::sinkhorn(cuda, x, stop),
         (Fused::SinkhornBackward(stop), &[x, g]) => sinkhorn::backward(cuda, x, g, stop),
         (Fused::SinkhornSteps(stop), &[x]) => sinkhorn::steps(cuda, x, stop),
+        (Fused::StreamProject { eps }, &[x, ref phi @ ..]) => connection::project(cuda, x, phi, eps),
+        (Fused::StreamProjectBackward(handed), x) => return connection::project_backward(cuda, x, handed),
+        (Fused::StreamRead, &[x, a]) => connection::read(cuda, x, a),
+        (Fused::StreamReadBackward, &[x, h]) => connection::read_backward(cuda, x, h),
+        (Fused::StreamWrite, &[x, branch, mix, b]) => connection::write(cuda, x, branch, mix, b),
+        (Fused::StreamWriteBackward, &[x, branch, b, g]) => {
+            return connection::write_backward(cuda, x, branch, b, g);
+        }
+        (Fused::StreamCotangent(handed), x) => connection::cotangent(cuda, x, handed),
         (f, x) => panic!("{f:?} does not take {} operands", x.len()),
     };
     Ok(smallvec![only?])

@@ -1,11 +1,11 @@
 //! Every primitive of a device against the oracle: all ranks, layouts, dtypes and kinds of values it is defined for.
 //! The device is the including crate's: its `place` takes a tensor there, its `cases` says how many cases are enough.
 
-use limpid_tensor::{Activation, DType, Fused, Layout, Map, Reduce, Tensor};
+use limpid_tensor::{Activation, DType, Fused, Handed, Layout, Map, Reduce, Tensor};
 use limpid_tests::array::{Array, with};
 use limpid_tests::case::{
     self, Case, Drawn, Layouts, Numbers, Operand, Values, broadcastable, cases, factors, full_shapes, one,
-    permutation, shapes,
+    permutation, shapes, streams,
 };
 use limpid_tests::judge::{self, Near, round};
 use limpid_tests::naive;
@@ -710,6 +710,92 @@ fn fused_linear() {
         let [rows, w, b] = [0, 1, 2].map(|i| numbers[i].float());
         let b = (operands.len() == 3).then_some(b);
         judge::near(&y, dtype, &naive::linear(rows, w, b, activation, dtype), 4.0)
+    });
+}
+
+/// The results of a word for streams, each near what is expected of it.
+fn streams_are_near(f: Fused, x: &[&Tensor], expected: &[(DType, Array<Near>)]) -> Result<(), String> {
+    let results = Tensor::fused_all(f, x).ok_or_else(|| format!("there is no kernel for {f:?}"))?;
+    let results = results.map_err(|e| e.to_string())?;
+    if results.len() != expected.len() {
+        return Err(format!("{f:?} has {} results, expected {}", results.len(), expected.len()));
+    }
+    for (i, (y, (dtype, expected))) in results.iter().zip(expected).enumerate() {
+        judge::near(y, *dtype, expected, 1.0).map_err(|why| format!("{f:?}, result {i}: {why}"))?;
+    }
+    Ok(())
+}
+
+/// Which shares in the cotangent of streams a case has.
+fn handed(case: &Case) -> Handed {
+    Handed { written: case.choose(0, 2) == 0, read: case.choose(1, 2) == 0 }
+}
+
+/// The operands of those shares.
+fn of_shares<T: Copy>(handed: Handed, [g, mix]: [T; 2], [h, a]: [T; 2]) -> Vec<T> {
+    let written = handed.written.then_some([g, mix]);
+    written.into_iter().chain(handed.read.then_some([h, a])).flatten().collect()
+}
+
+#[test]
+fn fused_reads_and_writes_of_streams() {
+    check("fused streams", 4 * CASES, cases(streams(&FLOATS, &EVERY, Layouts::Any)), |case| {
+        let (operands, numbers) = made(case);
+        let [x, g, f, h, a, b, mix] = &operands[..7] else { unreachable!("as drawn") };
+        let [xs, gs, fs, hs, of_a, of_b, of_mix] = std::array::from_fn(|i| numbers[i].float());
+        let (dtype, wide, shape) = (x.dtype(), a.dtype(), &xs.shape[..]);
+        let read = naive::stream_read(xs, of_a, dtype);
+        streams_are_near(Fused::StreamRead, &[x, a], &[(dtype, read)])?;
+        let products = naive::stream_products(xs, hs, dtype);
+        streams_are_near(Fused::StreamReadBackward, &[x, h], &[(wide, products)])?;
+        let written = naive::stream_write(shape, Some((of_mix, xs)), false, Some((of_b, fs)), dtype);
+        streams_are_near(Fused::StreamWrite, &[x, f, mix, b], &[(dtype, written)])?;
+        let cotangents = [
+            (dtype, naive::stream_read(gs, of_b, dtype)),
+            (wide, naive::stream_products(gs, xs, dtype)),
+            (wide, naive::stream_products(gs, fs, dtype)),
+        ];
+        streams_are_near(Fused::StreamWriteBackward, &[x, f, b, g], &cotangents)?;
+        let handed = handed(case);
+        if handed == Handed::default() {
+            return Ok(());
+        }
+        let (written, read) = (handed.written.then_some((of_mix, gs)), handed.read.then_some((of_a, hs)));
+        let shares = naive::stream_write(shape, written, true, read, dtype);
+        let operands = of_shares(handed, [g, mix], [h, a]);
+        streams_are_near(Fused::StreamCotangent(handed), &operands, &[(dtype, shares)])
+    });
+}
+
+#[test]
+fn fused_projections_of_streams() {
+    let values = [Values::Interior, Values::Positive, Values::Ties, Values::Tiny];
+    check("fused projections", 4 * CASES, cases(streams(&FLOATS, &values, Layouts::Any)), |case| {
+        let (operands, numbers) = made(case);
+        let [x, g, _, h, a, _, mix, phi @ .., dy] = &operands[..] else { unreachable!("as drawn") };
+        let [xs, gs, _, hs, of_a, _, of_mix, phi_0, phi_1, dys] = std::array::from_fn(|i| numbers[i].float());
+        let (dtype, wide, eps) = (x.dtype(), a.dtype(), [1e-3, 1.0][case.choose(2, 2)]);
+        let count = case.choose(3, 3);
+        let (phi, phis) = (&phi[..count], &[phi_0, phi_1][..count]);
+        let of_phi = || [x].into_iter().chain(phi);
+        let y = naive::stream_project(xs, phis, eps, dtype);
+        let project = Fused::StreamProject { eps };
+        streams_are_near(project, &of_phi().collect::<Vec<_>>(), &[(wide, y.clone())])?;
+
+        // As many columns of what is drawn as there are.
+        let (last, columns) = (dys.shape.len() - 1, y.shape[y.shape.len() - 1]);
+        let (dy, dys) = (dy.slice(last, 0, columns, 1), dys.slice(last, 0, columns, 1));
+        let y = y.map(|near| round(near.value, wide));
+        let placed = crate::place(&Tensor::from_f64(&y.data, &y.shape[..], wide));
+        let handed = handed(case);
+        let (written, read) = (handed.written.then_some((of_mix, gs)), handed.read.then_some((of_a, hs)));
+        let shares = naive::stream_write(&xs.shape, written, true, read, dtype);
+        let expected = naive::stream_project_backward(xs, phis, [&y, &dys], shares, dtype);
+        let dtypes = [dtype].into_iter().chain([wide; 2]);
+        let expected: Vec<(DType, Array<Near>)> = dtypes.zip(expected).collect();
+        let shares = of_shares(handed, [g, mix], [h, a]);
+        let operands: Vec<&Tensor> = of_phi().chain([&placed, &dy]).chain(shares).collect();
+        streams_are_near(Fused::StreamProjectBackward(handed), &operands, &expected)
     });
 }
 
