@@ -15,14 +15,15 @@
 //! not on its neighbours, its lane, or the number of threads.
 
 use super::super::math::Float;
-use super::super::simd::widest;
 use super::super::threads;
+use super::super::vector::{Kernel, Vector, for_vectors};
 use super::{Real, row_major};
 use crate::{DType, Error, HostBuffer, Result, Stop, Tensor};
 
-/// Matrices side by side. A loop over so many stays a loop, which the compiler makes vectors of; one over a register's
-/// width it unrolls into single numbers first, at a third of the speed.
-const LANES: usize = 64;
+/// Matrices side by side. What 20 steps of 4×4 keep for so many fits the first-level cache, in f32.
+const LANES: usize = 32;
+/// Fewer than so many are computed one by one.
+const FEW: usize = 4;
 /// The largest matrix of which so many still fit the second-level cache.
 const LARGEST_SIDE_BY_SIDE: usize = 16;
 /// The most steps whose scalings are kept for so many.
@@ -97,7 +98,8 @@ fn kernel<T: Real>(x: &Tensor, stop: Stop, wanted: Wanted<'_, T>) -> Result<Tens
         let end = End { at_most: stop.at_most(), error: stop.error(n, T::DTYPE) };
         let task = |first: usize, out: &mut [T]| {
             let elements = first * n * n..(first + out.len() / width) * n * n;
-            several(n, &logits[elements.clone()], wanted.of(elements), end, width, out);
+            let logits = &logits[elements.clone()];
+            for_vectors(Several { n, logits, wanted: wanted.of(elements), end, width, out });
         };
         // An iteration that waits for a tolerance is taken to last as long as the usual one.
         let work = n * n * 2 * end.at_most.min(20);
@@ -130,119 +132,186 @@ fn expect_support<T: Real>(logits: &[T], n: usize) -> Result<()> {
     Ok(())
 }
 
-/// Some matrices, by one thread: groups of [`LANES`], what is left one by one.
-fn several<T: Real>(n: usize, logits: &[T], wanted: Wanted<'_, T>, end: End, width: usize, out: &mut [T]) {
-    widest(
-        #[inline(always)]
-        || {
-            // The scalings of a long iteration are kept for one matrix at a time: 100,000 steps of 64 would be gigabytes.
-            let kept = if matches!(wanted, Wanted::Gradient(_)) { end.at_most } else { 0 };
-            let side_by_side = n <= LARGEST_SIDE_BY_SIDE && kept <= LONGEST_SIDE_BY_SIDE;
-            let grouped = if side_by_side { out.len() / width / LANES * LANES } else { 0 };
-            let (groups, alone) = out.split_at_mut(grouped * width);
-            let (mut scalings, mut logarithms) = (Scalings::<T, LANES>::new(n), Logarithms::new(n));
-            for (i, out) in groups.chunks_exact_mut(LANES * width).enumerate() {
-                let elements = i * LANES * n * n..(i + 1) * LANES * n * n;
-                let wanted = wanted.of(elements.clone());
-                scalings.run(&mut logarithms, &logits[elements], wanted, end, out);
+/// Some matrices, by one thread: groups of [`LANES`], and what is left in one more, or one by one if it is little.
+struct Several<'a, T> {
+    n: usize,
+    logits: &'a [T],
+    wanted: Wanted<'a, T>,
+    end: End,
+    /// Elements of the result for each matrix.
+    width: usize,
+    out: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for Several<'_, T> {
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) {
+        // The scalings of a long iteration are kept for one matrix at a time: 100,000 steps of many would be gigabytes.
+        let kept = if matches!(self.wanted, Wanted::Gradient(_)) { self.end.at_most } else { 0 };
+        let side_by_side = self.n <= LARGEST_SIDE_BY_SIDE && kept <= LONGEST_SIDE_BY_SIDE;
+        let matrices = self.out.len() / self.width;
+        let rest = matrices % LANES;
+        let alone = if !side_by_side {
+            matrices
+        } else if rest < FEW {
+            rest
+        } else {
+            0
+        };
+        let (grouped, single) = self.out.split_at_mut((matrices - alone) * self.width);
+        let mut logarithms = Logarithms::new(self.n);
+        let mut first = 0;
+        let mut next = |out: &mut [T]| {
+            let count = out.len() / self.width;
+            let elements = first * self.n * self.n..(first + count) * self.n * self.n;
+            first += count;
+            (&self.logits[elements.clone()], self.wanted.of(elements))
+        };
+        if !grouped.is_empty() {
+            let mut scalings = Scalings::<T, LANES>::new(self.n);
+            for out in grouped.chunks_mut(LANES * self.width) {
+                let (logits, wanted) = next(out);
+                // Where n is known, the loops over rows and columns become straight lines.
+                match self.n {
+                    4 => scalings.run::<V>(4, &mut logarithms, logits, wanted, self.end, out),
+                    n => scalings.run::<V>(n, &mut logarithms, logits, wanted, self.end, out),
+                }
             }
-            let mut scalings = Scalings::<T, 1>::new(n);
-            for (i, out) in alone.chunks_exact_mut(width).enumerate() {
-                let elements = (grouped + i) * n * n..(grouped + i + 1) * n * n;
-                let wanted = wanted.of(elements.clone());
-                scalings.run(&mut logarithms, &logits[elements], wanted, end, out);
-            }
-        },
-    );
+        }
+        let mut scalings = Scalings::<T, 1>::new(self.n);
+        for out in single.chunks_exact_mut(self.width) {
+            let (logits, wanted) = next(out);
+            scalings.run::<T>(self.n, &mut logarithms, logits, wanted, self.end, out);
+        }
+    }
 }
 
 /// One number of each of L matrices.
 type Lanes<T, const L: usize> = [T; L];
 
-/// L matrices side by side, as `diag(u)·K·diag(v)`.
+/// L matrices side by side, as `diag(u)·K·diag(v)`. The n that its methods take is the size they were made for.
 struct Scalings<T, const L: usize> {
-    n: usize,
     /// K, row by row.
     k: Vec<Lanes<T, L>>,
+    /// The logits, the matrix, or what has come together of the gradient, without its factor K.
+    d: Vec<Lanes<T, L>>,
+    /// u₀, u₁, …: n for each step if a gradient is wanted, else those of even and of odd steps in turn.
     u: Vec<Lanes<T, L>>,
+    /// v₁, v₂, …, in the same way.
     v: Vec<Lanes<T, L>>,
-    /// Products with the transpose of K; anything else with an entry for each column.
+    /// Products with the transpose of K.
     sums: Vec<Lanes<T, L>>,
-    /// The smallest and the largest uᵢ there has been.
-    extremes: [Lanes<T, L>; 2],
+    /// The sum of all uᵢ and 1/uᵢ there have been. It bounds them, and a NaN stays in it.
+    reach: Lanes<T, L>,
     /// How many steps each matrix has made.
     steps: [usize; L],
-    /// u₀, v₁, u₁, v₂, u₂, …, if a gradient is wanted.
-    history: Vec<Lanes<T, L>>,
-    /// What has come together of the gradient, without its factor K.
-    d: Vec<Lanes<T, L>>,
+    /// How many the slowest has made.
+    longest: usize,
+    /// Whether u and v are kept for all steps.
+    keep: bool,
 }
 
-/// s + a·b.
+/// Calls `f` with each column j and Σᵢ Kᵢⱼ·xᵢ.
 #[inline(always)]
-fn add_product<T: Real, const L: usize>(s: &mut Lanes<T, L>, a: &Lanes<T, L>, b: &Lanes<T, L>) {
-    for l in 0..L {
-        s[l] = s[l] + a[l] * b[l];
+fn transposed_times<T: Real, V: Vector<T>, const L: usize>(
+    n: usize,
+    k: &[Lanes<T, L>],
+    x: &[Lanes<T, L>],
+    lane: usize,
+    mut f: impl FnMut(usize, V),
+) {
+    for j in 0..n {
+        let mut sum = V::load(&k[j], lane) * V::load(&x[0], lane);
+        for i in 1..n {
+            sum = sum + V::load(&k[i * n + j], lane) * V::load(&x[i], lane);
+        }
+        f(j, sum);
     }
 }
 
-/// Kᵀ·u.
+/// Calls `f` with each row i and Σⱼ Kᵢⱼ·xⱼ.
 #[inline(always)]
-fn transposed_times<T: Real, const L: usize>(k: &[Lanes<T, L>], u: &[Lanes<T, L>], out: &mut [Lanes<T, L>]) {
-    out.fill([T::ZERO; L]);
-    for (row, u) in k.chunks_exact(out.len()).zip(u) {
-        for (sum, k) in out.iter_mut().zip(row) {
-            add_product(sum, k, u);
+fn times<T: Real, V: Vector<T>, const L: usize>(
+    n: usize,
+    k: &[Lanes<T, L>],
+    x: &[Lanes<T, L>],
+    lane: usize,
+    mut f: impl FnMut(usize, V),
+) {
+    for i in 0..n {
+        let mut sum = V::load(&k[i * n], lane) * V::load(&x[0], lane);
+        for j in 1..n {
+            sum = sum + V::load(&k[i * n + j], lane) * V::load(&x[j], lane);
+        }
+        f(i, sum);
+    }
+}
+
+/// From matrices one after the other to their elements side by side.
+#[inline(always)]
+fn side_by_side<T: Real, const L: usize>(matrices: &[T], size: usize, elements: &mut [Lanes<T, L>]) {
+    for (l, matrix) in matrices.chunks_exact(size).enumerate() {
+        for (element, &v) in elements.iter_mut().zip(matrix) {
+            element[l] = v;
         }
     }
 }
 
-/// A row of K, times v.
+/// The reverse of [`side_by_side`].
 #[inline(always)]
-fn row_times<T: Real, const L: usize>(row: &[Lanes<T, L>], v: &[Lanes<T, L>]) -> Lanes<T, L> {
-    let mut sum = [T::ZERO; L];
-    for (k, v) in row.iter().zip(v) {
-        add_product(&mut sum, k, v);
+fn one_by_one<T: Real, const L: usize>(elements: &[Lanes<T, L>], size: usize, matrices: &mut [T]) {
+    for (l, matrix) in matrices.chunks_exact_mut(size).enumerate() {
+        for (v, element) in matrix.iter_mut().zip(elements) {
+            *v = element[l];
+        }
     }
-    sum
+}
+
+/// The first lane of each vector.
+#[inline(always)]
+fn lanes<T, V: Vector<T>, const L: usize>() -> impl Iterator<Item = usize> {
+    const { assert!(L % V::WIDTH == 0, "vectors of this width do not fill the lanes") }
+    (0..L / V::WIDTH).map(|vector| vector * V::WIDTH)
 }
 
 impl<T: Real, const L: usize> Scalings<T, L> {
     fn new(n: usize) -> Self {
-        let (vector, matrix) = (|| vec![[T::ZERO; L]; n], || vec![[T::ZERO; L]; n * n]);
+        let zeros = |count| vec![[T::ZERO; L]; count];
         Scalings {
-            n,
-            k: matrix(),
-            u: vector(),
-            v: vector(),
-            sums: vector(),
-            extremes: [[T::ONE; L]; 2],
+            k: zeros(n * n),
+            d: zeros(n * n),
+            u: Vec::new(),
+            v: Vec::new(),
+            sums: zeros(n),
+            reach: [T::ZERO; L],
             steps: [0; L],
-            history: Vec::new(),
-            d: matrix(),
+            longest: 0,
+            keep: false,
         }
     }
 
-    /// Everything for L matrices, which lie one after the other.
+    /// Everything for up to L matrices, which lie one after the other.
     #[inline(always)]
-    fn run(
+    fn run<V: Vector<T>>(
         &mut self,
+        n: usize,
         logarithms: &mut Logarithms,
         logits: &[T],
         wanted: Wanted<'_, T>,
         end: End,
         out: &mut [T],
     ) {
-        self.load(logits);
-        self.iterate(end, matches!(wanted, Wanted::Gradient(_)));
+        let (size, count) = (n * n, logits.len() / (n * n));
+        self.keep = matches!(wanted, Wanted::Gradient(_));
+        self.load(n, logits);
+        self.iterate::<V>(n, count, end);
         match wanted {
-            Wanted::Matrix => self.store(out),
-            Wanted::Gradient(g) => self.pull(g, out),
+            Wanted::Matrix => self.store::<V>(n, out),
+            Wanted::Gradient(g) => self.pull::<V>(n, g, out),
             Wanted::Steps => out.iter_mut().zip(self.steps).for_each(|(out, t)| *out = T::of(t as f64)),
         }
-        let size = self.n * self.n;
-        let width = out.len() / L;
-        for l in (0..L).filter(|&l| !self.trusted(l)) {
+        let width = out.len() / count;
+        for l in (0..count).filter(|&l| !self.trusted(l)) {
             let elements = l * size..(l + 1) * size;
             let wanted = wanted.of(elements.clone());
             logarithms.run(&logits[elements], wanted, end, &mut out[l * width..(l + 1) * width]);
@@ -250,84 +319,119 @@ impl<T: Real, const L: usize> Scalings<T, L> {
     }
 
     #[inline(always)]
-    fn load(&mut self, logits: &[T]) {
-        let n = self.n;
-        for (l, matrix) in logits.chunks_exact(n * n).enumerate() {
-            self.k.iter_mut().zip(matrix).for_each(|(k, &h)| k[l] = h);
-        }
-        let largest = &mut self.sums;
-        largest.fill([T::of(f64::NEG_INFINITY); L]);
-        for row in self.k.chunks_exact(n) {
-            for (largest, h) in largest.iter_mut().zip(row) {
-                for l in 0..L {
-                    largest[l] = if h[l] > largest[l] { h[l] } else { largest[l] };
-                }
+    fn load(&mut self, n: usize, logits: &[T]) {
+        side_by_side(logits, n * n, &mut self.d);
+        let (h, k) = (&self.d[..n * n], &mut self.k[..n * n]);
+        for j in 0..n {
+            let mut largest = h[j];
+            for i in 1..n {
+                largest = larger(&largest, &h[i * n + j]);
             }
-        }
-        for row in self.k.chunks_exact_mut(n) {
-            for (k, largest) in row.iter_mut().zip(&*largest) {
+            for i in 0..n {
+                let (k, h) = (&mut k[i * n + j], &h[i * n + j]);
                 for l in 0..L {
-                    k[l] = (k[l] - largest[l]).exp();
+                    k[l] = (h[l] - largest[l]).exp();
                 }
             }
         }
     }
 
+    /// Where the scalings of step t begin.
     #[inline(always)]
-    fn iterate(&mut self, end: End, keep: bool) {
-        self.u.fill([T::ONE; L]);
-        self.v.fill([T::ZERO; L]);
+    fn place(&self, n: usize, t: usize) -> usize {
+        if self.keep { t * n } else { t % 2 * n }
+    }
+
+    /// Up to `count` of the matrices are there; the others have ended before they began.
+    #[inline(always)]
+    fn iterate<V: Vector<T>>(&mut self, n: usize, count: usize, end: End) {
+        self.reach = [T::ZERO; L];
         self.steps = [0; L];
-        self.extremes = [[T::ONE; L]; 2];
-        self.history.clear();
-        if keep {
-            self.history.extend_from_slice(&self.u);
-        }
-        let mut running = [true; L];
-        for step in 0..end.at_most {
-            transposed_times(&self.k, &self.u, &mut self.sums);
+        self.longest = 0;
+        self.make_room(2 * n);
+        self.u[..n].fill([T::ONE; L]);
+        let mut running: [bool; L] = std::array::from_fn(|l| l < count);
+        for t in 0..end.at_most {
+            if self.keep {
+                self.make_room((t + 2) * n);
+            }
+            let before = self.reach;
+            self.step::<V>(n, t);
             if let Some(error) = end.error
-                && step > 0
+                && t > 0
             {
-                let worst = self.worst_column();
+                let worst = self.worst_column(n, t - 1);
                 for l in 0..L {
                     // NaN stops.
                     running[l] = running[l] && self.trusted(l) && worst[l].wide() > error;
                 }
                 if !running.contains(&true) {
+                    self.reach = before;
                     break;
                 }
-            }
-            for (v, sum) in self.v.iter_mut().zip(&self.sums) {
-                for l in 0..L {
-                    v[l] = if running[l] { T::ONE / sum[l] } else { v[l] };
+                for l in (0..L).filter(|&l| !running[l]) {
+                    self.reach[l] = before[l];
+                    self.stay(n, t, l);
                 }
             }
-            let [mut low, mut high] = self.extremes;
-            for (row, u) in self.k.chunks_exact(self.n).zip(&mut self.u) {
-                let sum = row_times(row, &self.v);
-                for l in 0..L {
-                    u[l] = if running[l] { T::ONE / sum[l] } else { u[l] };
-                    low[l] = if u[l] < low[l] { u[l] } else { low[l] };
-                    high[l] = if u[l] > high[l] { u[l] } else { high[l] };
-                }
-            }
-            self.extremes = [low, high];
+            self.longest += 1;
             for l in 0..L {
                 self.steps[l] += usize::from(running[l]);
-            }
-            if keep {
-                self.history.extend_from_slice(&self.v);
-                self.history.extend_from_slice(&self.u);
             }
         }
     }
 
-    /// The largest |column sum − 1|; the sums, without their factor v, are those of u.
     #[inline(always)]
-    fn worst_column(&self) -> Lanes<T, L> {
+    fn make_room(&mut self, count: usize) {
+        if self.u.len() < count {
+            self.u.resize(count, [T::ZERO; L]);
+            self.v.resize(count, [T::ZERO; L]);
+        }
+    }
+
+    /// From uₜ to vₜ₊₁ and uₜ₊₁.
+    #[inline(always)]
+    fn step<V: Vector<T>>(&mut self, n: usize, t: usize) {
+        let (here, next) = (self.place(n, t), self.place(n, t + 1));
+        let (k, sums) = (&self.k[..n * n], &mut self.sums[..n]);
+        let (u, v) = (&self.u[here..here + n], &mut self.v[here..here + n]);
+        for lane in lanes::<T, V, L>() {
+            transposed_times(
+                n,
+                k,
+                u,
+                lane,
+                #[inline(always)]
+                |j, sum: V| {
+                    sum.store(&mut sums[j], lane);
+                    (V::all(T::ONE) / sum).store(&mut v[j], lane);
+                },
+            );
+        }
+        let (u, v) = (&mut self.u[next..next + n], &self.v[here..here + n]);
+        for lane in lanes::<T, V, L>() {
+            let mut reach = V::load(&self.reach, lane);
+            times(
+                n,
+                k,
+                v,
+                lane,
+                #[inline(always)]
+                |i, sum: V| {
+                    let inverse = V::all(T::ONE) / sum;
+                    inverse.store(&mut u[i], lane);
+                    reach = reach + (inverse + sum);
+                },
+            );
+            reach.store(&mut self.reach, lane);
+        }
+    }
+
+    /// The largest |column sum − 1| after step t; the sums, without their factor v, are those of u.
+    #[inline(always)]
+    fn worst_column(&self, n: usize, t: usize) -> Lanes<T, L> {
         let mut worst = [T::ZERO; L];
-        for (v, sum) in self.v.iter().zip(&self.sums) {
+        for (v, sum) in self.v[self.place(n, t)..][..n].iter().zip(&self.sums) {
             for l in 0..L {
                 worst[l] = worst[l].maximum((v[l] * sum[l] - T::ONE).abs());
             }
@@ -335,92 +439,134 @@ impl<T: Real, const L: usize> Scalings<T, L> {
         worst
     }
 
-    /// Whether a matrix has stayed where nothing that matters underflows. A NaN in u stays there.
+    /// Takes back step t of one matrix.
+    #[inline(always)]
+    fn stay(&mut self, n: usize, t: usize, l: usize) {
+        let (before, here, next) = (self.place(n, t - 1), self.place(n, t), self.place(n, t + 1));
+        for i in 0..n {
+            self.u[next + i][l] = self.u[here + i][l];
+            self.v[here + i][l] = self.v[before + i][l];
+        }
+    }
+
+    /// Whether a matrix has stayed where nothing that matters underflows.
     #[inline(always)]
     fn trusted(&self, l: usize) -> bool {
-        let bound = if T::DTYPE == DType::F32 { 1e12 } else { 1e120 };
-        let [low, high] = [self.extremes[0][l].wide(), self.extremes[1][l].wide()];
-        low >= 1.0 / bound && high <= bound && !self.u.iter().any(|u| u[l].is_nan())
+        self.reach[l].wide() <= if T::DTYPE == DType::F32 { 1e12 } else { 1e120 }
+    }
+
+    /// Where u and v are at the end.
+    #[inline(always)]
+    fn places(&self, n: usize) -> [usize; 2] {
+        [self.place(n, self.longest), self.place(n, self.longest.saturating_sub(1))]
     }
 
     /// uᵢ·Kᵢⱼ·vⱼ.
     #[inline(always)]
-    fn store(&mut self, out: &mut [T]) {
-        let n = self.n;
-        for (row, u) in self.k.chunks_exact_mut(n).zip(&self.u) {
-            for (k, v) in row.iter_mut().zip(&self.v) {
-                for l in 0..L {
-                    k[l] = u[l] * k[l] * v[l];
+    fn store<V: Vector<T>>(&mut self, n: usize, out: &mut [T]) {
+        let [u, v] = self.places(n);
+        let (k, p) = (&self.k[..n * n], &mut self.d[..n * n]);
+        let (u, v) = (&self.u[u..u + n], &self.v[v..v + n]);
+        for lane in lanes::<T, V, L>() {
+            for i in 0..n {
+                let u = V::load(&u[i], lane);
+                for j in 0..n {
+                    let at = i * n + j;
+                    (u * V::load(&k[at], lane) * V::load(&v[j], lane)).store(&mut p[at], lane);
                 }
             }
         }
-        for (l, matrix) in out.chunks_exact_mut(n * n).enumerate() {
-            matrix.iter_mut().zip(&self.k).for_each(|(p, k)| *p = k[l]);
-        }
+        one_by_one(p, n * n, out);
     }
 
-    /// The cotangent of H. Where a half step has made `Y = X/s`, it has made `ln Y = ln X − ln s`, and takes from the
-    /// cotangent D of `ln Y` its sums along the axis, times Y. As every Y is `diag(u)·K·diag(v)`, the sums before the
-    /// step are those after it, less a product of K and a vector; D itself gathers what each step takes from it.
+    /// The cotangent of H, given that of P = diag(u)·K·diag(v), by the chain rule. As u = 1/(K·v) is row by row, a
+    /// cotangent ū makes −ū∘u² =: −r of the sums K·v, which is −r·vᵀ of K and −Kᵀ·r of v; v = 1/(Kᵀ·u) likewise makes
+    /// −s of the sums Kᵀ·u, with s = v̄∘v², which is −u·sᵀ of K and −K·s of u. At last `H̄ = K̄∘K`: that K was divided by
+    /// the exponential of column maxima changes nothing, as P does not depend on them.
     #[inline(always)]
-    fn pull(&mut self, g: &[T], out: &mut [T]) {
-        let n = self.n;
-        for (l, matrix) in g.chunks_exact(n * n).enumerate() {
-            self.d.iter_mut().zip(matrix).for_each(|(d, &g)| d[l] = g);
-        }
-        // At the end: D = G∘P, with these row and column sums.
+    fn pull<V: Vector<T>>(&mut self, n: usize, g: &[T], out: &mut [T]) {
+        side_by_side(g, n * n, &mut self.d);
         let zeros = || vec![[T::ZERO; L]; n];
-        let (mut last_rows, mut last_columns) = (zeros(), zeros());
-        let matrix = self.k.chunks_exact(n).zip(self.d.chunks_exact_mut(n));
-        for (((k, d), u), row_sum) in matrix.zip(&self.u).zip(&mut last_rows) {
-            for (((k, d), v), column_sum) in k.iter().zip(d).zip(&self.v).zip(&mut last_columns) {
-                for l in 0..L {
-                    d[l] = d[l] * (u[l] * v[l]);
+        let (mut last_r, mut last_v_bar) = (zeros(), zeros());
+        let [u, v] = self.places(n);
+        let (k, d) = (&self.k[..n * n], &mut self.d[..n * n]);
+        let (u, v) = (&self.u[u..u + n], &self.v[v..v + n]);
+        for lane in lanes::<T, V, L>() {
+            for i in 0..n {
+                let u = V::load(&u[i], lane);
+                let mut u_bar = V::all(T::ZERO);
+                for j in 0..n {
+                    let at = i * n + j;
+                    let (g, v) = (V::load(&d[at], lane), V::load(&v[j], lane));
+                    let gk = g * V::load(&k[at], lane);
+                    u_bar = u_bar + gk * v;
+                    (V::load(&last_v_bar[j], lane) + gk * u).store(&mut last_v_bar[j], lane);
+                    (g * (u * v)).store(&mut d[at], lane);
                 }
-                add_product(row_sum, d, k);
-                add_product(column_sum, d, k);
+                ((u_bar * u) * u).store(&mut last_r[i], lane);
             }
         }
         // Nothing flows to a matrix in the steps that it did not make.
-        let (mut rows, mut columns) = (zeros(), zeros());
-        let longest = self.steps.iter().copied().max().unwrap_or(0);
-        for t in (1..=longest).rev() {
-            for l in (0..L).filter(|&l| self.steps[l] == t) {
-                rows.iter_mut().zip(&last_rows).for_each(|(row, last)| row[l] = last[l]);
-                columns.iter_mut().zip(&last_columns).for_each(|(column, last)| column[l] = last[l]);
-            }
-            let [before, v, u] = [2 * t - 2, 2 * t - 1, 2 * t].map(|at| &self.history[at * n..(at + 1) * n]);
-            // The rows, Y = diag(u)·K·diag(v): from here on, `rows` has the factor u.
-            for (row, u) in rows.iter_mut().zip(u) {
-                for l in 0..L {
-                    row[l] = row[l] * u[l];
+        let (mut r, mut v_bar, mut s) = (zeros(), zeros(), zeros());
+        for t in (0..self.longest).rev() {
+            let ends = self.steps.contains(&(t + 1));
+            for l in (0..L).filter(|&l| self.steps[l] == t + 1) {
+                for i in 0..n {
+                    (r[i][l], v_bar[i][l]) = (last_r[i][l], last_v_bar[i][l]);
                 }
             }
-            transposed_times(&self.k, &rows, &mut self.sums);
-            // The columns, Y = diag(u before)·K·diag(v): from here on, `columns` has the factor v.
-            for ((column, sum), v) in columns.iter_mut().zip(&self.sums).zip(v) {
-                for l in 0..L {
-                    column[l] = (column[l] - sum[l] * v[l]) * v[l];
-                }
+            let (u, v) = (&self.u[t * n..][..n], &self.v[t * n..][..n]);
+            for lane in lanes::<T, V, L>() {
+                transposed_times(
+                    n,
+                    k,
+                    &r,
+                    lane,
+                    #[inline(always)]
+                    |j, sum: V| {
+                        let v = V::load(&v[j], lane);
+                        (((V::load(&v_bar[j], lane) - sum) * v) * v).store(&mut s[j], lane);
+                    },
+                );
             }
-            let matrix = self.k.chunks_exact(n).zip(self.d.chunks_exact_mut(n));
-            for (((k, d), row), before) in matrix.zip(&mut rows).zip(before) {
-                for ((d, v), column) in d.iter_mut().zip(v).zip(&columns) {
-                    for l in 0..L {
-                        d[l] = d[l] - (row[l] * v[l] + before[l] * column[l]);
-                    }
-                }
-                let sum = row_times(k, &columns);
-                for l in 0..L {
-                    row[l] = -(before[l] * sum[l]);
-                }
+            if ends {
+                v_bar.fill([T::ZERO; L]);
             }
-            columns.fill([T::ZERO; L]);
+            for lane in lanes::<T, V, L>() {
+                times(
+                    n,
+                    k,
+                    &s,
+                    lane,
+                    #[inline(always)]
+                    |i, sum: V| {
+                        let (u, of_row) = (V::load(&u[i], lane), V::load(&r[i], lane));
+                        for j in 0..n {
+                            let (d, v, s) = (&mut d[i * n + j], V::load(&v[j], lane), V::load(&s[j], lane));
+                            (V::load(d, lane) - (of_row * v + u * s)).store(d, lane);
+                        }
+                        (((V::all(T::ZERO) - sum) * u) * u).store(&mut r[i], lane);
+                    },
+                );
+            }
         }
-        for (l, matrix) in out.chunks_exact_mut(n * n).enumerate() {
-            matrix.iter_mut().zip(self.d.iter().zip(&self.k)).for_each(|(out, (d, k))| *out = d[l] * k[l]);
+        for lane in lanes::<T, V, L>() {
+            for (d, k) in d.iter_mut().zip(k) {
+                (V::load(d, lane) * V::load(k, lane)).store(d, lane);
+            }
         }
+        one_by_one(d, n * n, out);
     }
+}
+
+/// The larger of a and b in every lane; where b is NaN, a.
+#[inline(always)]
+fn larger<T: Real, const L: usize>(a: &Lanes<T, L>, b: &Lanes<T, L>) -> Lanes<T, L> {
+    let mut larger = *a;
+    for l in 0..L {
+        larger[l] = if b[l] > a[l] { b[l] } else { a[l] };
+    }
+    larger
 }
 
 /// One matrix as `exp(Hᵢⱼ + fᵢ + gⱼ)`, in f64.
@@ -623,8 +769,8 @@ mod tests {
             let logits: Vec<f32> =
                 naive(&numbers([3, 3], DType::F32, 3)).iter().map(|v| *v as f32 * size).collect();
             let mut scalings = Scalings::<f32, 1>::new(3);
-            scalings.load(&logits);
-            scalings.iterate(End { at_most: 20, error: None }, false);
+            scalings.load(3, &logits);
+            scalings.iterate::<f32>(3, 1, End { at_most: 20, error: None });
             scalings.trusted(0)
         };
         assert!(trusted(1.0) && !trusted(10_000.0));
