@@ -104,8 +104,8 @@ fn formula() -> Outcome<String> {
         for k in 1..=12 {
             let held = |blocks: usize, run: usize| {
                 let coefficients = 2.0 * (n * n + 2.0 * n) * blocks as f64 / c;
-                let states = n * blocks.div_ceil(k) as f64 + (n + 2.0) * run as f64;
-                states + blocks as f64 + coefficients + 2.0 * n
+                let run = n * (run - 1) as f64 + 2.0 * run as f64;
+                n * blocks.div_ceil(k) as f64 + run + blocks as f64 + coefficients + n
             };
             let expected = match depth % k {
                 0 => held(depth, k),

@@ -333,8 +333,10 @@ pub(crate) fn cotangent(cuda: &'static Cuda, x: &[&Tensor], handed: Handed) -> R
     let shares = Shares::new(&sizes, x, handed)?;
     let mut dx = sizes.empty(cuda, &[sizes.n, sizes.channels], sizes.dtype)?;
     let [g, h] = shares.given();
-    let operands: SmallVec<[&Tensor; 3]> = [Some(&dx), g, h].into_iter().flatten().collect();
-    let streams = sizes.streams(cuda, &operands)?;
+    let streams = {
+        let operands: SmallVec<[&Tensor; 3]> = [Some(&dx), g, h].into_iter().flatten().collect();
+        sizes.streams(cuda, &operands)?
+    };
     let [mix, a] = shares.coefficients();
     let mut arguments = Arguments::default();
     arguments.output(&mut dx).optional(g).optional(h).optional(mix).optional(a).value(streams);
@@ -368,11 +370,11 @@ impl Phi {
         }
         let whole = Layout::contiguous([k, m]);
         let mut from = 0;
-        let place = |(phi, &width): (&&'_ Tensor, &usize)| {
+        let mut parts: Vec<(Layout, &Tensor)> = Vec::new();
+        for (&phi, &width) in phi.iter().zip(&widths) {
+            parts.push((whole.slice(1, from, from + width, 1), phi));
             from += width;
-            (whole.slice(1, from - width, from, 1), *phi)
-        };
-        let parts: Vec<(Layout, &Tensor)> = phi.iter().zip(&widths).map(place).collect();
+        }
         Ok(Phi { parts: vec![copy::assemble(cuda, &Shape::from([k, m]), dtype, &parts)?], widths, m })
     }
 
@@ -489,8 +491,10 @@ fn stream(
         }
     };
     let ([g, h], [mix, a]) = (shares.given(), shares.coefficients());
-    let operands: SmallVec<[&Tensor; 4]> = [Some(&dx), Some(x), g, h].into_iter().flatten().collect();
-    let pairs = aligned(of_thread, sizes.channels, &operands);
+    let pairs = {
+        let operands: SmallVec<[&Tensor; 4]> = [Some(&dx), Some(x), g, h].into_iter().flatten().collect();
+        aligned(of_thread, sizes.channels, &operands)
+    };
     let mut arguments = Arguments::default();
     arguments.output(&mut dx).optional(g).optional(h).input(x).optional(a).optional(mix);
     arguments.value(phi.columns()).scratch(q).scratch(scale);
