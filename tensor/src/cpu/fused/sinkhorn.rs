@@ -270,7 +270,7 @@ fn one_by_one<T: Real, const L: usize>(elements: &[Lanes<T, L>], size: usize, ma
 /// The first lane of each vector.
 #[inline(always)]
 fn lanes<T, V: Vector<T>, const L: usize>() -> impl Iterator<Item = usize> {
-    const { assert!(L % V::WIDTH == 0, "vectors of this width do not fill the lanes") }
+    const { assert!(L.is_multiple_of(V::WIDTH), "vectors of this width do not fill the lanes") }
     (0..L / V::WIDTH).map(|vector| vector * V::WIDTH)
 }
 
