@@ -297,8 +297,11 @@ impl Tape {
             }
         }
         let mut pending = Pending::new(flow.low, y);
-        let _terms = (seed.joins() && flow.low == 0 && self.mutation.is_none()).then(|| self.gather_terms());
+        // A sweep inside this one, of a rule's expansion, has nothing to do with what is left here.
+        let gathers = seed.joins() && flow.low == 0 && self.mutation.is_none();
+        let _terms = gathers.then(|| self.gather_terms());
         *pending.slot(y) = Some(seed);
+        let joined = |arrived, id| if gathers { L::joined(arrived, self, id) } else { Ok(arrived) };
         let mut pulled = Loads::new();
         let _scope = self.return_to_scope();
         let sweep = self.begin_sweep();
@@ -307,11 +310,11 @@ impl Tape {
                 self.swept_to(id + 1);
             }
             let arrived = pending.slot(id).take();
-            if arrived.is_none() && !self.has_terms(id) {
+            if arrived.is_none() && !(gathers && self.has_terms(id)) {
                 continue;
             }
             let watched = if sweep.outermost { self.before_rule(id)? } else { None };
-            let Some(load) = L::joined(arrived, self, id)? else { continue };
+            let Some(load) = joined(arrived, id)? else { continue };
             let load = load.arrived(self, id)?;
             let is_source = sources[(id - flow.low) as usize];
             if is_source {
@@ -320,7 +323,7 @@ impl Tape {
             load.pulled(self, id, flow, &pending, &mut pulled)?;
             for (operand, load) in pulled.drain(..) {
                 let slot = pending.slot(operand);
-                *slot = Some(match L::joined(slot.take(), self, operand)? {
+                *slot = Some(match joined(slot.take(), operand)? {
                     Some(earlier) => earlier.plus(load, self)?,
                     None => load,
                 });

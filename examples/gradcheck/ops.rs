@@ -24,6 +24,7 @@ pub fn ops() -> Vec<Subject> {
     all.extend(products());
     all.extend(rows());
     all.extend(sinkhorns());
+    all.extend(streams());
     all.extend(movements());
     all.extend(indices());
     all.extend(orders());
@@ -402,6 +403,31 @@ fn sinkhorns() -> Vec<Subject> {
         op("sinkhorn_potentials", squares(2), |x, case| {
             backward(x[0].sinkhorn(&how(case, Gradient::Implicit, &[])), x[1], x[0]) + (x[0] + x[1]) * LINE
         }),
+    ]
+}
+
+/// Streams and what `operands` adds for n streams of C channels, after the same leading axes or without any.
+fn of_streams(operands: fn(&[usize], usize, usize) -> Vec<Vec<usize>>) -> Drawn<Case> {
+    Drawn::new(move |draw| {
+        let lead = draw.shape(0..=2);
+        let (n, channels) = (1 + draw.below(3), 1 + draw.below(4));
+        let mut shapes = vec![[&lead[..], &[n, channels]].concat()];
+        shapes.extend(operands(&lead, n, channels));
+        let operands = draw.operands(shapes, &dense(Interior));
+        draw.case(operands)
+    })
+}
+
+/// Streams: read and written by coefficients, projected, and back.
+fn streams() -> Vec<Subject> {
+    let read = of_streams(|lead, n, _| vec![[lead, &[n]].concat()]);
+    let write =
+        of_streams(|lead, n, c| vec![[lead, &[c]].concat(), [lead, &[n, n]].concat(), [lead, &[n]].concat()]);
+    let project = of_streams(|_, n, c| vec![vec![n * c, 2], vec![n * c, 1]]);
+    vec![
+        op("stream_read", read, |x, _| x[0].stream_read(x[1])),
+        op("stream_write", write, |x, _| x[0].stream_write(x[1], x[2], x[3])),
+        op("stream_project", project, |x, _| concat(&x[0].stream_project(&x[1..], 0.1), -1)),
     ]
 }
 

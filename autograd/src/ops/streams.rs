@@ -104,7 +104,7 @@ impl<'t> Term<'t> {
 
     /// The share, computed.
     #[track_caller]
-    pub fn value(self) -> Var<'t> {
+    pub(crate) fn value(self) -> Var<'t> {
         let (left, x) = self.parts();
         x[0].tape().record(StreamCotangent(left.alone()), &x)
     }

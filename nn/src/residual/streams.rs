@@ -11,7 +11,14 @@ use crate::parameter::Parameter;
 /// `a·X`: a `[.., n]`, X `[.., n, C]` → `[.., C]`, in X's dtype.
 #[track_caller]
 pub(super) fn read<'t>(a: Var<'t>, x: Var<'t>) -> Var<'t> {
-    x.stream_read(a.control())
+    let a = widened(a);
+    fitting(x, a.dtype()).stream_read(a.control()).cast(x.dtype())
+}
+
+/// Streams as coefficients of this dtype go with: as they are if theirs is as wide, and bf16 with f32; else cast.
+fn fitting(x: Var<'_>, coefficients: DType) -> Var<'_> {
+    let narrow = x.dtype() == DType::BF16 && coefficients == DType::F32;
+    if narrow { x } else { x.cast(coefficients) }
 }
 
 /// `A·X + bᵀ ⊗ output`: A `[.., n, n]`, X `[.., n, C]`, output `[.., C]`, b `[.., n]` → `[.., n, C]`, as [`mix`] and then
@@ -19,7 +26,10 @@ pub(super) fn read<'t>(a: Var<'t>, x: Var<'t>) -> Var<'t> {
 #[track_caller]
 pub(super) fn mix_and_write<'t>(x: Var<'t>, a: Var<'t>, output: Var<'t>, b: Var<'t>) -> Var<'t> {
     expect_kept_by(x, output);
-    x.skip().stream_write(output.branch(), a.control(), b.control())
+    let (a, dtype) = (widened(a), output.dtype());
+    let (b, x, output) =
+        (b.cast(a.dtype()), fitting(x.skip(), a.dtype()), fitting(output.branch(), a.dtype()));
+    x.stream_write(output, a.control(), b.control()).cast(dtype)
 }
 
 #[track_caller]
