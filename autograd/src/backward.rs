@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use crate::cotangent::{Cotangent, Load, Loads, Pending, Pulled};
 use crate::error::Result;
 use crate::op::{Cotangents, Derivative, Leaves, Pullback};
+use crate::profile::Lane;
 use crate::scope::Rule;
 use crate::tape::{Operand, Operands, ParamId, Tape, no_derivative};
 use crate::var::{Edge, Var};
@@ -305,6 +306,7 @@ impl Tape {
         let mut pulled = Loads::new();
         let _scope = self.return_to_scope();
         let sweep = self.begin_sweep();
+        let _timed = if sweep.outermost { self.time_pass("backward", Lane::Backward) } else { None };
         for id in (flow.low..=y).rev() {
             if sweep.outermost {
                 self.swept_to(id + 1);
@@ -324,7 +326,10 @@ impl Tape {
             for (operand, load) in pulled.drain(..) {
                 let slot = pending.slot(operand);
                 *slot = Some(match joined(slot.take(), operand)? {
-                    Some(earlier) => earlier.plus(load, self)?,
+                    Some(earlier) => {
+                        let _timed = self.time_sum(operand);
+                        earlier.plus(load, self)?
+                    }
                     None => load,
                 });
             }
@@ -371,6 +376,7 @@ impl Tape {
         if !wanted.contains(&true) {
             return Ok(());
         }
+        let _timed = self.time_rule(Rule::Vjp, op.name(), scope);
         self.scopes.borrow_mut().enter_rule(scope, Rule::Vjp, op.name());
         let _unseen = self.hooks.suspend();
         let keep = matches!(g, Cotangent::Node(_));

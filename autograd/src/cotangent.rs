@@ -74,6 +74,7 @@ impl<'t> Load<'t> for Cotangent<'t> {
         let Some(terms) = tape.terms.borrow_mut().as_mut().and_then(|terms| terms.remove(&id)) else {
             return Ok(arrived);
         };
+        let _timed = tape.time_sum(id);
         let sum = terms.sum().map_err(|e| tape.fail(tape.backend_error(tape.var(id), e)))?;
         debug_assert!(arrived.is_none(), "nothing is left where a sum has been begun");
         Ok(sum.map(Cotangent::Value))

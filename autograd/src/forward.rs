@@ -4,6 +4,7 @@ use smallvec::SmallVec;
 
 use crate::error::Result;
 use crate::op::{Derivative, Pushforward};
+use crate::profile::Lane;
 use crate::scope::Rule;
 use crate::tape::{Tape, no_derivative};
 use crate::var::Var;
@@ -55,6 +56,7 @@ impl Tape {
         let start = pairs.iter().map(|(x, _)| x.id).min().unwrap_or(u32::MAX);
         // What comes back for the rules stays until all have run.
         let _sweep = self.begin_sweep();
+        let _timed = self.time_pass("jvp", Lane::Other);
         let tangents = self.push_forward(ys, pairs, start);
         if let Some(failure) = self.failure() {
             return Err(failure);
@@ -117,6 +119,7 @@ impl Tape {
                 Derivative::Stops => continue,
                 Derivative::Missing(why) => no_derivative(&*op, self.scopes.borrow().suffix_of(scope), why),
             }
+            let _timed = self.time_rule(Rule::Jvp, op.name(), scope);
             self.scopes.borrow_mut().enter_rule(scope, Rule::Jvp, op.name());
             let _unseen = self.hooks.suspend();
             let at = Pushforward {

@@ -18,7 +18,8 @@
 //!
 //! To follow a gradient: [`Tape::backward_with_ledger`] keeps what each gradient was added up from,
 //! [`Tape::spectrum`] tells paths apart by the branches they cross, [`Tape::stream_map`] and [`Tape::jacobian_spectrum`] are
-//! what the stream and the branches do to it. To read a tape: [`Tape::program`], [`diff()`], [`Tape::on_forward`].
+//! what the stream and the branches do to it. To read a tape: [`Tape::program`], [`diff()`], [`Tape::on_forward`]. Where
+//! the time goes: [`Profile`].
 
 mod backward;
 pub mod check;
@@ -42,6 +43,7 @@ pub mod ops;
 mod part;
 pub mod plan;
 mod print;
+mod profile;
 mod route;
 mod rule;
 mod scope;
@@ -68,6 +70,7 @@ pub use ops::elementwise::where_;
 pub use ops::movement::{concat, stack};
 pub use part::Part;
 pub use print::{Program, format_bytes};
+pub use profile::{Lane, Profile, Row};
 pub use route::Route;
 pub use spectrum::{Degree, Grading, Spectrum, Term};
 pub use statistics::Statistics;

@@ -39,6 +39,16 @@ pub(crate) enum Rule {
     Jvp,
 }
 
+impl Rule {
+    /// What stands before an operation's name in that of its rule.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Rule::Vjp => "∂",
+            Rule::Jvp => "d",
+        }
+    }
+}
+
 impl Default for Scopes {
     fn default() -> Self {
         let root = Scope { path: "".into(), children: HashMap::new(), rules: Vec::new(), draws: 0 };
@@ -74,8 +84,7 @@ impl Scopes {
         let rules = &self.all[scope.0 as usize].rules;
         let known = rules.iter().find(|(r, o, _)| *r == rule && *o == op).map(|(_, _, id)| *id);
         let id = known.unwrap_or_else(|| {
-            let prefix = if rule == Rule::Vjp { "∂" } else { "d" };
-            let id = self.child(scope, &format!("{prefix}{op}"));
+            let id = self.child(scope, &format!("{}{op}", rule.prefix()));
             self.all[scope.0 as usize].rules.push((rule, op, id));
             id
         });
@@ -154,6 +163,7 @@ impl Tape {
     pub fn scope<'t, R: Outputs<'t>>(&'t self, name: impl fmt::Display, f: impl FnOnce() -> R) -> R {
         let start = self.len();
         let inside = self.enter_child(&name);
+        let _timed = self.time_scope();
         let mut result = f();
         drop(inside);
         if self.is_inference() {

@@ -19,6 +19,7 @@ use crate::op::{Derivative, Op};
 use crate::ops::streams::Terms;
 use crate::plan::costs::Rehearsed;
 use crate::plan::run::Run;
+use crate::profile::Profile;
 use crate::scope::{ScopeId, Scopes};
 use crate::shared::SharedOp;
 use crate::value::{Drops, ReadLog};
@@ -62,6 +63,7 @@ pub struct Tape {
     /// What should change outside the tape once the program has run.
     pub(crate) updates: RefCell<Vec<Note>>,
     pub(crate) hooks: Hooks,
+    pub(crate) profile: Option<Profile>,
     epoch: Cell<u32>,
     /// Shares in cotangents that the sweep under way has not computed, by the node they belong to. `None` where a sweep
     /// carries something else than cotangents that are dropped as it goes.
@@ -162,6 +164,7 @@ impl Tape {
             pass: Cell::new(0),
             updates: RefCell::default(),
             hooks: Hooks::default(),
+            profile: None,
             epoch: Cell::new(0),
             identity: new_identity(),
             recording: Cell::new(kind != Kind::Inference),
@@ -539,6 +542,7 @@ impl Tape {
 
     /// Computes the value of a node just recorded.
     fn run(&self, id: u32) {
+        let _timed = self.time_operation(id, None);
         if let Err(error) = self.try_run(id) {
             self.fail(error);
         }

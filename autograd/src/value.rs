@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
 use crate::op::Purity;
+use crate::profile::Lane;
 use crate::tape::Tape;
 use crate::var::Var;
 
@@ -188,9 +189,11 @@ impl Tape {
             let operands: SmallVec<[Tensor; 3]> =
                 node.inputs.iter().filter_map(|o| kept(o.id).cloned()).collect();
             drop(nodes);
+            let timed = self.time_operation(next, Some(Lane::Recompute));
             let value = op
                 .forward(&operands.iter().collect::<SmallVec<[&Tensor; 3]>>())
                 .map_err(|e| self.backend_error(self.var(next), e))?;
+            drop(timed);
             computed.insert(next, value);
             stack.pop();
         }

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::plan::verify::Print;
 use crate::plan::{Plan, Step, Totals, Verified, Verify};
 use crate::print::format_bytes;
+use crate::profile::Lane;
 use crate::tape::Tape;
 
 /// What a run that followed a plan really took: made by [`Tape::receipt`].
@@ -434,6 +435,7 @@ impl Tape {
         let (Some(op), Some(operands)) = (op, operands) else {
             return Err(Error::Dropped { site: self.site(id) });
         };
+        let _timed = self.time_operation(id, Some(Lane::Recompute));
         op.forward(&operands.iter().collect::<SmallVec<[&Tensor; 3]>>())
             .map_err(|e| self.backend_error(self.var(id), e))
     }
@@ -443,6 +445,7 @@ impl Tape {
         let drift = match &mut *self.followed.borrow_mut() {
             Some(Run { plan, prints, receipt, .. }) => match prints.get(&id) {
                 Some(print) => {
+                    let _timed = self.time_hash(id);
                     let nodes = self.nodes.borrow();
                     let shows = plan.0.costs.entries[id as usize].shows;
                     let shown = shows.and_then(|shown| nodes[shown as usize].value.as_ref());
@@ -467,6 +470,7 @@ impl Tape {
             && run.plan.recomputations(id as usize) > 0
             && !run.prints.contains_key(&id)
         {
+            let _timed = self.time_hash(id);
             let is_view = run.plan.0.costs.entries[id as usize].shows.is_some();
             match Print::take(value, is_view, run.verify, &mut run.receipt.verified) {
                 Ok(print) => run.prints.extend(print.map(|print| (id, print))),
