@@ -138,7 +138,7 @@ fn a_value_that_is_asked_for_comes_back_in_that_lane_too() {
     let _step = profile.step(0);
     shifted.value().unwrap();
     drop(_step);
-    let again = row(&profile.by_op(), "add");
+    let again = row(&profile.by_op(), "affine");
     assert_eq!((again.calls, time_in(&again, Lane::Recompute)), (1, again.time));
 }
 
@@ -258,7 +258,10 @@ fn a_trace_has_a_thread_for_each_lane_and_its_events_lie_inside_each_other() {
     }
     let names = |thread: &str| threads[thread].iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>();
     let block = |layer| [layer, "branch", "matmul", "tanh"];
-    assert_eq!(names("forward"), [&block("layers.0")[..], &block("layers.1"), &["loss", "sum"]].concat());
+    assert_eq!(
+        names("forward"),
+        [&block("layers.0")[..], &block("layers.1"), &["loss", "sum", "reshape"]].concat()
+    );
     assert_eq!(names("backward")[..2], ["backward", "∂sum"]);
     assert_eq!(names("other"), ["step 0"]);
     // A scope is around what it records, and the pass around every rule.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use limpid::autograd::Profile;
 use limpid::tensor::io::write_atomically;
 use serde_json::{Value, json};
 
@@ -40,6 +41,10 @@ pub fn write(settings: &Settings, data: &Data, runs: &[Run], figures: &Figures) 
     text(&out.join("boundary.csv"), &format!("variant,x,y,probability\n{}", figures.boundary_points))?;
     for figure in figures.all() {
         text(&out.join(format!("figures/{}.svg", figure.file)), &figure.svg)?;
+    }
+    if settings.arguments.profile {
+        let profiles: Vec<_> = runs.iter().map(|run| (run.variant().name(), &run.network.profile)).collect();
+        Profile::write(&profiles, out)?;
     }
     text(&out.join("report.html"), &page::report(settings, runs, figures))?;
     let record = json!({

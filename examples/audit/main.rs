@@ -115,6 +115,9 @@ fn run(settings: &Settings) -> Result<(), Failure> {
         [run] => say(&terminal::network(settings, run)),
         runs => say(&terminal::comparison(runs)),
     }
+    if a.profile {
+        runs.iter().for_each(|run| say(&format!("{}: {}", run.variant(), run.network.profile)));
+    }
     say(&format!("Written to {}", a.out.display()));
     say(&format!("Open {} in a browser.", a.out.join("report.html").display()));
     Ok(())

@@ -1,6 +1,6 @@
 //! A network on two moons: built, trained, and every layer's gradient norm in every epoch.
 
-use limpid::autograd::Tape;
+use limpid::autograd::{Profile, Tape};
 use limpid::nn::data::{Batch, Batches, Dataset, StandardScaler};
 use limpid::nn::losses::{Reduction, cross_entropy};
 use limpid::nn::optim::{Optimizer, Sgd};
@@ -64,6 +64,8 @@ pub struct Network {
     pub evaluation: (f64, f64),
     /// Where training met a number that is not finite, if it did: epoch, step, and the first operation to blame.
     pub divergence: Option<(usize, usize, String)>,
+    /// Where the time of some steps of training went, if that was asked for.
+    pub profile: Profile,
 }
 
 impl Network {
@@ -74,7 +76,8 @@ impl Network {
         let model = Mlp::of_variant(&init, config, variant, &settings.config)?;
         let layers = (0..model.depth()).map(|i| model.layer(i).weight.path().to_string()).collect();
         let evaluation = evaluate(&model, &data.validation)?;
-        Ok(Network { variant, model, layers, epochs: Vec::new(), evaluation, divergence: None })
+        let profile = Profile::of_steps(0..0);
+        Ok(Network { variant, model, layers, epochs: Vec::new(), evaluation, divergence: None, profile })
     }
 
     /// Trains for as many epochs as the settings say, or until a number is not finite.
@@ -82,26 +85,31 @@ impl Network {
         let a = &settings.arguments;
         let mut optimizer = Sgd::new().with_momentum(MOMENTUM);
         let batches = Batches::new(data.train.len(), BATCH, Key::new(a.seed).fold_str("batches"))?;
-        let mut tape = Tape::new().with_seed(a.seed);
+        if a.profile {
+            self.profile = Profile::after_warm_up((a.epochs * batches.per_epoch()) as u64);
+        }
+        let profile = self.profile.clone();
+        let mut tape = Tape::new().with_seed(a.seed).with_profile(&profile);
         let mut step = 0;
         for epoch in 0..a.epochs {
             let (mut losses, mut norms, mut steps) = (0.0, vec![0.0; self.layers.len()], 0);
             for batch in batches.of(&data.train, epoch as u64)? {
                 let batch = batch?;
+                let _step = profile.step(step as u64);
                 tape.clear(step as u64);
                 let loss = loss(&tape, &self.model, &batch);
                 let value = loss.item()?;
                 let mut gradients = tape.backward(loss)?;
                 tape.clear(step as u64); // nothing refers to the weights any more: they can be updated in place
-                let found = gradient_norms(&self.model, &gradients)?;
+                let found = profile.span("gradient norms", || gradient_norms(&self.model, &gradients))?;
                 if !value.is_finite() || found.iter().any(|(_, norm)| !norm.is_finite()) {
                     let cause = first_non_finite(&self.model, &batch, a.seed, step);
                     self.divergence = Some((epoch, step, cause));
                     return Ok(());
                 }
                 norms.iter_mut().zip(self.of_layers(&found)).for_each(|(sum, norm)| *sum += norm);
-                clip_norm(&self.model, &mut gradients, CLIP)?;
-                optimizer.step(&mut self.model, &gradients, RATE)?;
+                profile.span("clipping", || clip_norm(&self.model, &mut gradients, CLIP))?;
+                profile.span("optimiser", || optimizer.step(&mut self.model, &gradients, RATE))?;
                 losses += value;
                 steps += 1;
                 step += 1;

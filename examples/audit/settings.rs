@@ -49,6 +49,10 @@ pub struct Arguments {
     /// Where to write
     #[arg(long, default_value = "out/audit", value_name = "DIR", help_heading = "Output")]
     pub out: PathBuf,
+    /// Also find out where the time goes, in ten steps of each training: the eleventh to the twentieth, or of fewer than
+    /// twenty the second half. Tables, profile.json, and trace.json for ui.perfetto.dev or chrome://tracing
+    #[arg(long, help_heading = "Output")]
+    pub profile: bool,
     /// Print nothing but errors
     #[arg(long, help_heading = "Output")]
     pub quiet: bool,

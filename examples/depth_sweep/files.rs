@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use limpid::autograd::Profile;
 use limpid::tensor::io::write_atomically;
 use serde_json::{Value, json};
 
@@ -22,6 +23,13 @@ pub fn write(settings: &Settings, runs: &[Run], groups: &[Group]) -> Result<(), 
         "results": groups.iter().map(result).collect::<Vec<Value>>(),
     });
     text(&out.join("sweep.json"), &format!("{record:#}\n"))?;
+    if settings.arguments.profile {
+        let first = runs.iter().filter(|run| run.seed == settings.arguments.seed);
+        let named: Vec<(String, &Profile)> =
+            first.map(|run| (format!("{}, {} layers", run.variant, run.depth), &run.profile)).collect();
+        let named: Vec<(&str, &Profile)> = named.iter().map(|(name, profile)| (&**name, *profile)).collect();
+        Profile::write(&named, out)?;
+    }
     let drawn = figures::draw(settings, groups);
     text(&out.join("accuracy.svg"), &drawn.accuracy)?;
     text(&out.join("gradients.svg"), &drawn.gradients)?;

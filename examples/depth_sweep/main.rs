@@ -63,6 +63,10 @@ fn sweep(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
     }
     let groups: Vec<Group> = runs.chunks(settings.seeds().count()).map(Group::new).collect();
     say(&table::composite(settings, &groups));
+    if a.profile {
+        let deepest = runs.iter().filter(|run| a.depths.last() == Some(&run.depth) && run.seed == a.seed);
+        deepest.for_each(|run| say(&format!("{}, {} layers: {}", run.variant, run.depth, run.profile)));
+    }
     files::write(settings, &runs, &groups)?;
     say(&format!("Written to {0}; open {0}/report.html in a browser.", a.out.display()));
     Ok(())

@@ -1,6 +1,6 @@
 //! One network: trained on two moons, and measured before and after.
 
-use limpid::autograd::{Matrix, Tape};
+use limpid::autograd::{Matrix, Profile, Tape};
 use limpid::nn::data::{Batch, Batches, Dataset, StandardScaler, two_moons};
 use limpid::nn::losses::{Reduction, cross_entropy};
 use limpid::nn::optim::{Optimizer, Sgd};
@@ -45,6 +45,8 @@ pub struct Run {
     pub diverged: Option<usize>,
     /// The composite map before training, its mixing perturbed; of connections whose mixing is between streams.
     pub perturbed: Option<Gain>,
+    /// Where the time of some steps went, if that was asked for.
+    pub profile: Profile,
 }
 
 /// A network after training.
@@ -92,7 +94,9 @@ pub fn run(settings: &Settings, data: &Data, depth: usize, variant: Variant, see
         perturb(&mut model, variant, a.perturbation, Key::new(seed).fold_str("perturbation"))?;
         perturbed = Some(composite(&model, &few, a.streams)?);
     }
-    let diverged = train(settings, data, &batches, &mut model, seed)?;
+    let steps = if a.profile && seed == a.seed { a.epochs * batches.per_epoch() } else { 0 };
+    let profile = Profile::after_warm_up(steps as u64);
+    let diverged = train(settings, data, &batches, &mut model, seed, &profile)?;
     let mut trained = None;
     if diverged.is_none() {
         trained = Some(Trained {
@@ -101,7 +105,7 @@ pub fn run(settings: &Settings, data: &Data, depth: usize, variant: Variant, see
             gain: mixes.then(|| composite(&model, &few, a.streams)).transpose()?,
         });
     }
-    Ok(Run { variant, depth, seed, before, trained, diverged, perturbed })
+    Ok(Run { variant, depth, seed, before, trained, diverged, perturbed, profile })
 }
 
 /// Whether a network of this variant is a product of mixes between n streams, and nothing else, on the paths that cross
@@ -123,26 +127,29 @@ fn train(
     batches: &Batches,
     model: &mut Mlp,
     seed: u64,
+    profile: &Profile,
 ) -> Result<Option<usize>> {
     let a = &settings.arguments;
     let mut optimizer = Sgd::new().with_momentum(MOMENTUM);
-    let mut tape = Tape::new().with_seed(seed);
+    let mut tape = Tape::new().with_seed(seed).with_profile(profile);
     let steps = (a.epochs * batches.per_epoch()) as u64;
     let rate = Schedule::Cosine { peak: a.lr, floor: 0.0, steps };
     let mut step = 0;
     for epoch in 0..a.epochs {
         for batch in batches.of(&data.train, epoch as u64)? {
+            let batch = batch?;
+            let _step = profile.step(step);
             tape.clear(step);
-            let loss = loss(&tape, model, &batch?);
+            let loss = loss(&tape, model, &batch);
             let finite = loss.item()?.is_finite();
             let mut gradients = tape.backward(loss)?;
             tape.clear(step); // nothing refers to the weights any more: they can be updated in place
-            match clip_norm(model, &mut gradients, CLIP) {
+            match profile.span("clipping", || clip_norm(model, &mut gradients, CLIP)) {
                 Ok(_) if finite => {}
                 Ok(_) | Err(Error::NonFiniteGradient { .. }) => return Ok(Some(epoch)),
                 Err(error) => return Err(error.into()),
             }
-            optimizer.step(model, &gradients, rate.at(step))?;
+            profile.span("optimiser", || optimizer.step(model, &gradients, rate.at(step)))?;
             step += 1;
         }
     }

@@ -55,6 +55,11 @@ pub struct Arguments {
     /// Threads for large operations; the results are the same for any number
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
     pub threads: usize,
+    /// Also find out where the time goes, in ten steps of each network with the first seed: the eleventh to the twentieth, or
+    /// of fewer than twenty the second half. Tables of the deepest, and of all profile.json, and trace.json for
+    /// ui.perfetto.dev or chrome://tracing
+    #[arg(long)]
+    pub profile: bool,
     /// Print nothing but errors
     #[arg(long)]
     pub quiet: bool,

@@ -17,6 +17,7 @@ use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use limpid::Tape;
+use limpid::autograd::Profile;
 use limpid::autograd::plan::{Front, Plan, PlanError};
 use limpid::tensor::set_threads;
 
@@ -109,6 +110,12 @@ fn compare(
     // The one about what this network is made of.
     for plan in plans.iter().filter(|plan| plan.policy() == "connections") {
         say(&format!("\n{}", plan.summary()))?;
+    }
+    if a.profile {
+        let profiles = measure::profiles(network, text, plans).map_err(Failure::found)?;
+        let named: Vec<(&str, &Profile)> = plans.iter().map(Plan::policy).zip(&profiles).collect();
+        Profile::write(&named, &a.out).map_err(Failure::input)?;
+        named.iter().try_for_each(|(name, profile)| say(&format!("\n{name}: {profile}")))?;
     }
     say(&format!("\nWritten to {0}; open {0}/memory.svg in a browser.\n", a.out.display()))?;
     match &table::failures(plans, &measurement.rows)[..] {

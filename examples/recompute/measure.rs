@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use limpid::autograd::Profile;
 use limpid::autograd::plan::{Plan, Receipt, Verify};
 use limpid::{Parameters, Tape};
 
@@ -41,7 +42,9 @@ struct Run {
 /// the machine down for a while slows all of them.
 pub fn measure(network: &Network, text: &Text, plans: &[Plan], rounds: usize) -> Outcome<Measurement> {
     let ways = || plans.iter().flat_map(|plan| [(plan, Verify::Off), (plan, Verify::Hash)]);
-    let first: Vec<Run> = ways().map(|(plan, how)| run(network, text, plan, how)).collect::<Outcome<_>>()?;
+    let unprofiled = Profile::of_steps(0..0);
+    let run = |plan: &Plan, how| run(network, text, plan, how, &unprofiled, 0);
+    let first: Vec<Run> = ways().map(|(plan, how)| run(plan, how)).collect::<Outcome<_>>()?;
     let reference = &first[0].bits;
     let mut rows: Vec<Measured> = (plans.iter().zip(first.chunks(2)))
         .map(|(plan, runs)| {
@@ -55,7 +58,7 @@ pub fn measure(network: &Network, text: &Text, plans: &[Plan], rounds: usize) ->
     let mut times = vec![Vec::with_capacity(rounds); first.len()];
     for _ in 0..rounds {
         for (way, (plan, how)) in ways().enumerate() {
-            let run = run(network, text, plan, how)?;
+            let run = run(plan, how)?;
             judge(&mut rows[way / 2], &run, reference, plan);
             times[way].push(run.seconds);
         }
@@ -68,12 +71,33 @@ pub fn measure(network: &Network, text: &Text, plans: &[Plan], rounds: usize) ->
     Ok(Measurement { rows, seconds: median(times[0].clone()) })
 }
 
-fn run(network: &Network, text: &Text, plan: &Plan, how: Verify) -> Outcome<Run> {
-    let tape = Tape::new().with_plan(plan).with_verification(how);
+/// Of each plan, where the time of three passes goes.
+pub fn profiles(network: &Network, text: &Text, plans: &[Plan]) -> Outcome<Vec<Profile>> {
+    let profiled = |plan| {
+        let profile = Profile::new();
+        for pass in 0..3 {
+            run(network, text, plan, Verify::Hash, &profile, pass)?;
+        }
+        Ok(profile)
+    };
+    plans.iter().map(profiled).collect()
+}
+
+fn run(
+    network: &Network,
+    text: &Text,
+    plan: &Plan,
+    how: Verify,
+    profile: &Profile,
+    step: u64,
+) -> Outcome<Run> {
+    let tape = Tape::new().with_plan(plan).with_verification(how).with_profile(profile);
+    let step = profile.step(step);
     let begun = Instant::now();
     let loss = network.loss(&tape, text);
     let gradients = tape.backward(loss)?;
     let seconds = begun.elapsed().as_secs_f64();
+    drop(step);
     let exact = |values: Vec<f64>| values.into_iter().map(f64::to_bits).collect();
     let mut bits = vec![("the loss".to_string(), exact(loss.value()?.to_f64_vec()?))];
     for parameter in network.parameters() {

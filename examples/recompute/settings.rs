@@ -58,6 +58,10 @@ pub struct Arguments {
     /// Write everything measured to this file
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub json: Option<PathBuf>,
+    /// Also find out where the time goes, in three more passes under each plan, with hashes. Tables, profile.json, and
+    /// trace.json for ui.perfetto.dev or chrome://tracing
+    #[arg(long, help_heading = "Output")]
+    pub profile: bool,
     /// Print nothing but errors
     #[arg(long, help_heading = "Output")]
     pub quiet: bool,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use limpid::autograd::Profile;
 use limpid::nn::save_weights;
 use limpid::tensor::io::write_atomically;
 use serde_json::{Value, json};
@@ -61,6 +62,11 @@ pub fn write(
     text(&out.join("metrics.csv"), &metrics)?;
     if settings.arguments.every_step {
         text(&out.join("gradient_norms_steps.csv"), &steps)?;
+    }
+
+    if settings.arguments.profile {
+        let profiles: Vec<_> = runs.iter().map(|run| (run.variant.name(), &run.profile)).collect();
+        Profile::write(&profiles, out)?;
     }
 
     let drawn = figures::draw(settings, data, runs)?;

@@ -133,6 +133,11 @@ fn run(settings: &Settings) -> Result<(), Failure> {
         files::write_seeds(&a.out, &all)?;
     }
     say(&table::closing(settings.name_width(), &all));
+    if a.profile {
+        for run in all.iter().flat_map(|(_, runs)| runs) {
+            say(&format!("{}: {}", run.variant, run.profile));
+        }
+    }
     say(&format!(
         "Written to {}; open {} in a browser.",
         a.out.display(),

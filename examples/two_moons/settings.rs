@@ -109,6 +109,10 @@ pub struct Arguments {
     /// Also write every step's gradient norms, not only each epoch's mean
     #[arg(long, help_heading = "Output")]
     pub every_step: bool,
+    /// Also find out where the time goes, in ten steps of each variant: the eleventh to the twentieth, or of fewer than
+    /// twenty the second half. Tables, profile.json, and trace.json for ui.perfetto.dev or chrome://tracing
+    #[arg(long, help_heading = "Output")]
+    pub profile: bool,
     /// Go on from the checkpoints in the output folder
     #[arg(long, help_heading = "Output")]
     pub resume: bool,

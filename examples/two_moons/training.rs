@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use limpid::autograd::{Tape, format_bytes};
+use limpid::autograd::{Profile, Tape, format_bytes};
 use limpid::nn::data::{Batch, Batches, Dataset, StandardScaler};
 use limpid::nn::losses::{Reduction, cross_entropy};
 use limpid::nn::optim::{Optimizer, Sgd};
@@ -57,6 +57,8 @@ pub struct Trained {
     pub history: History,
     /// Somebody asked to stop before the last epoch.
     pub interrupted: bool,
+    /// Where the time of some steps went, if that was asked for.
+    pub profile: Profile,
 }
 
 /// Trains one variant. `on_epoch` is told each finished epoch; `stop` ends training after the epoch under way, and
@@ -88,8 +90,10 @@ pub fn train(
     }
     model.move_to(&settings.device)?;
 
-    let mut tape = beside(&model, Tape::new()).with_seed(seed);
     let mut step = history.metrics.len() * batches.per_epoch();
+    let (first, steps) = (step, a.epochs * batches.per_epoch() - step);
+    let profile = Profile::after_warm_up(if a.profile { steps as u64 } else { 0 });
+    let mut tape = beside(&model, Tape::new()).with_seed(seed).with_profile(&profile);
     for epoch in history.metrics.len()..a.epochs {
         if history.divergence.is_some() {
             break;
@@ -99,13 +103,14 @@ pub fn train(
         let mut steps = 0;
         for batch in batches.of(&data.train, epoch as u64)? {
             let batch = batch?;
+            let _step = profile.step((step - first) as u64);
             tape.clear(step as u64);
             let loss = loss(&tape, &model, &batch);
             let value = loss.item()?;
             let mut gradients = tape.backward(loss)?;
             tape.clear(step as u64); // nothing refers to the weights any more: they can be updated in place
 
-            let all_norms = gradient_norms(&model, &gradients)?;
+            let all_norms = profile.span("gradient norms", || gradient_norms(&model, &gradients))?;
             if !value.is_finite() || all_norms.iter().any(|(_, norm)| !norm.is_finite()) {
                 let cause = first_non_finite(&model, &batch, seed, step);
                 history.divergence = Some(Divergence { epoch, step, cause });
@@ -122,9 +127,9 @@ pub fn train(
             }
 
             if let Some(limit) = settings.clip {
-                clip_norm(&model, &mut gradients, limit)?;
+                profile.span("clipping", || clip_norm(&model, &mut gradients, limit))?;
             }
-            optimizer.step(&mut model, &gradients, a.lr)?;
+            profile.span("optimiser", || optimizer.step(&mut model, &gradients, a.lr))?;
             losses += value;
             steps += 1;
             step += 1;
@@ -157,7 +162,7 @@ pub fn train(
         }
     }
     let formula = a.norm.formula(variant);
-    Ok(Trained { variant, formula, model, history, interrupted })
+    Ok(Trained { variant, formula, model, history, interrupted, profile })
 }
 
 /// A tape that computes where the model's weights are.

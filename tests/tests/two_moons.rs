@@ -164,6 +164,54 @@ fn without_every_step_there_is_no_table_of_steps() {
 }
 
 #[test]
+fn a_profile_is_two_more_files_and_changes_no_byte_of_the_others() {
+    let folder = Folder::new("profile");
+    let (plain, profiled) = (folder.join("plain"), folder.join("profiled"));
+    let variants = ["--variants", "residual,mhc"];
+    succeed(small(&plain, &variants));
+    let said = succeed(small(&profiled, &[&variants[..], &["--profile"]].concat()));
+    let mut found = files(&profiled);
+    let [profile, trace] = ["profile.json", "trace.json"].map(|name| -> Value {
+        serde_json::from_slice(&found.remove(name).unwrap_or_else(|| panic!("no {name}"))).unwrap()
+    });
+    assert!(found == files(&plain), "the other files differ");
+    for line in said.lines().filter(|line| !line.starts_with("Written")) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    for (process, variant) in (1..).zip(["residual", "mhc"]) {
+        // Three epochs of three steps: the fifth to the ninth.
+        assert!(said.contains(&format!("{variant}: 5 steps, 4 to 8: ")), "{said}");
+        let rows = |list: &str| profile[variant][list].as_array().unwrap().clone();
+        let row = |list: &str, name: &str| {
+            let found = rows(list).into_iter().find(|row| row["name"] == name);
+            found.unwrap_or_else(|| panic!("{variant}: no {name} among {list}"))
+        };
+        assert_eq!(profile[variant]["steps"].as_array().unwrap().len(), 5);
+        for name in ["∂linear", "optimiser", "clipping", "gradient norms"] {
+            assert!(row("operations", name)["calls"].as_u64().unwrap() >= 5, "{variant}: {name}");
+        }
+        let branch = row("scopes", "layers.1/branch");
+        assert!(
+            branch["forward_ns"].as_u64() > Some(0) && branch["backward_ns"].as_u64() > Some(0),
+            "{branch}"
+        );
+        let own: u64 = rows("operations").iter().map(|row| row["ns"].as_u64().unwrap()).sum();
+        let between = profile[variant]["between_ns"].as_u64().unwrap();
+        assert_eq!(Some(own + between), profile[variant]["wall_ns"].as_u64());
+        let events =
+            || trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["pid"] == process);
+        let named = |what: &str| -> Vec<&str> {
+            let named = events().filter(|event| event["name"] == what);
+            named.map(|event| event["args"]["name"].as_str().unwrap()).collect()
+        };
+        assert_eq!(named("process_name"), [variant]);
+        assert_eq!(named("thread_name"), ["forward", "backward", "recompute", "other"]);
+        let steps = events().filter(|event| event["name"].as_str().unwrap().starts_with("step "));
+        assert_eq!(steps.count(), 5);
+    }
+}
+
+#[test]
 fn the_weights_are_named_shaped_and_typed_as_promised() {
     let folder = Folder::new("weights");
     let out = folder.join("out");
