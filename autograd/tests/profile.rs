@@ -262,7 +262,7 @@ fn a_trace_has_a_thread_for_each_lane_and_its_events_lie_inside_each_other() {
         names("forward"),
         [&block("layers.0")[..], &block("layers.1"), &["loss", "sum", "reshape"]].concat()
     );
-    assert_eq!(names("backward")[..2], ["backward", "∂sum"]);
+    assert_eq!(names("backward")[..2], ["backward", "∂reshape"]);
     assert_eq!(names("other"), ["step 0"]);
     // A scope is around what it records, and the pass around every rule.
     let (scope, inside) = (&threads["forward"][0], &threads["forward"][3]);
