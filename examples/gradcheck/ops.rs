@@ -418,16 +418,23 @@ fn of_streams(operands: fn(&[usize], usize, usize) -> Vec<Vec<usize>>) -> Drawn<
     })
 }
 
-/// Streams: read and written by coefficients, projected, and back.
+/// Coefficients are f32 where streams are bf16.
+fn wide(v: Var<'_>) -> Var<'_> {
+    if v.dtype() == DType::BF16 { v.cast(DType::F32) } else { v }
+}
+
+/// Streams: read and written by coefficients, and projected.
 fn streams() -> Vec<Subject> {
     let read = of_streams(|lead, n, _| vec![[lead, &[n]].concat()]);
     let write =
         of_streams(|lead, n, c| vec![[lead, &[c]].concat(), [lead, &[n, n]].concat(), [lead, &[n]].concat()]);
     let project = of_streams(|_, n, c| vec![vec![n * c, 2], vec![n * c, 1]]);
     vec![
-        op("stream_read", read, |x, _| x[0].stream_read(x[1])),
-        op("stream_write", write, |x, _| x[0].stream_write(x[1], x[2], x[3])),
-        op("stream_project", project, |x, _| concat(&x[0].stream_project(&x[1..], 0.1), -1)),
+        op("stream_read", read, |x, _| x[0].stream_read(wide(x[1]))),
+        op("stream_write", write, |x, _| x[0].stream_write(x[1], wide(x[2]), wide(x[3]))),
+        op("stream_project", project, |x, _| {
+            concat(&x[0].stream_project(&[wide(x[1]), wide(x[2])], 0.1), -1).cast(x[0].dtype())
+        }),
     ]
 }
 

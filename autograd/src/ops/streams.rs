@@ -227,7 +227,7 @@ impl Op for StreamProject {
         let (handed, others) = at.take_terms(0);
         let kernel = Fused::StreamProjectBackward(handed);
         let wanted = (0..at.arity()).map(|i| at.wants(i)).collect();
-        let together = Rc::new(Together::new(kernel, wanted));
+        let together = Rc::new(Together::new(at, kernel, wanted));
         let x: SmallVec<[Var<'t>; 8]> =
             (0..at.arity()).map(|i| at.x(i)).chain([at.y(), at.g()]).chain(others).collect();
         at.each(|of| {
@@ -323,7 +323,19 @@ impl Op for ProjectBackward {
     }
 
     fn infer(&self, x: &[&Meta]) -> Inferred {
-        Ok(x[self.of].clone())
+        let (own, others) = x.split_at(x.len() - self.handed.operands());
+        let [x, phi @ .., y, g] = own else { return Err("expected X, φ, y and ȳ".into()) };
+        let operands: SmallVec<[&Meta; 4]> = [*x].into_iter().chain(phi.iter().copied()).collect();
+        let result = StreamProject { eps: 0.0 }.infer(&operands)?;
+        for (what, found) in [("y", y), ("ȳ", g)] {
+            if **found != result {
+                return Err(format!("{what} must be {result}, found {found}"));
+            }
+        }
+        if self.handed != Handed::default() && StreamCotangent(self.handed).infer(others)? != **x {
+            return Err(format!("what was handed on must be for streams {x}"));
+        }
+        Ok(own[self.of].clone())
     }
 
     fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
@@ -393,7 +405,8 @@ impl Op for ReadBackward {
     }
 
     fn infer(&self, x: &[&Meta]) -> Inferred {
-        let (lead, n, _) = state(x[0])?;
+        let (lead, n, channels) = state(x[0])?;
+        expect("H", x[1], lead, &[channels], x[0].dtype)?;
         Ok(Meta { shape: lead.iter().copied().chain([n]).collect(), dtype: wide(x[0].dtype) })
     }
 
@@ -451,7 +464,7 @@ impl Op for StreamWrite {
         let mut cotangents: Cotangents<'t> = smallvec![of_x];
         if at.wants(2) {
             let wanted = (1..4).map(|i| at.wants(i)).collect();
-            let together = Rc::new(Together::new(Fused::StreamWriteBackward, wanted));
+            let together = Rc::new(Together::new(at, Fused::StreamWriteBackward, wanted));
             let x = [at.x(0), at.x(1), at.x(3), g];
             let part = |of| tape.record(WriteBackward { of, together: together.clone() }, &x);
             cotangents.extend((0..3).map(|of| at.wants(of + 1).then(|| part(of))));
@@ -486,8 +499,11 @@ impl Op for WriteBackward {
     }
 
     fn infer(&self, x: &[&Meta]) -> Inferred {
-        let results = Fused::StreamWriteBackward.results(x);
-        Ok(results[self.of].clone())
+        let (lead, n, channels) = state(x[0])?;
+        expect("F", x[1], lead, &[channels], x[0].dtype)?;
+        expect("b", x[2], lead, &[n], wide(x[0].dtype))?;
+        expect("G", x[3], lead, &[n, channels], x[0].dtype)?;
+        Ok(Fused::StreamWriteBackward.results(x)[self.of].clone())
     }
 
     fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
@@ -522,7 +538,24 @@ impl Op for StreamCotangent {
     }
 
     fn infer(&self, x: &[&Meta]) -> Inferred {
-        Ok(Fused::StreamCotangent(self.0).results(x)[0].clone())
+        let (written, read) = x.split_at(if self.0.written { 2 } else { 0 });
+        let of_read = match read {
+            [h, a] => match (&h.shape[..], &a.shape[..]) {
+                ([lead @ .., channels], [others @ .., n]) if lead == others && a.dtype == wide(h.dtype) => {
+                    Some(Meta { shape: lead.iter().chain([n, channels]).copied().collect(), dtype: h.dtype })
+                }
+                _ => return Err(format!("expected H [.., C] and a [.., n], found {h} and {a}")),
+            },
+            _ => None,
+        };
+        if let [g, mix] = written {
+            let (lead, n, _) = state(g)?;
+            expect("A", mix, lead, &[n, n], wide(g.dtype))?;
+            if of_read.as_ref().is_some_and(|of_read| of_read != *g) {
+                return Err(format!("what was read must be of streams {g}"));
+            }
+        }
+        Ok(of_read.unwrap_or_else(|| written[0].clone()))
     }
 
     fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {

@@ -11,8 +11,7 @@ use crate::var::Var;
 /// A call of a kernel that several operations stand for, each for one of its results.
 ///
 /// A node of the tape has one value. The first of the operations that is computed calls the kernel and leaves the results
-/// of the others here, each of which is fetched once. One that is computed again, without the others, calls the kernel
-/// for itself.
+/// of the others here, each of which is fetched once. Any other call of the kernel is for one of them alone.
 #[derive(Debug)]
 pub(super) struct Together {
     kernel: Fused,
@@ -30,9 +29,13 @@ enum Left {
 }
 
 impl Together {
-    /// A call of `kernel`, of whose results those that are `wanted` will be asked for.
-    pub fn new(kernel: Fused, wanted: Vec<bool>) -> Together {
-        Together { kernel, wanted, left: RefCell::new(Left::Nothing) }
+    /// A call of `kernel` by the rule `at`, of whose results those that are `wanted` will be asked for.
+    ///
+    /// In a pass that is kept nothing is left for others: its operations may be computed at any time, and what a node holds
+    /// is its value alone.
+    pub fn new(at: &Pullback<'_, '_>, kernel: Fused, wanted: Vec<bool>) -> Together {
+        let left = if at.g().tape().aside.get() { Left::Nothing } else { Left::Results(Vec::new()) };
+        Together { kernel, wanted, left: RefCell::new(left) }
     }
 
     /// Records, for each operand of the operation whose cotangents these are, the operation that `part` makes for it: result
@@ -44,14 +47,14 @@ impl Together {
         part: impl Fn(usize, Rc<Together>) -> O,
     ) -> Cotangents<'t> {
         let wanted = (0..at.arity()).map(|i| at.wants(i)).collect();
-        let together = Rc::new(Together::new(kernel, wanted));
+        let together = Rc::new(Together::new(at, kernel, wanted));
         at.each(|i| at.g().tape().record(part(i, together.clone()), x))
     }
 
     /// Result i, for `op`, which stands for it.
     pub fn result(&self, i: usize, op: &impl Op, x: &[&Tensor]) -> Result<Tensor> {
         if let Left::Results(left) = &mut *self.left.borrow_mut()
-            && let Some(result) = left[i].take()
+            && let Some(result) = left.get_mut(i).and_then(Option::take)
         {
             return Ok(result);
         }
