@@ -9,7 +9,7 @@ use crate::quiet::quietly;
 use crate::subject::Subject;
 
 /// Mistakes that are none: operation, the start of the place, the edit, and why nothing changes. `*` is any.
-const EXCLUSIONS: [(&str, &str, &str, &str); 25] = [
+const EXCLUSIONS: [(&str, &str, &str, &str); 28] = [
     ("sign", "*", "*", NO_SLOPE),
     ("*", "operand 0 of sign(", "detached", NO_SLOPE),
     ("*", "sum(", "left out", NOTHING_MOVES),
@@ -35,6 +35,14 @@ const EXCLUSIONS: [(&str, &str, &str, &str); 25] = [
     ("layer_norm", "operand 0 of layer_norm_bias_backward(", "*", UNREAD),
     ("layer_norm", "operand 1 of layer_norm_bias_backward(", "*", UNREAD),
     ("layer_norm", "layer_norm_bias_backward(", "swapped 0 and 1", UNREAD),
+    ("layer_norm", "layer_norm_backward(", "swapped 1 and 2", PRODUCT),
+    ("rms_norm", "rms_norm_backward(", "swapped 1 and 2", PRODUCT),
+    (
+        "stream_read",
+        "matmul(",
+        "swapped 0 and 1",
+        "it fits only where there is one stream of one channel: two numbers",
+    ),
     ("layer_norm", "1", "*", UNREAD),
     ("layer_norm", "expand(1)", "*", UNREAD),
     ("rms_norm", "operand 1 of rms_norm_gain_backward(", "*", UNREAD),
@@ -48,6 +56,7 @@ const NOTHING_MOVES: &str =
 const FLAT: &str = "where the bound takes effect the tanh is ±1 to the last bit; it is against overflow";
 const UNREAD: &str =
     "one kernel has all cotangents of a norm as results, and this one does not depend on that operand";
+const PRODUCT: &str = "it fits only a single row, and what is read of the two is their product";
 const RATIO: &str = "each of k equal extremes gets a hit divided by the sum of hits: a factor cancels";
 
 /// Why a mutant changes nothing, if that is known.
