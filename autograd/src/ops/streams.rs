@@ -3,7 +3,7 @@
 //!
 //! X is used three times in a block, so three shares make up X̄: `Aᵀ·G` from the write, `aᵀ ⊗ H` from the read, and that of
 //! what the coefficients are computed from. Written out and added they would be as many states. So the rules of
-//! [`StreamWrite`] and [`StreamRead`] leave theirs as the products they are ([`Terms`]), and the rule of [`StreamProject`],
+//! [`StreamWrite`] and [`StreamRead`] leave theirs as the products they are (`Terms`), and the rule of [`StreamProject`],
 //! the last of the three to run, adds up all of them in one pass. What nobody has taken up is computed when its state's own
 //! rule is about to run.
 //!
