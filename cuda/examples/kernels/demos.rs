@@ -382,7 +382,8 @@ fn connections() -> Vec<Demo> {
                 Ok(results)
             }));
             // As mHC and mHC-lite have them.
-            for last in [n * n, (1..=n.min(4)).product()] {
+            let (matrix_logits, permutations) = (n * n, (1..=n.min(4)).product());
+            for last in [matrix_logits, permutations].into_iter().skip(usize::from(n == 1)) {
                 let name = format!("streams projected on {n} + {n} + {last} {what}");
                 demos.push(Demo::new(name, move |device| {
                     let phi = |width: usize, seed| numbers(device, &[n * c, width], wide, seed);
