@@ -26,6 +26,8 @@
 //   3. φ passes through shared memory           in `project` a block has tokens of all its warps, so that what it reads of φ
 //                                               serves all of them; in `stream` and `phi_backward` a thread keeps its rows of
 //                                               φ or φ̄ in registers, and goes through tokens.
+//   4. Rows of φ by packs of columns            a column at a time, 32 lanes would touch 32 sectors for each; parts of φ̄ lie
+//                                               turned, so that lanes write neighbours, and are turned back when summed.
 //
 // Sums over channels or tokens are of fixed shape. Products and sums are in float (double for f64), coefficients are float.
 #include "prelude.cuh"
@@ -340,6 +342,17 @@ template <typename W> struct Columns {
     }
 };
 
+/// WIDTH columns of a row from `c` on; 0 from `end` on. `vector` promises that packs are aligned, each in one tensor.
+template <int WIDTH, typename W>
+__device__ __forceinline__ Pack<W, WIDTH> read_columns(const Columns<const W>& phi, i64 row, int c, int end, bool vector) {
+    Pack<W, WIDTH> pack = {};
+    if (vector && c + WIDTH <= end) return load_pack<W, WIDTH>(phi.place(row, c));
+#pragma unroll
+    for (int k = 0; k < WIDTH; k++)
+        if (c + k < end) pack.at[k] = *phi.place(row, c + k);
+    return pack;
+}
+
 /// WIDTH elements from `at` on; 0 from `end` on. `vector` promises that such runs are aligned.
 template <int WIDTH, typename T>
 __device__ __forceinline__ Pack<T, WIDTH> read_run(const T* row, i64 at, i64 end, bool vector) {
@@ -379,14 +392,7 @@ __device__ __forceinline__ void project(W* partial, const T* x, const Columns<co
 #pragma unroll
         for (int c = 0; c < EACH; c += WIDTH) {
             const int begin = column + share + c, columns = first + row < end ? p.m : 0;
-            Pack<W, WIDTH>& pack = next[c / WIDTH] = {};
-            if (p.vector_phi && begin + WIDTH <= columns) {
-                pack = load_pack<W, WIDTH>(phi.place(first + row, begin));
-            } else {
-#pragma unroll
-                for (int k = 0; k < WIDTH; k++)
-                    if (begin + k < columns) pack.at[k] = *phi.place(first + row, begin + k);
-            }
+            next[c / WIDTH] = read_columns<WIDTH>(phi, first + row, begin, columns, p.vector_phi);
         }
     };
     fetch(begin);
@@ -488,7 +494,7 @@ template <typename W> constexpr int channels_of_thread() { return sizeof(W) == 4
 template <typename T, int N, int M, typename W = typename Wide<T>::type>
 __device__ __forceinline__ void stream(T* dx, const T* g, const T* h, const T* x, const W* a, const W* mix,
                                        const Columns<const W>& phi, const W* q, const W* scale, const Streams& s, int m,
-                                       bool pairs) {
+                                       bool pairs, bool packs) {
     constexpr int CHANNELS = channels_of_thread<W>(), WIDTH = pack_width<W>();
     SHARED(W, staged_q, [STAGED][M]);
     SHARED(W, staged_mix, [STAGED][N * N]);
@@ -502,8 +508,12 @@ __device__ __forceinline__ void stream(T* dx, const T* g, const T* h, const T* x
 #pragma unroll
     for (int e = 0; e < CHANNELS; e++)
 #pragma unroll
-        for (int c = 0; c < M; c++)
-            rows[e][c] = channel + e < s.channels && c < m ? *phi.place(i * s.channels + channel + e, c) : W(0);
+        for (int c = 0; c < M; c += WIDTH) {
+            const Pack<W, WIDTH> pack =
+                read_columns<WIDTH>(phi, i * s.channels + channel + e, c, channel + e < s.channels ? m : 0, packs);
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++) rows[e][c + k] = pack.at[k];
+        }
     const i64 begin = (i64)run * PASSED, end = begin + PASSED < s.tokens ? begin + PASSED : s.tokens;
 #pragma unroll 1
     for (i64 first = begin; first < end; first += STAGED) {
@@ -596,8 +606,8 @@ __device__ __forceinline__ void stream_of_any(T* dx, const T* g, const T* h, con
     }
 }
 
-/// partial[part] = the sum of v ⊗ q over the part's tokens. A thread has a few rows of it, M columns wide, and goes through
-/// tokens; blocks along y have the other parts, along z the other columns.
+/// partial[part] = the sum of q ⊗ v over the part's tokens [m, k], so that neighbouring threads write neighbours. A thread has
+/// M rows of it and a few columns, and goes through tokens; blocks along y have the other parts, along z the other rows.
 template <typename T, int M, typename W = typename Wide<T>::type>
 __device__ __forceinline__ void phi_backward(W* partial, const T* x, const W* q, const Projection& p) {
     constexpr int CHANNELS = channels_of_thread<W>(), WIDTH = pack_width<W>();
@@ -631,24 +641,41 @@ __device__ __forceinline__ void phi_backward(W* partial, const T* x, const W* q,
         }
     }
 #pragma unroll
-    for (int e = 0; e < CHANNELS; e++)
+    for (int c = 0; c < M; c++) {
+        if (column + c >= p.m) break;
+        W* to = partial + (blockIdx.y * p.m + column + c) * p.k + at;
 #pragma unroll
-        for (int c = 0; c < M; c++)
-            if (at + e < p.k && column + c < p.m) partial[(blockIdx.y * p.k + at + e) * p.m + column + c] = sums[e][c];
+        for (int e = 0; e < CHANNELS; e++)
+            if (at + e < p.k) to[e] = sums[e][c];
+    }
 }
 
-/// φ̄ = the sum of the parts.
+/// φ̄ = the sum of the parts, turned back. A thread has one row and WIDTH columns at a time.
+template <int WIDTH, typename W>
+__device__ __forceinline__ void sum_columns(const Columns<W>& dphi, const W* partial, const Projection& p) {
+#pragma unroll 1
+    for (i64 i = global_thread(); i < p.m / WIDTH * p.k; i += global_threads()) {
+        const int column = (int)(i / p.k) * WIDTH;
+        const i64 row = i - column / WIDTH * p.k;
+        Pack<W, WIDTH> sum = {};
+#pragma unroll 1
+        for (int part = 0; part < p.parts; part++)
+#pragma unroll
+            for (int c = 0; c < WIDTH; c++) {
+                const W more = partial[((i64)part * p.m + column + c) * p.k + row];
+                sum.at[c] = part == 0 ? more : sum.at[c] + more;
+            }
+        store_pack(dphi.place(row, column), sum);
+    }
+}
+
+/// By packs of columns where these are aligned.
 template <typename W>
 __device__ __forceinline__ void sum_parts(const Columns<W>& dphi, const W* partial, const Projection& p) {
-    const i64 n = p.k * p.m;
-#pragma unroll 1
-    for (i64 i = global_thread(); i < n; i += global_threads()) {
-        W sum = partial[i];
-#pragma unroll 1
-        for (int part = 1; part < p.parts; part++) sum += partial[part * n + i];
-        const i64 row = i / p.m;
-        *dphi.place(row, (int)(i - row * p.m)) = sum;
-    }
+    if (p.vector_phi)
+        sum_columns<pack_width<W>()>(dphi, partial, p);
+    else
+        sum_columns<1>(dphi, partial, p);
 }
 
 // ── Entries ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -677,8 +704,8 @@ __device__ __forceinline__ void sum_parts(const Columns<W>& dphi, const W* parti
 #define GATHER_ENTRIES(dtype, T, W, n, m)                                                                              \
     KERNEL(32 * n, connection_stream_##n##_##m##_##dtype,                                                              \
            (T * dx, const T* g, const T* h, const T* x, const W* a, const W* mix, Columns<const W> phi, const W* q,    \
-            const W* scale, Streams s, int columns, int pairs)) {                                                      \
-        stream<T, n, m>(dx, g, h, x, a, mix, phi, q, scale, s, columns, pairs);                                        \
+            const W* scale, Streams s, int columns, int pairs, int packs)) {                                           \
+        stream<T, n, m>(dx, g, h, x, a, mix, phi, q, scale, s, columns, pairs, packs);                                 \
     }
 #define PHI_ENTRIES(dtype, T, W, m)                                                                                    \
     KERNEL(128, connection_phi_backward_##m##_##dtype, (W * partial, const T* x, const W* q, Projection p)) {          \
@@ -703,7 +730,7 @@ __device__ __forceinline__ void sum_parts(const Columns<W>& dphi, const W* parti
     GATHER_ENTRIES(dtype, T, W, 8, 80)                                                                                 \
     KERNEL(256, connection_stream_any_##dtype,                                                                         \
            (T * dx, const T* g, const T* h, const T* x, const W* a, const W* mix, Columns<const W> phi, const W* q,    \
-            const W* scale, Streams s, int columns, int)) {                                                            \
+            const W* scale, Streams s, int columns, int, int)) {                                                       \
         stream_of_any<T>(dx, g, h, x, a, mix, phi, q, scale, s, columns);                                              \
     }                                                                                                                  \
     PHI_ENTRIES(dtype, T, W, 8)                                                                                        \

@@ -8,6 +8,8 @@
 //      and turn, a grid that strides over all     bytes for 4, 2 or 8 elements; scalars and tails fall to version 1.
 //   3. Strided or broadcast operands              the index is taken apart by multiplications (`Walk`), one element a turn.
 //                                                 Broadcast operands are read again and again, from the cache.
+//   4. Transposed operands of 16 KiB and more     are copied first, by tiles (copy.cu), which moves their bytes twice more:
+//                                                 read in place, each of their elements would take a sector of 32 bytes.
 //
 // Bytes an element: size·(operands that are not broadcast) + size of the result. One operation each, as stated.
 #include "prelude.cuh"

@@ -185,17 +185,19 @@ constexpr int LANES = 32, LINES = 8; // of a block
 /// Adds up what the lines of a block have found for its columns, and writes it.
 template <int WIDTH>
 __device__ __forceinline__ void store_slab(double* to, const double (&sums)[WIDTH], i64 first, i64 columns) {
-    SHARED(double, lines, [LINES][WIDTH][LANES]);
+    // Rows a few elements longer: the lanes that read 16 neighbouring columns meet no bank twice.
+    SHARED(double, lines, [LINES][WIDTH][LANES + 16 / WIDTH]);
     const int lane = threadIdx.x % LANES, line = threadIdx.x / LANES;
 #pragma unroll
     for (int k = 0; k < WIDTH; k++) lines[line][k][lane] = sums[k];
     __syncthreads();
-    // A line for each element of the packs, and its columns are WIDTH apart.
-    if (line < WIDTH && first + line < columns) {
+    // The lanes of a line have neighbouring columns: element k of lane l is column l·WIDTH + k.
+    const i64 tile = first - lane * WIDTH;
+    if (line < WIDTH && tile + threadIdx.x < columns) {
         double sum = 0;
 #pragma unroll
-        for (int other = 0; other < LINES; other++) sum += lines[other][line][lane];
-        to[first + line] = sum;
+        for (int other = 0; other < LINES; other++) sum += lines[other][threadIdx.x % WIDTH][threadIdx.x / WIDTH];
+        to[tile + threadIdx.x] = sum;
     }
     __syncthreads();
 }

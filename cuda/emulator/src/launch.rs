@@ -9,9 +9,10 @@ use crate::check::Check;
 use crate::clock::Clock;
 use crate::execution::{Execution, WARP, WARPGROUP, erase};
 use crate::fibers::{Fibers, Step};
-use crate::report::{Event, Finding, Kind, Place, Report, Traffic, Warp};
+use crate::report::{Event, Finding, Kind, MemoryTraffic, Place, Report, Traffic, Warp};
 use crate::schedule::Schedule;
 use crate::shared::{self, SharedMemory};
+use crate::traffic::Counter;
 use crate::{Kernel, Memory, Program};
 
 /// The most threads that a block has on any card.
@@ -234,7 +235,7 @@ unsafe fn end_thread(execution: *mut Execution, context: *mut Context, thread: u
 
 fn report(execution: Execution, program: &Program, switches: u64) -> Report {
     let Execution { memory, findings, check, traffic, events, accesses, stopped, .. } = execution;
-    let totals = traffic.map(|counter| counter.totals()).unwrap_or_default();
+    let (totals, [read, written]) = traffic.map(Counter::totals).unwrap_or_default();
     let addresses: Vec<usize> =
         totals.iter().map(|(site, _)| site.place).chain(events.iter().map(|(_, _, place)| *place)).collect();
     let places = if addresses.is_empty() { Default::default() } else { program.places_of(&addresses) };
@@ -258,6 +259,7 @@ fn report(execution: Execution, program: &Program, switches: u64) -> Report {
     Report {
         findings: findings.report(program),
         traffic: traffic.collect(),
+        memory: MemoryTraffic { read, written },
         events: events.collect(),
         accesses,
         switches,

@@ -76,4 +76,4 @@ pub use compile::{Build, CompileError, Source, compile};
 pub use launch::{Options, Shape, launch};
 pub use memory::Memory;
 pub use program::{Kernel, LoadError, Program};
-pub use report::{Event, Finding, Kind, Place, Report, Traffic, Warp};
+pub use report::{Event, Finding, Kind, MemoryTraffic, Place, Report, Traffic, Warp};

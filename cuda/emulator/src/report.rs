@@ -10,6 +10,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// The memory traffic of each source line, if [`Options::traffic`](crate::Options::traffic) asked for it.
     pub traffic: Vec<Traffic>,
+    /// What of global memory it takes, however often; counted with [`Report::traffic`].
+    pub memory: MemoryTraffic,
     /// What the watched warp did, if [`Options::watch`](crate::Options::watch) named one.
     pub events: Vec<Event>,
     /// How many loads, stores and atomics were checked.
@@ -199,6 +201,16 @@ impl fmt::Display for Traffic {
             self.place
         )
     }
+}
+
+/// The bytes of the different sectors of global memory that a launch touches: what it moves where the caches forget nothing
+/// before it has ended, and what its operands and results take if it leaves no sector half used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryTraffic {
+    /// Of the sectors that are read.
+    pub read: u64,
+    /// Of the sectors that are written.
+    pub written: u64,
 }
 
 /// One warp of a launch, to be watched.

@@ -1,6 +1,9 @@
 //! Counts what the accesses of warps cost.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+
+/// Bytes that global memory is read and written by.
+const SECTOR: usize = 32;
 
 /// The accesses of a launch, gathered into requests of warps.
 #[derive(Default)]
@@ -10,6 +13,8 @@ pub(crate) struct Counter {
     /// The accesses of the block that runs, by place, warp, and how often its lanes had been there.
     requests: HashMap<(usize, u32, u32), Request>,
     totals: HashMap<Site, Total>,
+    /// The sectors of global memory that were read, and those that were written.
+    sectors: [HashSet<usize>; 2],
 }
 
 /// A load or a store in the code.
@@ -51,27 +56,34 @@ impl Counter {
         for (_, request) in self.requests.drain() {
             let total = self.totals.entry(request.site).or_default();
             total.requests += 1;
-            total.cost += if request.site.shared { request.passes() } else { request.sectors() };
+            total.cost += match request.site.shared {
+                true => request.passes(),
+                false => {
+                    let touched = request.sectors();
+                    self.sectors[usize::from(request.site.write)].extend(&touched);
+                    touched.len() as u64
+                }
+            };
             total.bytes += (request.lanes.len() * request.size) as u64;
         }
     }
 
-    /// The totals, in the order of the code.
-    pub fn totals(self) -> Vec<(Site, Total)> {
+    /// The totals, in the order of the code, and how many bytes the sectors have that were read and that were written.
+    pub fn totals(self) -> (Vec<(Site, Total)>, [u64; 2]) {
         let mut totals: Vec<_> = self.totals.into_iter().collect();
         totals.sort_by_key(|(site, _)| *site);
-        totals
+        (totals, self.sectors.map(|sectors| SECTOR as u64 * sectors.len() as u64))
     }
 }
 
 impl Request {
-    /// How many sectors of 32 bytes are touched.
-    fn sectors(&self) -> u64 {
-        let sectors = |&(_, address): &(u32, usize)| address / 32..=(address + self.size - 1) / 32;
+    /// The sectors that are touched.
+    fn sectors(&self) -> Vec<usize> {
+        let sectors = |&(_, address): &(u32, usize)| address / SECTOR..=(address + self.size - 1) / SECTOR;
         let mut touched: Vec<usize> = self.lanes.iter().flat_map(sectors).collect();
         touched.sort_unstable();
         touched.dedup();
-        touched.len() as u64
+        touched
     }
 
     /// How often the busiest of the 32 banks must serve a word of 4 bytes. Lanes that ask for 8 or 16 bytes are served
@@ -107,9 +119,9 @@ mod tests {
 
     #[test]
     fn neighbours_share_sectors() {
-        assert_eq!(request(4, |lane| 4 * lane).sectors(), 4);
-        assert_eq!(request(4, |lane| 128 * lane).sectors(), 32);
-        assert_eq!(request(4, |_| 0).sectors(), 1);
+        assert_eq!(request(4, |lane| 4 * lane).sectors().len(), 4);
+        assert_eq!(request(4, |lane| 128 * lane).sectors().len(), 32);
+        assert_eq!(request(4, |_| 0).sectors().len(), 1);
     }
 
     #[test]

@@ -121,6 +121,13 @@ fn maps() -> Vec<Demo> {
     numbers_too.into_iter().for_each(|f| add(f, &NUMBERS));
     [Not, And, Or].into_iter().for_each(|f| add(f, &[DType::Bool]));
     [Eq, Ne, Where].into_iter().for_each(|f| add(f, &ALL));
+    for dtype in FLOATS {
+        // So large that it is copied first.
+        demos.push(Demo::one(format!("sub {dtype} [64, 128], one turned"), move |device| {
+            let turned = numbers(device, &[128, 64], dtype, 1)?.transpose(0, 1);
+            Tensor::map(Sub, &[&turned, &numbers(device, &[64, 128], dtype, 2)?])
+        }));
+    }
     demos
 }
 

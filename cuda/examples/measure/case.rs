@@ -41,6 +41,12 @@ impl Sizes {
         Sizes { bytes: 16 << 10, rotation: 0, sides: [16, 32, 64], matrices: 40, layers: 4, narrower: 32 }
     }
 
+    /// Cases in which rows and columns have several packs of 16 bytes, so that what a request takes is not what its last
+    /// lanes take.
+    pub fn of_traffic() -> Sizes {
+        Sizes { bytes: 64 << 10, rotation: 0, sides: [64, 96, 128], matrices: 64, layers: 0, narrower: 8 }
+    }
+
     /// Elements of the largest operand.
     pub fn elements(&self, dtype: DType) -> usize {
         self.bytes / dtype.size()
@@ -134,6 +140,16 @@ impl Case {
             Ok(())
         })?;
         Ok((time, bytes))
+    }
+
+    /// Queues it once; `ready` is called when the operands are there. The bytes that it must move, whatever its work is.
+    pub fn run_once(&self, cuda: &'static Cuda, ready: impl FnOnce()) -> Result<usize> {
+        let mut operands = (self.operands)(&Source { device: cuda.device(), key: Key::new(0) })?;
+        cuda.synchronize()?;
+        ready();
+        let results = (self.queue)(&mut operands)?;
+        cuda.synchronize()?;
+        Ok(self.bytes(&operands, &results))
     }
 
     /// See [`Work::Bytes`].

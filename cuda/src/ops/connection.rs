@@ -499,6 +499,7 @@ fn stream(
     arguments.output(&mut dx).optional(g).optional(h).input(x).optional(a).optional(mix);
     arguments.value(phi.columns()).scratch(q).scratch(scale);
     arguments.value(sizes.streams(cuda, &[])?).value(phi.m as u32).value(u32::from(pairs));
+    arguments.value(u32::from(phi.aligned(16 / sizes.wide().size())));
     cuda.launch(&CONNECTION, &kernel, grid, &mut arguments)?;
     Ok(dx)
 }
@@ -516,10 +517,14 @@ fn phi_backward(
     let of_thread = channels_of_thread(wide);
     let (along, across) = (k.div_ceil(128 * of_thread), m.div_ceil(columns));
     let (parts, part) = split(sizes.tokens, along * across, SMALLEST_PART[1]);
+    let run = 16 / wide.size();
+    let of_parts = phi.parts.iter().map(|part| cuda.empty(part.shape(), wide));
+    let dphi = of_parts.collect::<Result<Vec<Tensor>>>()?;
     let projection = Projection {
         parts: parts as u32,
         part: part as i64,
         vector: u32::from(aligned(of_thread, k, &[x])),
+        vector_phi: u32::from(dphi.iter().all(|part| aligned(run, part.shape()[1], &[part]))),
         ..sizes.projection(m)
     };
     let partial = cuda.scratch(parts * k * m * wide.size())?;
@@ -529,8 +534,6 @@ fn phi_backward(
     let kernel = format!("connection_phi_backward_{columns}_{}", sizes.dtype);
     cuda.launch(&CONNECTION, &kernel, grid, &mut arguments)?;
 
-    let of_parts = phi.parts.iter().map(|part| cuda.empty(part.shape(), wide));
-    let dphi = of_parts.collect::<Result<Vec<Tensor>>>()?;
     let mut arguments = Arguments::default();
     arguments.value(Columns::new(&dphi, m)).scratch(&partial).value(projection);
     let grid = some(k * m, Grid::covering(k * m, 256, cuda.most_blocks()));

@@ -6,6 +6,7 @@ use limpid_tensor::{DType, Map, Result, Shape, Tensor};
 use crate::device::{Cuda, address_of};
 use crate::launch::{Arguments, Grid};
 use crate::module::Family;
+use crate::ops::copy;
 use crate::walk::Walk;
 
 pub(crate) static MAP: Family = Family { name: "map.cu", text: include_str!("../../kernels/map.cu") };
@@ -54,6 +55,10 @@ pub(crate) fn add_in_place(cuda: &'static Cuda, sum: &mut Tensor, x: &Tensor) ->
 
 fn queue<const N: usize>(cuda: &'static Cuda, f: Map, y: &mut Tensor, x: [&Tensor; N]) -> Result<()> {
     let (shape, n) = (y.shape().clone(), y.elements());
+    let mut x = x.map(Tensor::clone);
+    for x in x.iter_mut().filter(|x| is_turned(x)) {
+        *x = copy::contiguous(cuda, x)?;
+    }
     let x = x.map(|x| x.expand(&shape));
     let operands = operands(cuda, &x, &shape)?;
     let (name, [p, q]) = kernel(f, x[N - 1].dtype());
@@ -65,6 +70,16 @@ fn queue<const N: usize>(cuda: &'static Cuda, f: Map, y: &mut Tensor, x: [&Tenso
     }
     let grid = Grid::covering(n.div_ceil(per_thread), THREADS, cuda.most_blocks());
     cuda.launch(&MAP, &name, if n == 0 { Grid::new(0, THREADS) } else { grid }, &mut arguments)
+}
+
+/// Whether an operand's neighbours are found along another axis than the last, so that a warp would fetch a sector for each
+/// of its elements: it is worth a copy, by tiles. A small one is in the cache for whoever comes next.
+fn is_turned(x: &Tensor) -> bool {
+    const SMALL: usize = 16 << 10;
+    let axes = x.shape().iter().zip(x.layout().strides()).filter(|(size, _)| **size > 1);
+    let mut steps = axes.map(|(_, step)| step.unsigned_abs()).rev();
+    let last = steps.next().unwrap_or(0);
+    x.elements() * x.dtype().size() >= SMALL && last > 1 && steps.any(|step| step == 1)
 }
 
 fn operands<const N: usize>(cuda: &Cuda, x: &[Tensor; N], shape: &Shape) -> Result<Operands<N>> {
