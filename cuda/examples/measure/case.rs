@@ -43,6 +43,7 @@ impl Sizes {
 
     /// Cases in which rows and columns have several packs of 16 bytes, so that what a request takes is not what its last
     /// lanes take.
+    #[cfg(test)]
     pub fn of_traffic() -> Sizes {
         Sizes { bytes: 64 << 10, rotation: 0, sides: [64, 96, 128], matrices: 64, layers: 0, narrower: 8 }
     }
@@ -143,6 +144,7 @@ impl Case {
     }
 
     /// Queues it once; `ready` is called when the operands are there. The bytes that it must move, whatever its work is.
+    #[cfg(test)]
     pub fn run_once(&self, cuda: &'static Cuda, ready: impl FnOnce()) -> Result<usize> {
         let mut operands = (self.operands)(&Source { device: cuda.device(), key: Key::new(0) })?;
         cuda.synchronize()?;
