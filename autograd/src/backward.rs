@@ -302,7 +302,8 @@ impl Tape {
         let gathers = seed.joins() && flow.low == 0 && self.mutation.is_none();
         let _terms = gathers.then(|| self.gather_terms());
         *pending.slot(y) = Some(seed);
-        let joined = |arrived, id| if gathers { L::joined(arrived, self, id) } else { Ok(arrived) };
+        let has_terms = |id| gathers && self.has_terms(id);
+        let joined = |arrived, id| if has_terms(id) { L::joined(arrived, self, id) } else { Ok(arrived) };
         let mut pulled = Loads::new();
         let _scope = self.return_to_scope();
         let sweep = self.begin_sweep();
@@ -312,7 +313,7 @@ impl Tape {
                 self.swept_to(id + 1);
             }
             let arrived = pending.slot(id).take();
-            if arrived.is_none() && !(gathers && self.has_terms(id)) {
+            if arrived.is_none() && !has_terms(id) {
                 continue;
             }
             let watched = if sweep.outermost { self.before_rule(id)? } else { None };
@@ -365,17 +366,24 @@ impl Tape {
         begun: Option<&dyn Fn(u32) -> bool>,
         give: &mut dyn FnMut(Pulled<'t>),
     ) -> Result<()> {
-        let (op, inputs, scope) = {
+        let mut inputs = Operands::new();
+        let mut wanted: SmallVec<[bool; 8]> = SmallVec::new();
+        let mut x: SmallVec<[Var<'t>; 3]> = SmallVec::new();
+        let (op, scope) = {
             let nodes = self.nodes.borrow();
             let node = &nodes[id as usize];
-            let Some(op) = node.op.clone() else { return Ok(()) };
-            (op, Operands::from_slice(&node.inputs), node.scope)
+            let Some(op) = &node.op else { return Ok(()) };
+            for &operand in &node.inputs {
+                inputs.push(operand);
+                wanted.push(flow.follows(&operand));
+                let epoch = nodes[operand.id as usize].epoch;
+                x.push(Var { tape: self, id: operand.id, epoch, edge: Edge::Interior });
+            }
+            if !wanted.contains(&true) {
+                return Ok(());
+            }
+            (op.clone(), node.scope)
         };
-        let mut wanted: SmallVec<[bool; 8]> = SmallVec::new();
-        inputs.iter().for_each(|operand| wanted.push(flow.follows(operand)));
-        if !wanted.contains(&true) {
-            return Ok(());
-        }
         let _timed = self.time_rule(Rule::Vjp, op.name(), scope);
         self.scopes.borrow_mut().enter_rule(scope, Rule::Vjp, op.name());
         let _unseen = self.hooks.suspend();
@@ -387,7 +395,7 @@ impl Tape {
         };
         let outer_rule = self.enter_rule(id);
         let at = Pullback {
-            x: self.vars(&inputs),
+            x,
             y: self.var(id),
             g,
             wanted: &wanted,
@@ -400,26 +408,36 @@ impl Tape {
         let (name, expected, given) = (op.name(), inputs.len(), cotangents.len());
         assert_eq!(expected, given, "{name}: the vjp must return a cotangent, or None, for each operand");
         let mut failed = None;
-        for (position, (&operand, cotangent)) in inputs.iter().zip(cotangents).enumerate() {
-            let Some(cotangent) = cotangent else { continue };
-            let fits = self.with_node(cotangent, |found| {
-                self.with_node(self.var(operand.id), |expected| found.meta == expected.meta)
-            });
+        for (position, &operand) in inputs.iter().enumerate() {
+            let Some(cotangent) = cotangents[position] else { continue };
+            let fits = {
+                let nodes = self.nodes.borrow();
+                self.node_of(&nodes, cotangent).meta == nodes[operand.id as usize].meta
+            };
             assert!(
                 fits,
                 "{name}: a cotangent must have its operand's shape and dtype, {}, found {}",
                 self.meta(self.var(operand.id)),
                 self.meta(cotangent)
             );
-            let cotangent = match keep {
-                true => Cotangent::Node(cotangent),
-                false => match self.value(cotangent) {
+            let is_last =
+                || cotangents[position + 1..].iter().flatten().all(|later| later.id != cotangent.id);
+            let cotangent = if keep {
+                Cotangent::Node(cotangent)
+            } else if cotangent.index() >= mark
+                && is_last()
+                && let Some(value) = self.nodes.borrow_mut()[cotangent.index()].value.take()
+            {
+                // What the rule recorded is about to be cut off.
+                Cotangent::Value(value)
+            } else {
+                match self.value(cotangent) {
                     Ok(value) => Cotangent::Value(value),
                     Err(error) => {
                         failed = Some(error);
                         break;
                     }
-                },
+                }
             };
             give(Pulled { position, operand, cotangent });
         }

@@ -1,6 +1,6 @@
 //! Cotangents on their way, and how those of one value add up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use limpid_tensor::{DType, Handed, Layout, Tensor};
 use smallvec::SmallVec;
@@ -150,7 +150,7 @@ impl Tape {
                 self.0.terms.take();
             }
         }
-        *self.terms.borrow_mut() = Some(HashMap::new());
+        *self.terms.borrow_mut() = Some(BTreeMap::new());
         Gathering(self)
     }
 

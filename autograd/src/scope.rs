@@ -227,10 +227,9 @@ impl Tape {
     pub(crate) fn needs_of(&self, id: u32) -> Needs {
         let nodes = self.nodes.borrow();
         let node = &nodes[id as usize];
-        let (true, Some(op)) = (node.tracked, node.op.clone()) else { return Needs::NOTHING };
+        let (true, Some(op)) = (node.tracked, &node.op) else { return Needs::NOTHING };
         let mut tracked: SmallVec<[bool; 8]> = SmallVec::new();
         node.inputs.iter().for_each(|o| tracked.push(nodes[o.id as usize].tracked));
-        drop(nodes);
         op.needs(&tracked)
     }
 

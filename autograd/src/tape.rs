@@ -1,7 +1,7 @@
 //! The tape: a straight-line program over tensors, written by running it.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::panic::Location;
 use std::rc::Rc;
@@ -67,7 +67,7 @@ pub struct Tape {
     epoch: Cell<u32>,
     /// Shares in cotangents that the sweep under way has not computed, by the node they belong to. `None` where a sweep
     /// carries something else than cotangents that are dropped as it goes.
-    pub(crate) terms: RefCell<Option<HashMap<u32, Terms>>>,
+    pub(crate) terms: RefCell<Option<BTreeMap<u32, Terms>>>,
     /// Tells this tape, since it was last cleared, from every other.
     identity: u64,
     pub(crate) recording: Cell<bool>,
@@ -443,19 +443,19 @@ impl Tape {
     /// [`record`](Tape::record) for an operation that another node may hold as well, as it is.
     #[track_caller]
     pub(crate) fn record_shared<'t>(&'t self, op: SharedOp, x: &[Var<'t>]) -> Var<'t> {
-        let mut metas: SmallVec<[Meta; 3]> = SmallVec::new();
         let mut inputs = Operands::new();
         let mut any_tracked = false;
-        {
+        let meta = {
             let nodes = self.nodes.borrow();
+            let mut metas: SmallVec<[&Meta; 3]> = SmallVec::new();
             for &x in x {
                 let node = self.node_of(&nodes, x);
-                metas.push(node.meta.clone());
+                metas.push(&node.meta);
                 any_tracked |= node.tracked;
                 inputs.push(Operand { id: x.id, edge: x.edge });
             }
-        }
-        let meta = self.inferred(op.name(), op.infer(&references(&metas)));
+            self.inferred(&*op, op.infer(&metas))
+        };
         let tracked = self.recording.get()
             && meta.dtype.is_float()
             && any_tracked
@@ -484,8 +484,10 @@ impl Tape {
     }
 
     #[track_caller]
-    fn inferred(&self, name: &str, inferred: Inferred) -> Meta {
+    #[inline]
+    fn inferred(&self, op: &dyn Op, inferred: Inferred) -> Meta {
         inferred.unwrap_or_else(|message| {
+            let name = op.name();
             let message = message.strip_prefix(name).unwrap_or(&message);
             let message = message.strip_prefix(':').unwrap_or(message).trim_start();
             panic!("{name}{}: {message}", self.scopes.borrow().suffix())
@@ -527,6 +529,9 @@ impl Tape {
 
     #[track_caller]
     fn expect_one_device(&self, op: &dyn Op, x: &[Var<'_>]) {
+        if x.len() < 2 {
+            return;
+        }
         let nodes = self.nodes.borrow();
         let mut devices = x.iter().filter_map(|x| Some(nodes[x.id as usize].value.as_ref()?.device()));
         let Some(first) = devices.next() else { return };
@@ -549,22 +554,51 @@ impl Tape {
     }
 
     fn try_run(&self, id: u32) -> Result<()> {
-        let mut x = SmallVec::new();
-        self.gather_operands(id, &mut x)?;
-        let op = self.nodes.borrow()[id as usize].op.clone().expect("only operations are run");
-        let operands = references(&x);
-        let value = match op.forward(&operands) {
+        let value = match self.run_in_place(id) {
+            Some(value) => value,
+            None => self.run_apart(id)?,
+        };
+        let value = match value {
             Ok(value) => value,
             Err(error) => {
                 self.rehearsed_result(id, error).map_err(|e| self.backend_error(self.var(id), e))?
             }
         };
-        debug_assert_eq!(value.meta(), self.nodes.borrow()[id as usize].meta, "{} infers wrongly", op.name());
-        if self.settings.anomaly {
-            self.check_finite(id, &value, &operands)?;
-        }
-        self.nodes.borrow_mut()[id as usize].value = Some(value);
+        let node = &mut self.nodes.borrow_mut()[id as usize];
+        let name = || node.op.as_deref().map(|op| op.name()).unwrap_or_default();
+        debug_assert_eq!(value.meta(), node.meta, "{} infers wrongly", name());
+        node.value = Some(value);
         Ok(())
+    }
+
+    /// Computes a node from operands where they lie. `None` if one has to be made again, or somebody looks at them or
+    /// writes down who reads what.
+    #[inline]
+    fn run_in_place(&self, id: u32) -> Option<limpid_tensor::Result<Tensor>> {
+        if self.settings.anomaly || self.reads.borrow().is_some() {
+            return None;
+        }
+        let nodes = self.nodes.borrow();
+        let node = &nodes[id as usize];
+        let mut operands: SmallVec<[&Tensor; 3]> = SmallVec::new();
+        for operand in &node.inputs {
+            operands.push(nodes[operand.id as usize].value.as_ref()?);
+        }
+        Some(node.op.as_ref().expect("only operations are run").forward(&operands))
+    }
+
+    /// The same with operands of its own.
+    fn run_apart(&self, id: u32) -> Result<limpid_tensor::Result<Tensor>> {
+        let op = self.nodes.borrow()[id as usize].op.clone().expect("only operations are run");
+        let operands = self.operands(id)?;
+        let operands = references(&operands);
+        let value = op.forward(&operands);
+        if self.settings.anomaly
+            && let Ok(value) = &value
+        {
+            self.check_finite(id, value, &operands)?;
+        }
+        Ok(value)
     }
 
     pub(crate) fn check_finite(&self, id: u32, value: &Tensor, operands: &[&Tensor]) -> Result<()> {
@@ -645,16 +679,6 @@ impl Tape {
         Var { tape: self, id, epoch, edge: Edge::Interior }
     }
 
-    /// Handles on these nodes.
-    pub(crate) fn vars(&self, operands: &[Operand]) -> SmallVec<[Var<'_>; 3]> {
-        let nodes = self.nodes.borrow();
-        let mut vars = SmallVec::new();
-        for &Operand { id, .. } in operands {
-            vars.push(Var { tape: self, id, epoch: nodes[id as usize].epoch, edge: Edge::Interior });
-        }
-        vars
-    }
-
     #[track_caller]
     #[inline]
     pub(crate) fn with_node<R>(&self, var: Var<'_>, f: impl FnOnce(&Node) -> R) -> R {
@@ -663,7 +687,7 @@ impl Tape {
 
     #[track_caller]
     #[inline]
-    fn node_of<'a>(&self, nodes: &'a [Node], var: Var<'_>) -> &'a Node {
+    pub(crate) fn node_of<'a>(&self, nodes: &'a [Node], var: Var<'_>) -> &'a Node {
         assert!(std::ptr::eq(self, var.tape), "{var:?} belongs to another tape");
         match nodes.get(var.id as usize) {
             Some(node) if node.epoch == var.epoch => node,

@@ -96,38 +96,11 @@ impl Tape {
         self.fetch(var.id, Keep::Nothing)
     }
 
-    /// The values of a node's operands.
+    /// The values of a node's operands, made again where they are not kept.
     pub(crate) fn operands(&self, id: u32) -> Result<SmallVec<[Tensor; 3]>> {
-        let mut values = SmallVec::new();
-        self.gather_operands(id, &mut values)?;
-        Ok(values)
-    }
-
-    /// Adds the values of a node's operands to an empty list. (A list of tensors is large; it is better not moved.)
-    pub(crate) fn gather_operands(&self, id: u32, values: &mut SmallVec<[Tensor; 3]>) -> Result<()> {
-        if self.operands_at_hand(id, values) {
-            return Ok(());
-        }
-        values.clear();
         let inputs = self.nodes.borrow()[id as usize].inputs.clone();
         let keep = if self.drops.sweeping.get() { Keep::WhileSweeping } else { Keep::Target };
-        for operand in inputs {
-            values.push(self.fetch(operand.id, keep)?);
-        }
-        Ok(())
-    }
-
-    /// Finds them, as almost always, if all are kept and nobody writes down who reads what.
-    fn operands_at_hand(&self, id: u32, values: &mut SmallVec<[Tensor; 3]>) -> bool {
-        let nodes = self.nodes.borrow();
-        self.reads.borrow().is_none()
-            && nodes[id as usize].inputs.iter().all(|operand| match &nodes[operand.id as usize].value {
-                Some(value) => {
-                    values.push(value.clone());
-                    true
-                }
-                None => false,
-            })
+        inputs.iter().map(|operand| self.fetch(operand.id, keep)).collect()
     }
 
     fn log_read(&self, id: u32) {

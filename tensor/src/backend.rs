@@ -168,12 +168,14 @@ impl Device {
     }
 
     /// The backend behind the handle.
+    #[inline]
     pub fn backend(&self) -> &dyn Backend {
         &*self.0
     }
 }
 
 impl PartialEq for Device {
+    #[inline]
     fn eq(&self, other: &Device) -> bool {
         std::ptr::addr_eq(Arc::as_ptr(&self.0), Arc::as_ptr(&other.0))
     }

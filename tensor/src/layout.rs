@@ -10,11 +10,11 @@ use crate::shape::copied;
 
 /// Signed steps, in elements, between neighbours along each axis. 0 repeats one element (a broadcast axis);
 /// a negative step walks backwards (a flipped axis).
-pub type Strides = SmallVec<[isize; 6]>;
+pub type Strides = SmallVec<[isize; 4]>;
 
 /// A step of 0 along each axis.
 fn zeros(axes: usize) -> Strides {
-    if axes <= 6 { Strides::from_buf_and_len([0; 6], axes) } else { Strides::from_elem(0, axes) }
+    if axes <= 4 { Strides::from_buf_and_len([0; 4], axes) } else { Strides::from_elem(0, axes) }
 }
 
 /// The map from an index `[i, j, …]` to an element: `offset + i·strides[0] + j·strides[1] + …`.
@@ -44,6 +44,7 @@ impl Layout {
         Layout::row_major(shape.into())
     }
 
+    #[inline]
     fn row_major(shape: Shape) -> Layout {
         let mut strides = zeros(shape.len());
         let mut step = 1;
@@ -95,11 +96,13 @@ impl Layout {
 
     /// Whether the elements lie in row-major order without gaps (from `offset` on). Axes of size 1 may have
     /// any stride; a tensor without elements is always contiguous.
+    #[inline]
     pub fn is_contiguous(&self) -> bool {
         let (mut step, mut in_order) = (1isize, true);
-        for (&n, &s) in self.shape.iter().zip(&self.strides).rev() {
-            in_order &= n == 1 || s == step;
-            step *= n as isize;
+        let (shape, strides) = (&self.shape[..], &self.strides[..]);
+        for axis in (0..shape.len()).rev() {
+            in_order &= shape[axis] == 1 || strides[axis] == step;
+            step *= shape[axis] as isize;
         }
         in_order || step == 0
     }

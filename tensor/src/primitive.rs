@@ -193,16 +193,31 @@ impl Map {
 
     /// Whether these are operands of one shape and one float dtype, and the function is one of floats: then it is defined
     /// for them, and [`infer`](Map::infer) has nothing to find.
+    #[inline]
     pub(crate) fn takes_alike(self, x: &[&Tensor]) -> bool {
         let [first, others @ ..] = x else { return false };
-        let of_floats = !matches!(self, Map::Not | Map::And | Map::Or | Map::Where);
         let alike = |t: &&Tensor| t.dtype() == first.dtype() && t.shape() == first.shape();
-        of_floats && first.dtype().is_float() && x.len() == self.arity() && others.iter().all(alike)
+        self.is_of_floats(first.dtype(), x.len()) && others.iter().all(alike)
+    }
+
+    /// Whether it takes so many operands of one shape, all of this dtype, which is one of floats.
+    #[inline]
+    fn is_of_floats(self, dtype: DType, operands: usize) -> bool {
+        let is_logical = matches!(self, Map::Not | Map::And | Map::Or | Map::Where);
+        !is_logical && dtype.is_float() && operands == self.arity()
     }
 
     /// The result's shape and dtype.
     pub fn infer(self, x: &[&Meta]) -> Inferred {
         use Map::*;
+        let dtype_of = |dtype| if matches!(self, Eq | Ne | Lt | Le | Gt | Ge) { DType::Bool } else { dtype };
+        // Most operands are alike, and there is nothing to find.
+        if let [first, others @ ..] = x
+            && self.is_of_floats(first.dtype, x.len())
+            && others.iter().all(|other| other == first)
+        {
+            return Ok(Meta { shape: first.shape.clone(), dtype: dtype_of(first.dtype) });
+        }
         let name = self.name();
         if x.len() != self.arity() {
             return Err(format!("{name} takes {} operands, found {}", self.arity(), x.len()));
@@ -239,8 +254,7 @@ impl Map {
                 format!("{name}: shapes {} do not broadcast together", shapes.join(" and "))
             })?;
         }
-        let dtype = if matches!(self, Eq | Ne | Lt | Le | Gt | Ge) { DType::Bool } else { dtype };
-        Ok(Meta { shape, dtype })
+        Ok(Meta { shape, dtype: dtype_of(dtype) })
     }
 }
 

@@ -1,13 +1,14 @@
 //! Shapes, and the broadcasting rule between them.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 
 use smallvec::{Array, SmallVec};
 
 /// The size of a tensor along each axis; `[]` is a scalar.
 ///
-/// Inline up to rank 6, so that cloning one allocates nothing.
+/// Inline up to rank 4, so that cloning one allocates nothing.
 ///
 /// ```
 /// use limpid_tensor::Shape;
@@ -15,13 +16,28 @@ use smallvec::{Array, SmallVec};
 /// assert_eq!(s.elements(), 6);
 /// assert_eq!(s.to_string(), "[2, 3]");
 /// ```
-#[derive(PartialEq, Eq, Hash, Default)]
-pub struct Shape(SmallVec<[usize; 6]>);
+#[derive(Eq, Default)]
+pub struct Shape(SmallVec<[usize; 4]>);
 
 impl Clone for Shape {
     #[inline]
     fn clone(&self) -> Shape {
         Shape(copied(&self.0))
+    }
+}
+
+impl PartialEq for Shape {
+    /// Size by size: as slices they would be compared by a call of the C library.
+    #[inline]
+    fn eq(&self, other: &Shape) -> bool {
+        let (a, b) = (&self[..], &other[..]);
+        a.len() == b.len() && (0..a.len()).all(|axis| a[axis] == b[axis])
+    }
+}
+
+impl Hash for Shape {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
     }
 }
 

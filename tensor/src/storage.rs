@@ -28,11 +28,13 @@ enum Memory {
 
 impl Storage {
     /// The device that owns the memory.
+    #[inline]
     pub fn device(&self) -> &Device {
         &self.device
     }
 
     /// The number of bytes in use.
+    #[inline]
     pub fn bytes(&self) -> usize {
         match &self.memory {
             Memory::Host(block) => block.len,
@@ -41,6 +43,7 @@ impl Storage {
     }
 
     /// The bytes, if they lie in host memory.
+    #[inline]
     pub fn host(&self) -> Option<&[u8]> {
         match &self.memory {
             Memory::Host(block) => Some(block.as_slice()),
@@ -68,6 +71,7 @@ impl StorageRef {
         StorageRef::new(Arc::new(Storage { memory: Memory::Device { handle, bytes }, device }))
     }
 
+    #[inline]
     fn new(arc: Arc<Storage>) -> StorageRef {
         StorageRef(ManuallyDrop::new(arc))
     }
@@ -83,6 +87,7 @@ impl StorageRef {
     }
 
     /// The host bytes for writing, if this is the only reference to them.
+    #[inline]
     pub(crate) fn host_mut(&mut self) -> Option<&mut [u8]> {
         match Arc::get_mut(&mut self.0).map(|storage| &mut storage.memory) {
             Some(Memory::Host(block)) => Some(block.as_mut_slice()),
@@ -93,6 +98,7 @@ impl StorageRef {
 
 impl Deref for StorageRef {
     type Target = Storage;
+    #[inline]
     fn deref(&self) -> &Storage {
         &self.0
     }
@@ -150,6 +156,7 @@ impl HostBuffer {
         self.into_row_major(shape.into(), dtype)
     }
 
+    #[inline]
     fn into_row_major(self, shape: Shape, dtype: DType) -> Tensor {
         let bytes = shape.elements() * dtype.size();
         assert_eq!(self.0.bytes(), bytes, "buffer and tensor differ in size");
@@ -204,6 +211,7 @@ impl HostMemory {
     }
 
     /// Runs a kernel. What it allocates beyond its result counts as scratch and not towards the peak.
+    #[inline]
     pub(crate) fn in_kernel<R>(run: impl FnOnce() -> R) -> R {
         let _kernel = Kernel::begin();
         run()
@@ -338,11 +346,13 @@ impl Block {
         AllocLayout::from_size_align(capacity, ALIGN).expect("tensor is larger than the address space")
     }
 
+    #[inline]
     fn as_slice(&self) -> &[u8] {
         // SAFETY: `start` points at `capacity ≥ len` initialised bytes owned by self.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
+    #[inline]
     fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: as above, and `&mut self` makes this the only access.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }

@@ -182,7 +182,7 @@ impl Op for Elementwise {
     }
 
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
-        at.each(|i| self.times_partial(i, |i| at.x(i), at.y(), at.g()).sum_to(&at.x(i).shape()))
+        at.each(|i| self.times_partial(i, |i| at.x(i), at.y(), at.g()).sum_to_like(at.x(i)))
     }
 
     fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {

@@ -44,4 +44,15 @@ impl<'t> Var<'t> {
         assert_eq!(shape.broadcast(&own).as_ref(), Some(&own), "sum_to: {shape} does not broadcast to {own}");
         self.reduce_axes(limpid_tensor::Reduce::Sum, &axes).reshape(shape)
     }
+
+    /// [`sum_to`](Var::sum_to) the shape of another value.
+    #[track_caller]
+    #[inline]
+    pub(crate) fn sum_to_like(self, x: Var<'t>) -> Var<'t> {
+        let alike = {
+            let nodes = self.tape.nodes.borrow();
+            self.tape.node_of(&nodes, self).meta.shape == self.tape.node_of(&nodes, x).meta.shape
+        };
+        if alike { self } else { self.sum_to(&x.shape()) }
+    }
 }

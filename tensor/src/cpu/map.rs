@@ -223,8 +223,9 @@ where
         widest(
             #[inline(always)]
             || {
-                for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
-                    *out = f(a, b);
+                let (a, b) = (&a[..out.len()], &b[..out.len()]);
+                for i in 0..out.len() {
+                    out[i] = f(a[i], b[i]);
                 }
             },
         )
