@@ -7,8 +7,6 @@
 //! What is carried is a [`Load`]: a cotangent, or one that remembers its addends (`ledger.rs`) or tells paths apart
 //! (`spectrum.rs`).
 
-use std::collections::HashMap;
-
 use limpid_tensor::{DType, Meta, Tensor};
 use smallvec::SmallVec;
 
@@ -16,6 +14,7 @@ use crate::cotangent::{Cotangent, Load, Loads, Pending, Pulled};
 use crate::error::Result;
 use crate::op::{Cotangents, Derivative, Leaves, Pullback};
 use crate::profile::Lane;
+use crate::recycled::Recycled;
 use crate::scope::Rule;
 use crate::tape::{Operand, Operands, ParamId, Tape, no_derivative};
 use crate::var::{Edge, Var};
@@ -25,9 +24,16 @@ use crate::var::{Edge, Var};
 pub struct Gradients {
     /// The tape the leaves are on; 0 if there are none.
     tape: u64,
-    leaves: HashMap<u32, Tensor>,
-    parameters: HashMap<ParamId, Tensor>,
+    /// In order of their nodes.
+    leaves: Recycled<(u32, Tensor)>,
+    /// In order of their ids.
+    parameters: Recycled<(ParamId, Tensor)>,
     unreached: Vec<String>,
+}
+
+/// What stands under a key in a list in order of its keys, or where it belongs.
+fn find<K: Ord + Copy>(list: &[(K, Tensor)], key: K) -> std::result::Result<usize, usize> {
+    list.binary_search_by_key(&key, |(key, _)| *key)
 }
 
 impl Gradients {
@@ -39,17 +45,20 @@ impl Gradients {
     pub fn of(&self, var: Var<'_>) -> Option<&Tensor> {
         let same = self.tape == 0 || self.tape == var.tape().identity();
         assert!(same, "{var:?} is not on the tape, as it was, that these gradients were computed on");
-        self.leaves.get(&var.id)
+        find(&self.leaves, var.id).ok().map(|at| &self.leaves[at].1)
     }
 
     /// The gradient by a parameter, `None` if the loss does not depend on it.
     pub fn of_parameter(&self, id: ParamId) -> Option<&Tensor> {
-        self.parameters.get(&id)
+        find(&self.parameters, id).ok().map(|at| &self.parameters[at].1)
     }
 
     /// Replaces the gradient by a parameter: how clipping and accumulation are written.
     pub fn set_parameter(&mut self, id: ParamId, gradient: Tensor) {
-        self.parameters.insert(id, gradient);
+        match find(&self.parameters, id) {
+            Ok(at) => self.parameters[at].1 = gradient,
+            Err(at) => self.parameters.insert(at, (id, gradient)),
+        }
     }
 
     /// The names of tracked leaves on the tape that the loss does not depend on.
@@ -72,9 +81,9 @@ pub enum Paths {
 pub(crate) struct Flow {
     /// Nodes from here to the result may pass it on.
     low: u32,
-    passes: Vec<bool>,
+    passes: Recycled<bool>,
     /// Where it is wanted.
-    sources: Vec<u32>,
+    sources: Recycled<u32>,
     paths: Paths,
 }
 
@@ -128,12 +137,9 @@ impl Tape {
         }
         let flow = {
             let nodes = self.nodes.borrow();
-            let passes: Vec<bool> = nodes[..=loss.id as usize].iter().map(|node| node.tracked).collect();
+            let passes = nodes[..=loss.id as usize].iter().map(|node| node.tracked).collect();
             let is_source = |id: &u32| nodes[*id as usize].op.is_none() && nodes[*id as usize].tracked;
-            let ids = || (0..nodes.len() as u32).filter(is_source);
-            // Counted first, so that the list is allocated once; the same below.
-            let mut sources = Vec::with_capacity(ids().count());
-            sources.extend(ids());
+            let sources = (0..nodes.len() as u32).filter(is_source).collect();
             Flow { low: 0, passes, sources, paths: Paths::All }
         };
         self.rehearse_start();
@@ -142,20 +148,23 @@ impl Tape {
         let swept = self.sweep(loss.id, seed, &flow);
         drop((constant, planned));
 
-        let swept = swept?;
-        let mut leaves: HashMap<u32, Tensor> = HashMap::with_capacity(swept.len());
-        for (id, load) in swept {
+        let mut swept = swept?;
+        let mut leaves = Recycled::new();
+        // A sweep comes to its sources from the last to the first.
+        for (id, load) in swept.drain(..).rev() {
             if let Cotangent::Value(gradient) = cotangent(load) {
-                leaves.insert(id, gradient);
+                leaves.push((id, gradient));
             }
         }
+        debug_assert!(leaves.is_sorted_by_key(|(id, _)| *id), "leaves are found in order");
         let placed = self.placed_parameters();
-        let mut parameters = HashMap::with_capacity(placed.len());
-        let reached = placed.iter().filter_map(|(node, id)| Some((*id, leaves.get(node)?.clone())));
-        parameters.extend(reached);
+        let at = |node: &u32| find(&leaves, *node).ok().map(|at| leaves[at].1.clone());
+        let mut parameters: Recycled<(ParamId, Tensor)> =
+            placed.iter().filter_map(|(node, id)| Some((*id, at(node)?))).collect();
+        parameters.sort_unstable_by_key(|(id, _)| *id);
         drop(placed);
-        let unreached =
-            flow.sources.iter().filter(|id| !leaves.contains_key(id)).map(|&id| self.label(id)).collect();
+        let is_reached = |id: &u32| find(&leaves, *id).is_ok();
+        let unreached = flow.sources.iter().filter(|id| !is_reached(id)).map(|&id| self.label(id)).collect();
         Ok(Gradients { tape: self.identity(), leaves, parameters, unreached })
     }
 
@@ -258,11 +267,10 @@ impl Tape {
         self.flow(y.id, low, xs.iter().map(|x| x.id).collect(), paths)
     }
 
-    fn flow(&self, y: u32, low: u32, sources: Vec<u32>, paths: Paths) -> Flow {
+    fn flow(&self, y: u32, low: u32, sources: Recycled<u32>, paths: Paths) -> Flow {
         let nodes = self.nodes.borrow();
-        let passes = Vec::with_capacity((y + 1).saturating_sub(low) as usize);
-        let mut flow = Flow { low, passes, sources, paths };
-        let mut is_source = vec![false; flow.passes.capacity()];
+        let mut flow = Flow { low, passes: Recycled::new(), sources, paths };
+        let mut is_source = Recycled::filled((y + 1).saturating_sub(low) as usize, false);
         for &source in flow.sources.iter().filter(|&&s| s >= low && s <= y) {
             is_source[(source - low) as usize] = true;
         }
@@ -286,13 +294,13 @@ impl Tape {
     }
 
     /// Carries a load from node `y` to the sources of `flow`.
-    fn sweep<'t, L: Load<'t>>(&'t self, y: u32, seed: L, flow: &Flow) -> Result<Vec<(u32, L)>> {
-        let mut found = Vec::with_capacity(flow.sources.len());
+    fn sweep<'t, L: Load<'t>>(&'t self, y: u32, seed: L, flow: &Flow) -> Result<Recycled<(u32, L)>> {
+        let mut found = Recycled::new();
         if !flow.contains(y) {
             return Ok(found);
         }
-        let mut sources = vec![false; (y + 1).saturating_sub(flow.low) as usize];
-        for source in &flow.sources {
+        let mut sources = Recycled::filled((y + 1).saturating_sub(flow.low) as usize, false);
+        for source in flow.sources.iter() {
             if let Some(inside) = source.checked_sub(flow.low).and_then(|i| sources.get_mut(i as usize)) {
                 *inside = true;
             }

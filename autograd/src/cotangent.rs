@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use crate::backward::Flow;
 use crate::error::{Error, Result, Site};
 use crate::ops::streams::Term;
+use crate::recycled::Recycled;
 use crate::tape::{Operand, Tape};
 use crate::var::Var;
 
@@ -103,7 +104,7 @@ impl<'t> Load<'t> for Cotangent<'t> {
 /// What a sweep has computed so far and not yet handed on, by node.
 pub(crate) struct Pending<L> {
     low: u32,
-    inside: Vec<Option<L>>,
+    inside: Recycled<Option<L>>,
     /// Of sources before the range that is swept.
     below: BTreeMap<u32, Option<L>>,
 }
@@ -111,7 +112,7 @@ pub(crate) struct Pending<L> {
 impl<L: Clone> Pending<L> {
     /// None yet, for a sweep from node `y` back to node `low`.
     pub fn new(low: u32, y: u32) -> Pending<L> {
-        let inside = vec![None; (y + 1).saturating_sub(low) as usize];
+        let inside = Recycled::filled((y + 1).saturating_sub(low) as usize, None);
         Pending { low, inside, below: BTreeMap::new() }
     }
 

@@ -44,6 +44,7 @@ mod part;
 pub mod plan;
 mod print;
 mod profile;
+mod recycled;
 mod route;
 mod rule;
 mod scope;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use smallvec::SmallVec;
 
 use crate::op::Needs;
+use crate::recycled::Recycled;
 use crate::tape::{Node, Tape};
 use crate::var::Outputs;
 
@@ -198,7 +199,7 @@ impl Tape {
     /// Drops the values recorded since `start` that no derivative rule reads, but for those in `returned`.
     pub(crate) fn drop_unneeded(&self, start: usize, returned: &[u32]) {
         let end = self.len();
-        let mut needed = self.drops.take_list(end - start);
+        let mut needed = Recycled::filled(end - start, false);
         for id in start..end {
             let needs = self.needs_of(id as u32);
             let nodes = self.nodes.borrow();
@@ -213,14 +214,13 @@ impl Tape {
             needed[id as usize - start] = true;
         }
         let mut nodes = self.nodes.borrow_mut();
-        for (node, _) in nodes[start..].iter_mut().zip(&needed).filter(|(_, needed)| !**needed) {
+        for (node, _) in nodes[start..].iter_mut().zip(&*needed).filter(|(_, needed)| !**needed) {
             let replayable = node.op.as_ref().is_some_and(|op| op.purity() != crate::op::Purity::Effect);
             if replayable && node.value.is_some() {
                 node.value = None;
                 self.drops.count_dropped();
             }
         }
-        self.drops.give_list(needed);
     }
 
     /// What the derivative rule of a node will read: nothing if no gradient passes it.

@@ -21,30 +21,12 @@ pub(crate) struct Drops {
     /// Nodes whose value is back for a backward pass that is under way, the last on the tape on top.
     returned: RefCell<BinaryHeap<u32>>,
     sweeping: Cell<bool>,
-    /// Memory for a list of which values are needed.
-    list: Cell<Vec<bool>>,
 }
 
 impl Drops {
-    /// A list of as many `false`, in the memory of the last one.
-    pub fn take_list(&self, len: usize) -> Vec<bool> {
-        let mut list = self.list.take();
-        list.clear();
-        list.resize(len, false);
-        list
-    }
-
-    pub fn give_list(&self, list: Vec<bool>) {
-        self.list.set(list);
-    }
-
     /// Starts counting anew.
     pub fn restart(&mut self) {
-        *self = Drops {
-            list: std::mem::take(&mut self.list),
-            returned: std::mem::take(&mut self.returned),
-            ..Drops::default()
-        };
+        *self = Drops { returned: std::mem::take(&mut self.returned), ..Drops::default() };
         self.returned.get_mut().clear();
     }
 
