@@ -26,6 +26,39 @@ pub(super) trait Vector<T>:
     fn load(from: &[T], at: usize) -> Self;
     /// The reverse of [`load`](Vector::load).
     fn store(self, to: &mut [T], at: usize);
+    /// The larger of each two numbers; where `other` is NaN, that of `self`.
+    fn larger(self, other: Self) -> Self;
+    /// The numbers of two vectors in turn, `a₀ b₀ a₁ b₁ …`, as two vectors.
+    fn interleave(self, other: Self) -> [Self; 2];
+    /// All numbers of some vectors, one vector after the other.
+    fn numbers(vectors: &[Self]) -> &[T];
+    /// [`numbers`](Vector::numbers), to be written.
+    fn numbers_mut(vectors: &mut [Self]) -> &mut [T];
+}
+
+/// No vector has more numbers.
+pub(super) const WIDEST: usize = 16;
+
+/// Transposes a square of as many vectors as each has numbers: calls `to` with each j and the vector of the numbers j
+/// of `from(0)`, `from(1)`, …
+#[inline(always)]
+pub(super) fn transpose<T, V: Vector<T>>(from: impl Fn(usize) -> V, mut to: impl FnMut(usize, V)) {
+    const { assert!(V::WIDTH <= WIDEST && V::WIDTH.is_power_of_two()) }
+    let mut square = [from(0); WIDEST];
+    for i in 1..V::WIDTH {
+        square[i] = from(i);
+    }
+    // To interleave the upper half and the lower moves the first bit of every number's place, as the rows' come before
+    // the columns', to the end; when that has been done with each bit of the row, the column's come first.
+    for _ in 0..V::WIDTH.ilog2() {
+        let before = square;
+        for i in 0..V::WIDTH / 2 {
+            [square[2 * i], square[2 * i + 1]] = before[i].interleave(before[i + V::WIDTH / 2]);
+        }
+    }
+    for j in 0..V::WIDTH {
+        to(j, square[j]);
+    }
 }
 
 /// A number that there are vectors of: itself the one of width 1.
@@ -81,6 +114,22 @@ macro_rules! scalar {
             fn store(self, to: &mut [$t], at: usize) {
                 to[at] = self;
             }
+            #[inline(always)]
+            fn larger(self, other: $t) -> $t {
+                if other > self { other } else { self }
+            }
+            #[inline(always)]
+            fn interleave(self, other: $t) -> [$t; 2] {
+                [self, other]
+            }
+            #[inline(always)]
+            fn numbers(vectors: &[$t]) -> &[$t] {
+                vectors
+            }
+            #[inline(always)]
+            fn numbers_mut(vectors: &mut [$t]) -> &mut [$t] {
+                vectors
+            }
         }
     };
 }
@@ -101,8 +150,10 @@ mod x86 {
 
     macro_rules! vector {
         ($name:ident: $width:literal of $t:ident in $register:ident, $all:ident, $load:ident, $store:ident,
+         $larger:ident, $interleave:ident,
          $($trait:ident $method:ident $operation:ident),*) => {
             #[derive(Clone, Copy)]
+            #[repr(transparent)]
             pub(in super::super) struct $name($register);
 
             impl Vector<$t> for $name {
@@ -124,6 +175,27 @@ mod x86 {
                     // SAFETY: as above; the slice has as many elements as are written.
                     unsafe { $store(to.as_mut_ptr(), self.0) }
                 }
+                #[inline(always)]
+                fn larger(self, other: $name) -> $name {
+                    // SAFETY: as above. The instruction gives its second operand where one of the two is NaN.
+                    unsafe { $name($larger(other.0, self.0)) }
+                }
+                #[inline(always)]
+                fn interleave(self, other: $name) -> [$name; 2] {
+                    // SAFETY: as above.
+                    let [a, b] = unsafe { $interleave(self.0, other.0) };
+                    [$name(a), $name(b)]
+                }
+                #[inline(always)]
+                fn numbers(vectors: &[$name]) -> &[$t] {
+                    // SAFETY: a register is that many numbers and nothing else, and any bits are a number.
+                    unsafe { std::slice::from_raw_parts(vectors.as_ptr().cast(), vectors.len() * $width) }
+                }
+                #[inline(always)]
+                fn numbers_mut(vectors: &mut [$name]) -> &mut [$t] {
+                    // SAFETY: as above.
+                    unsafe { std::slice::from_raw_parts_mut(vectors.as_mut_ptr().cast(), vectors.len() * $width) }
+                }
             }
             $(
                 impl $trait for $name {
@@ -138,13 +210,48 @@ mod x86 {
         };
     }
 
+    macro_rules! interleave {
+        ($name:ident: $register:ident, $features:literal, |$a:ident, $b:ident| $halves:expr) => {
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn $name($a: $register, $b: $register) -> [$register; 2] {
+                $halves
+            }
+        };
+    }
+
+    // Unpacking interleaves within each half of a register.
+    interleave!(interleave_256_ps: __m256, "avx2", |a, b| {
+        let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        [_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high)]
+    });
+    interleave!(interleave_256_pd: __m256d, "avx2", |a, b| {
+        let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+        [_mm256_permute2f128_pd::<0x20>(low, high), _mm256_permute2f128_pd::<0x31>(low, high)]
+    });
+    // Numbers of b are counted on from those of a.
+    interleave!(interleave_512_ps: __m512, "avx512f", |a, b| {
+        let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        let high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        [_mm512_permutex2var_ps(a, low, b), _mm512_permutex2var_ps(a, high, b)]
+    });
+    interleave!(interleave_512_pd: __m512d, "avx512f", |a, b| {
+        let low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+        let high = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+        [_mm512_permutex2var_pd(a, low, b), _mm512_permutex2var_pd(a, high, b)]
+    });
+
     vector!(F32x8: 8 of f32 in __m256, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps,
+            _mm256_max_ps, interleave_256_ps,
             Add add _mm256_add_ps, Sub sub _mm256_sub_ps, Mul mul _mm256_mul_ps, Div div _mm256_div_ps);
     vector!(F64x4: 4 of f64 in __m256d, _mm256_set1_pd, _mm256_loadu_pd, _mm256_storeu_pd,
+            _mm256_max_pd, interleave_256_pd,
             Add add _mm256_add_pd, Sub sub _mm256_sub_pd, Mul mul _mm256_mul_pd, Div div _mm256_div_pd);
     vector!(F32x16: 16 of f32 in __m512, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps,
+            _mm512_max_ps, interleave_512_ps,
             Add add _mm512_add_ps, Sub sub _mm512_sub_ps, Mul mul _mm512_mul_ps, Div div _mm512_div_ps);
     vector!(F64x8: 8 of f64 in __m512d, _mm512_set1_pd, _mm512_loadu_pd, _mm512_storeu_pd,
+            _mm512_max_pd, interleave_512_pd,
             Add add _mm512_add_pd, Sub sub _mm512_sub_pd, Mul mul _mm512_mul_pd, Div div _mm512_div_pd);
 
     impl Scalar for f32 {
