@@ -68,22 +68,8 @@ fn a_step_allocates_nothing_after_the_first() {
     }
 }
 
-/// What the library of matrix products allocates to rearrange the factors, for `rows` samples through every layer and back.
-fn of_products(model: &limpid_nn::Mlp, rows: usize) -> usize {
-    let mut count = 0;
-    for i in 0..model.depth() {
-        let w = model.layer(i).weight.value();
-        let [x, g] = [w.shape()[1], w.shape()[0]].map(|columns| Tensor::zeros([rows, columns], DType::F32));
-        count += allocations(|| drop(x.matmul(&w.transpose(0, 1)).unwrap()));
-        count += allocations(|| drop(g.transpose(0, 1).matmul(&x).unwrap()));
-        // Nobody asks for the gradient by the samples.
-        count += if i == 0 { 0 } else { allocations(|| drop(g.matmul(w).unwrap())) };
-    }
-    count
-}
-
 #[test]
-fn a_training_step_of_the_two_moons_network_allocates_nothing_but_for_its_products() {
+fn a_training_step_of_the_two_moons_network_allocates_nothing_after_the_first() {
     let rows = 128;
     let samples = random([rows, 2], DType::F32, Key::new(3));
     let labels = Tensor::from_vec((0..rows as i64).map(|i| i % 2).collect(), [rows]);
@@ -107,8 +93,7 @@ fn a_training_step_of_the_two_moons_network_allocates_nothing_but_for_its_produc
             })
         };
         let counts: Vec<usize> = (0..6).map(&mut step).collect();
-        let expected = of_products(&model, rows);
-        assert!(counts[0] > expected, "the first step makes the memory");
-        assert_eq!(counts[3..], [expected; 3], "{depth} layers");
+        assert!(counts[0] > 0, "the first step makes the memory");
+        assert_eq!(counts[3..], [0; 3], "{depth} layers");
     }
 }

@@ -1,14 +1,14 @@
 //! Compiling a loop for the widest vectors the processor has.
 //!
 //! Nothing here changes a result: the loops are ordinary Rust, which never contracts a multiplication and an
-//! addition, and whose order of operations does not depend on the register width.
+//! addition (what is fused is written `mul_add`), and whose order of operations does not depend on the register width.
 
 /// Instruction sets a loop is compiled for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Level {
     /// What every processor of the target has.
     Baseline,
-    /// 256-bit vectors.
+    /// 256-bit vectors and fused multiply-adds.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// 512-bit vectors.
@@ -29,7 +29,7 @@ impl Level {
             {
                 return Level::Avx512;
             }
-            if std::is_x86_feature_detected!("avx2") {
+            if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
                 return Level::Avx2;
             }
         }
@@ -63,7 +63,7 @@ pub(super) fn widest<R>(f: impl FnOnce() -> R) -> R {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 pub(super) fn avx2<R>(f: impl FnOnce() -> R) -> R {
     f()
 }

@@ -26,6 +26,18 @@ pub(super) trait Vector<T>:
     fn load(from: &[T], at: usize) -> Self;
     /// The reverse of [`load`](Vector::load).
     fn store(self, to: &mut [T], at: usize);
+    /// `self·factor + addend`, rounded once.
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// [`load`](Vector::load) from a place in memory.
+    ///
+    /// # Safety
+    /// [`WIDTH`](Vector::WIDTH) numbers lie there.
+    unsafe fn read(from: *const T) -> Self;
+    /// [`store`](Vector::store) to a place in memory.
+    ///
+    /// # Safety
+    /// [`WIDTH`](Vector::WIDTH) numbers may be written there.
+    unsafe fn write(self, to: *mut T);
     /// The larger of each two numbers; where `other` is NaN, that of `self`.
     fn larger(self, other: Self) -> Self;
     /// The numbers of two vectors in turn, `a₀ b₀ a₁ b₁ …`, as two vectors.
@@ -115,6 +127,20 @@ macro_rules! scalar {
                 to[at] = self;
             }
             #[inline(always)]
+            fn mul_add(self, factor: $t, addend: $t) -> $t {
+                self.mul_add(factor, addend)
+            }
+            #[inline(always)]
+            unsafe fn read(from: *const $t) -> $t {
+                // SAFETY: the caller's promise.
+                unsafe { *from }
+            }
+            #[inline(always)]
+            unsafe fn write(self, to: *mut $t) {
+                // SAFETY: the caller's promise.
+                unsafe { *to = self }
+            }
+            #[inline(always)]
             fn larger(self, other: $t) -> $t {
                 if other > self { other } else { self }
             }
@@ -150,7 +176,7 @@ mod x86 {
 
     macro_rules! vector {
         ($name:ident: $width:literal of $t:ident in $register:ident, $all:ident, $load:ident, $store:ident,
-         $larger:ident, $interleave:ident,
+         $mul_add:ident, $larger:ident, $interleave:ident,
          $($trait:ident $method:ident $operation:ident),*) => {
             #[derive(Clone, Copy)]
             #[repr(transparent)]
@@ -174,6 +200,21 @@ mod x86 {
                     let to = &mut to[at..at + $width];
                     // SAFETY: as above; the slice has as many elements as are written.
                     unsafe { $store(to.as_mut_ptr(), self.0) }
+                }
+                #[inline(always)]
+                fn mul_add(self, factor: $name, addend: $name) -> $name {
+                    // SAFETY: as above.
+                    unsafe { $name($mul_add(self.0, factor.0, addend.0)) }
+                }
+                #[inline(always)]
+                unsafe fn read(from: *const $t) -> $name {
+                    // SAFETY: as above, and the caller's promise.
+                    unsafe { $name($load(from)) }
+                }
+                #[inline(always)]
+                unsafe fn write(self, to: *mut $t) {
+                    // SAFETY: as above, and the caller's promise.
+                    unsafe { $store(to, self.0) }
                 }
                 #[inline(always)]
                 fn larger(self, other: $name) -> $name {
@@ -242,16 +283,16 @@ mod x86 {
     });
 
     vector!(F32x8: 8 of f32 in __m256, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps,
-            _mm256_max_ps, interleave_256_ps,
+            _mm256_fmadd_ps, _mm256_max_ps, interleave_256_ps,
             Add add _mm256_add_ps, Sub sub _mm256_sub_ps, Mul mul _mm256_mul_ps, Div div _mm256_div_ps);
     vector!(F64x4: 4 of f64 in __m256d, _mm256_set1_pd, _mm256_loadu_pd, _mm256_storeu_pd,
-            _mm256_max_pd, interleave_256_pd,
+            _mm256_fmadd_pd, _mm256_max_pd, interleave_256_pd,
             Add add _mm256_add_pd, Sub sub _mm256_sub_pd, Mul mul _mm256_mul_pd, Div div _mm256_div_pd);
     vector!(F32x16: 16 of f32 in __m512, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps,
-            _mm512_max_ps, interleave_512_ps,
+            _mm512_fmadd_ps, _mm512_max_ps, interleave_512_ps,
             Add add _mm512_add_ps, Sub sub _mm512_sub_ps, Mul mul _mm512_mul_ps, Div div _mm512_div_ps);
     vector!(F64x8: 8 of f64 in __m512d, _mm512_set1_pd, _mm512_loadu_pd, _mm512_storeu_pd,
-            _mm512_max_pd, interleave_512_pd,
+            _mm512_fmadd_pd, _mm512_max_pd, interleave_512_pd,
             Add add _mm512_add_pd, Sub sub _mm512_sub_pd, Mul mul _mm512_mul_pd, Div div _mm512_div_pd);
 
     impl Scalar for f32 {
