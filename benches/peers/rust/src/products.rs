@@ -1,4 +1,4 @@
-//! Matrix products alone: the crate that limpid uses, by itself, and faer.
+//! Matrix products alone: the crates gemm and faer.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
