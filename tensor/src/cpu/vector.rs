@@ -308,6 +308,7 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::math::Float;
     use super::super::simd::tests::at_every_level;
     use super::*;
 
@@ -344,5 +345,37 @@ mod tests {
         for ((level, width), expected) in widths.into_iter().zip([1, 8, 16]) {
             assert_eq!(width, expected, "{level:?}");
         }
+    }
+
+    /// Transposes 0, 1, 2, …, and compares numbers with what lies beside them, with and without NaN.
+    struct Square;
+
+    impl<T: Float + std::fmt::Debug> Kernel<T> for Square {
+        #[inline(always)]
+        fn run<V: Vector<T>>(self) {
+            let (width, of) = (V::WIDTH, |number: usize| T::of(number as f64));
+            let mut square = vec![V::all(T::ZERO); width];
+            for (at, v) in V::numbers_mut(&mut square).iter_mut().enumerate() {
+                *v = of(at);
+            }
+            let mut turned = vec![V::all(T::ZERO); width];
+            transpose(|i| square[i], |j, v| turned[j] = v);
+            for at in 0..width * width {
+                let expected = of(at % width * width + at / width);
+                assert_eq!(V::numbers(&turned)[at], expected, "number {at} of vectors of {width}");
+            }
+            let [zero, one, nan] = [T::ZERO, T::ONE, T::of(f64::NAN)].map(V::all);
+            let larger = [zero.larger(one), one.larger(zero), one.larger(nan)];
+            assert_eq!(V::numbers(&larger), V::numbers(&[one; 3]));
+            assert!(V::numbers(&[nan.larger(one)]).iter().all(|v| v.is_nan()));
+        }
+    }
+
+    #[test]
+    fn vectors_of_any_width_are_transposed_and_compared() {
+        at_every_level(|| {
+            for_vectors::<f32>(Square);
+            for_vectors::<f64>(Square);
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! Sinkhorn–Knopp by scalings u and v of K, and its derivative.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::super::super::vector::{Vector, WIDEST, transpose};
 use super::super::Real;
@@ -10,7 +11,7 @@ use crate::DType;
 
 /// Most groups that go step by step together, so that the divisions of one are hidden by the products of another.
 const GROUPS: usize = 4;
-/// The scalings of so many rows at a time stay in the first-level cache.
+/// Of so many rows at a time, the scalings of 20 steps stay in the first-level cache.
 const ROWS: usize = 16;
 /// Most matrices at a time.
 const ROOM: usize = GROUPS * WIDEST;
@@ -22,32 +23,33 @@ pub(super) trait Size: Copy {
     fn n(self) -> usize;
     /// `count` times `v`.
     fn list<V: Copy>(self, v: V, count: usize) -> Self::List<V>;
-    /// The same.
+    /// The same, of a matrix's elements.
     fn matrix<V: Copy>(self, v: V, count: usize) -> Self::Matrix<V>;
 }
 
-/// A size that is known when loops over rows and columns are compiled: they become straight lines.
+/// A size N that is known when loops over rows and columns are compiled: they become straight lines. M is N².
 #[derive(Clone, Copy)]
-pub(super) struct Known<const N: usize>;
+pub(super) struct Known<const N: usize, const M: usize>;
 
 /// Any other.
 #[derive(Clone, Copy)]
 pub(super) struct Any(pub(super) usize);
 
-impl<const N: usize> Size for Known<N> {
+impl<const N: usize, const M: usize> Size for Known<N, M> {
     type List<V: Copy> = [V; N];
-    type Matrix<V: Copy> = Square<V, N>;
+    type Matrix<V: Copy> = [V; M];
     #[inline(always)]
     fn n(self) -> usize {
+        const { assert!(M == N * N, "the number of elements is not the square of the size") }
         N
     }
     fn list<V: Copy>(self, v: V, count: usize) -> [V; N] {
         assert_eq!(count, N);
         [v; N]
     }
-    fn matrix<V: Copy>(self, v: V, count: usize) -> Square<V, N> {
-        assert_eq!(count, N * N);
-        Square([[v; N]; N])
+    fn matrix<V: Copy>(self, v: V, count: usize) -> [V; M] {
+        assert_eq!(count, M);
+        [v; M]
     }
 }
 
@@ -66,23 +68,6 @@ impl Size for Any {
     }
 }
 
-/// N·N elements, row by row.
-pub(super) struct Square<V, const N: usize>([[V; N]; N]);
-
-impl<V, const N: usize> AsRef<[V]> for Square<V, N> {
-    #[inline(always)]
-    fn as_ref(&self) -> &[V] {
-        self.0.as_flattened()
-    }
-}
-
-impl<V, const N: usize> AsMut<[V]> for Square<V, N> {
-    #[inline(always)]
-    fn as_mut(&mut self) -> &mut [V] {
-        self.0.as_flattened_mut()
-    }
-}
-
 /// Matrices in groups that go step by step together.
 pub(super) struct Scalings<T, V: Copy, S: Size, const ALONE: bool> {
     size: S,
@@ -95,7 +80,8 @@ pub(super) struct Scalings<T, V: Copy, S: Size, const ALONE: bool> {
     pub(super) lost: [bool; ROOM],
     /// How many steps each has made.
     steps: [usize; ROOM],
-    /// How many the slowest has made.
+    /// The fewest that one has made that is there, and the most.
+    shortest: usize,
     longest: usize,
     numbers: PhantomData<T>,
 }
@@ -168,6 +154,7 @@ impl<T: Real, V: Vector<T>, S: Size, const ALONE: bool> Scalings<T, V, S, ALONE>
             running: [false; ROOM],
             lost: [false; ROOM],
             steps: [0; ROOM],
+            shortest: 0,
             longest: 0,
             numbers: PhantomData,
         }
@@ -208,8 +195,9 @@ impl<T: Real, V: Vector<T>, S: Size, const ALONE: bool> Scalings<T, V, S, ALONE>
     pub(super) fn begin(&mut self, logits: &[T], keep: bool) {
         let n = self.size.n();
         let row = Self::columns(n);
-        for (group, logits) in self.groups.iter_mut().zip(logits.chunks(Self::LANES * n * n)) {
-            Self::spread(n, logits, group.d.as_mut());
+        for p in 0..self.groups_of(logits) {
+            let group = &mut self.groups[p];
+            Self::spread(n, &logits[Self::elements(n, p, logits.len())], group.d.as_mut());
             let (h, k) = (&group.d.as_ref()[..n * row], &mut group.k.rows.as_mut()[..n * row]);
             for c in 0..row {
                 let mut largest = h[c];
@@ -225,8 +213,8 @@ impl<T: Real, V: Vector<T>, S: Size, const ALONE: bool> Scalings<T, V, S, ALONE>
                 k[at] = k[at].exp();
             }
             Self::turn(n, &mut group.k);
-            group.u[0].as_mut().fill(V::all(T::ONE));
-            group.reach.as_mut().fill(V::all(T::ZERO));
+            Self::fill(group.u[0].as_mut(), T::ONE);
+            Self::fill(group.reach.as_mut(), T::ZERO);
         }
         self.keep = keep;
         for m in 0..self.room() {
@@ -341,16 +329,17 @@ impl<T: Real, V: Vector<T>, S: Size, const ALONE: bool> Scalings<T, V, S, ALONE>
     /// What is known when no further step is made.
     #[inline(always)]
     fn finish(&mut self, at_most: usize) {
-        self.longest = 0;
+        (self.shortest, self.longest) = (at_most, 0);
         for (p, group) in self.groups.iter().enumerate() {
             let within_range = Self::within_range(self.size.n(), group);
+            let matrices = p * Self::LANES..(p + 1) * Self::LANES;
+            let (running, lost) = (&self.running[matrices.clone()], &mut self.lost[matrices.clone()]);
+            let steps = &mut self.steps[matrices];
             for l in 0..Self::LANES {
-                let m = p * Self::LANES + l;
-                if self.running[m] {
-                    self.lost[m] = !within_range[l];
-                    self.steps[m] = at_most;
-                }
-                self.longest = self.longest.max(self.steps[m]);
+                lost[l] |= running[l] & !within_range[l];
+                steps[l] = if running[l] { at_most } else { steps[l] };
+                self.longest = self.longest.max(steps[l]);
+                self.shortest = self.shortest.min(if steps[l] > 0 { steps[l] } else { at_most });
             }
         }
     }
@@ -385,7 +374,9 @@ impl<T: Real, V: Vector<T>, S: Size, const ALONE: bool> Scalings<T, V, S, ALONE>
     fn product(&mut self, out: &mut [T]) {
         let (n, [u, v]) = (self.size.n(), self.last());
         let row = Self::columns(n);
-        for (group, out) in self.groups.iter_mut().zip(out.chunks_mut(Self::LANES * n * n)) {
+        for p in 0..self.groups_of(out) {
+            let elements = Self::elements(n, p, out.len());
+            let (group, out) = (&mut self.groups[p], &mut out[elements]);
             let (u, v) = (group.u[u].as_ref(), group.v[v].as_ref());
             let (p, k) = (&mut group.d.as_mut()[..n * row], &group.k.rows.as_ref()[..n * row]);
             for i in 0..n {
@@ -411,7 +402,9 @@ impl<T: Real, V: Vector<T>, S: Size, const ALONE: bool> Scalings<T, V, S, ALONE>
         for t in (0..self.longest).rev() {
             self.pull_step(t);
         }
-        for (group, out) in self.groups.iter_mut().zip(out.chunks_mut(Self::LANES * n * n)) {
+        for p in 0..self.groups_of(out) {
+            let elements = Self::elements(n, p, out.len());
+            let (group, out) = (&mut self.groups[p], &mut out[elements]);
             let (d, k) = (group.d.as_mut(), group.k.rows.as_ref());
             for at in 0..n * Self::columns(n) {
                 d[at] = d[at] * k[at];
@@ -425,7 +418,8 @@ impl<T: Real, V: Vector<T>, S: Size, const ALONE: bool> Scalings<T, V, S, ALONE>
     fn pull_product(&mut self, g: &[T]) {
         let (n, [u, v]) = (self.size.n(), self.last());
         let row = Self::columns(n);
-        for (group, g) in self.groups.iter_mut().zip(g.chunks(Self::LANES * n * n)) {
+        for p in 0..self.groups_of(g) {
+            let (group, g) = (&mut self.groups[p], &g[Self::elements(n, p, g.len())]);
             let (u, v) = (&group.u[u].as_ref()[..row], &group.v[v].as_ref()[..row]);
             let (d, k) = (group.d.as_mut(), group.k.rows.as_ref());
             Self::spread(n, g, d);
@@ -455,24 +449,21 @@ impl<T: Real, V: Vector<T>, S: Size, const ALONE: bool> Scalings<T, V, S, ALONE>
                     d[i * row + c] = d[i * row + c] * (u * v[c]);
                 }
             }
-            group.r.as_mut().fill(V::all(T::ZERO));
-            group.v_bar.as_mut().fill(V::all(T::ZERO));
+            Self::fill(group.r.as_mut(), T::ZERO);
+            Self::fill(group.v_bar.as_mut(), T::ZERO);
         }
     }
 
     /// From r to s in step t, what it adds to the cotangent of K, and from s to r of the step before.
     #[inline(always)]
     fn pull_step(&mut self, t: usize) {
-        let (n, steps) = (self.size.n(), &self.steps);
+        let (n, steps, shortest) = (self.size.n(), &self.steps, self.shortest);
         let row = Self::columns(n);
         for (p, group) in self.groups.iter_mut().enumerate() {
             // Nothing flows to a matrix in the steps that it did not make.
             let ends = |l: usize| steps[p * Self::LANES + l] == t + 1;
             let (r, v_bar) = (group.r.as_mut(), group.v_bar.as_mut());
-            let mut any_ends = false;
-            for l in 0..Self::LANES {
-                any_ends |= ends(l);
-            }
+            let any_ends = t + 1 >= shortest;
             if any_ends {
                 let (last_r, last_v_bar) =
                     (V::numbers(group.last_r.as_ref()), V::numbers(group.last_v_bar.as_ref()));
@@ -495,19 +486,13 @@ impl<T: Real, V: Vector<T>, S: Size, const ALONE: bool> Scalings<T, V, S, ALONE>
                 |c, sum| s[c] = ((v_bar[c] - sum) * v[c]) * v[c],
             );
             if any_ends {
-                v_bar.fill(V::all(T::ZERO));
+                Self::fill(v_bar, T::ZERO);
             }
         }
         for group in &mut self.groups {
             let (u, v) = (&group.u[t].as_ref()[..row], &group.v[t].as_ref()[..row]);
             let (r, s) = (&mut group.r.as_mut()[..row], &group.s.as_ref()[..row]);
-            let d = &mut group.d.as_mut()[..n * row];
-            for i in 0..n {
-                let (of_row, u) = (Self::entry(r, i), Self::entry(u, i));
-                for c in 0..row {
-                    d[i * row + c] = d[i * row + c] - (of_row * v[c] + u * s[c]);
-                }
-            }
+            Self::subtract_outer(n, &mut group.d.as_mut()[..n * row], [r, v], [u, s]);
             Self::products(
                 n,
                 group.k.turned.as_ref(),
@@ -525,6 +510,26 @@ impl<T: Real, V: Vector<T>, S: Size, const ALONE: bool> Scalings<T, V, S, ALONE>
     #[inline(always)]
     fn columns(n: usize) -> usize {
         (n * Self::LANES).div_ceil(V::WIDTH)
+    }
+
+    /// How many groups some matrices make.
+    #[inline(always)]
+    fn groups_of(&self, matrices: &[T]) -> usize {
+        matrices.len().div_ceil(Self::LANES * self.size.n() * self.size.n())
+    }
+
+    /// Where the matrices of group p are among `all` elements of matrices that lie one after the other.
+    #[inline(always)]
+    fn elements(n: usize, p: usize, all: usize) -> Range<usize> {
+        let of_group = Self::LANES * n * n;
+        p * of_group..all.min((p + 1) * of_group)
+    }
+
+    #[inline(always)]
+    fn fill(list: &mut [V], v: T) {
+        for at in 0..list.len() {
+            list[at] = V::all(v);
+        }
     }
 
     /// xᵢ, for all columns.
@@ -565,6 +570,41 @@ impl<T: Real, V: Vector<T>, S: Size, const ALONE: bool> Scalings<T, V, S, ALONE>
         }
         for b in 0..B {
             f(*first + b, sums[b]);
+        }
+        *first += B;
+    }
+
+    /// dᵢⱼ − (aᵢ·bⱼ + xᵢ·yⱼ).
+    #[inline(always)]
+    fn subtract_outer(n: usize, d: &mut [V], [a, b]: [&[V]; 2], [x, y]: [&[V]; 2]) {
+        let mut first = 0;
+        while first + 4 <= Self::columns(n) {
+            Self::subtract_outer_block::<4>(n, d, [a, b], [x, y], &mut first);
+        }
+        while first < Self::columns(n) {
+            Self::subtract_outer_block::<1>(n, d, [a, b], [x, y], &mut first);
+        }
+    }
+
+    /// B columns of it, whose b and y are read once.
+    #[inline(always)]
+    fn subtract_outer_block<const B: usize>(
+        n: usize,
+        d: &mut [V],
+        [a, b]: [&[V]; 2],
+        [x, y]: [&[V]; 2],
+        first: &mut usize,
+    ) {
+        let (mut of_b, mut of_y) = ([b[*first]; B], [y[*first]; B]);
+        for c in 1..B {
+            (of_b[c], of_y[c]) = (b[*first + c], y[*first + c]);
+        }
+        for i in 0..n {
+            let (a, x) = (Self::entry(a, i), Self::entry(x, i));
+            let row = &mut d[i * Self::columns(n) + *first..][..B];
+            for c in 0..B {
+                row[c] = row[c] - (a * of_b[c] + x * of_y[c]);
+            }
         }
         *first += B;
     }
