@@ -1,7 +1,7 @@
 //! How large gradients are, and how they are kept from being too large.
 
 use limpid_autograd::Gradients;
-use limpid_tensor::{DType, Device, Map, Tensor};
+use limpid_tensor::{DType, Device, Map, Tensor, widest};
 
 use crate::{Error, Parameters, Result};
 
@@ -113,16 +113,28 @@ fn replace_each(model: &dyn Parameters, gradients: &mut Gradients, f: Map) -> Re
     Ok(())
 }
 
-/// `Σ g²` in f64, each of eight partial sums over every eighth element: an order that does not depend on the machine.
+/// Partial sums of squares: as many as keep a processor's adders busy.
+const LANES: usize = 32;
+
+/// `Σ g²` in f64, each of 32 partial sums over every 32nd element: an order that does not depend on the machine.
 fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
-    fn sum<T: Copy>(values: &[T], widen: impl Fn(T) -> f64) -> f64 {
-        let mut lanes = [0.0f64; 8];
-        for chunk in values.chunks(8) {
-            for (lane, &v) in lanes.iter_mut().zip(chunk) {
-                let v = widen(v);
-                *lane += v * v;
-            }
+    #[inline(always)]
+    fn add<T: Copy>(lanes: &mut [f64; LANES], values: &[T], widen: impl Fn(T) -> f64) {
+        for i in 0..values.len().min(LANES) {
+            let v = widen(values[i]);
+            lanes[i] += v * v;
         }
+    }
+    fn sum<T: Copy>(values: &[T], widen: impl Fn(T) -> f64 + Copy) -> f64 {
+        let mut lanes = [0.0; LANES];
+        widest(
+            #[inline(always)]
+            || {
+                let (chunks, rest) = values.as_chunks::<LANES>();
+                chunks.iter().for_each(|chunk| add(&mut lanes, chunk, widen));
+                add(&mut lanes, rest, widen);
+            },
+        );
         lanes.iter().sum()
     }
     let host = gradient.to(&Device::cpu())?.contiguous()?;

@@ -120,6 +120,7 @@ impl Rule for Moments {
         Descent::Adam { betas: self.betas, eps: self.eps, decoupled: self.decoupled }
     }
 
+    #[inline(always)]
     fn update<T: Real>(&self, at: At, weight: &mut [T], gradient: &[T], memory: &mut [&mut [T]]) {
         let [m, v] = memory else { unreachable!("two tensors were asked for") };
         let [beta1, beta2] = self.betas;

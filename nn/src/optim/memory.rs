@@ -6,7 +6,7 @@ use std::ops::{Add, Div, Mul, Sub};
 
 use bytemuck::Pod;
 use limpid_autograd::{Gradients, ParamId};
-use limpid_tensor::{DType, Descent, Device, Element, Meta, Pace, Rate, Shape, Tensor, WeightStep};
+use limpid_tensor::{DType, Descent, Device, Element, Meta, Pace, Rate, Shape, Tensor, WeightStep, widest};
 use smallvec::SmallVec;
 
 use super::{Group, Groups};
@@ -23,12 +23,14 @@ pub(super) trait Real:
 }
 
 impl Real for f32 {
+    #[inline(always)]
     fn sqrt(self) -> f32 {
         self.sqrt()
     }
 }
 
 impl Real for f64 {
+    #[inline(always)]
     fn sqrt(self) -> f64 {
         self.sqrt()
     }
@@ -42,7 +44,8 @@ pub(super) trait Rule {
     /// The same rule in the words of a device that has a kernel for it.
     fn descent(&self) -> Descent;
 
-    /// One step of one weight on the host; `memory` has a slice for each name.
+    /// One step of one weight on the host; `memory` has a slice for each name. Mark it `#[inline(always)]`: it is compiled
+    /// for the [widest] vectors.
     fn update<T: Real>(&self, at: At, weight: &mut [T], gradient: &[T], memory: &mut [&mut [T]]);
 }
 
@@ -352,7 +355,11 @@ impl Slot {
         for tensor in &mut self.tensors {
             memory.push(writable(tensor)?);
         }
-        rule.update(at, writable(weight.value_mut())?, gradient, &mut memory);
+        let weights = writable(weight.value_mut())?;
+        widest(
+            #[inline(always)]
+            || rule.update(at, weights, gradient, &mut memory),
+        );
         if device != Device::cpu() {
             let value = weight.value().to(&device)?;
             weight.set_value(value);

@@ -106,6 +106,7 @@ impl Rule for Momentum {
         Descent::Momentum { momentum: self.momentum, nesterov: self.nesterov }
     }
 
+    #[inline(always)]
     fn update<T: Real>(&self, at: At, weight: &mut [T], gradient: &[T], memory: &mut [&mut [T]]) {
         let [rate, decay, momentum] = [at.learning_rate, at.weight_decay, self.momentum].map(T::from_f64);
         match memory {

@@ -18,6 +18,7 @@ mod threads;
 mod vector;
 mod walk;
 
+pub use simd::widest;
 pub use threads::set_threads;
 
 use crate::primitive::{Fused, Map, Reduce};

@@ -47,10 +47,19 @@ impl Level {
     }
 }
 
-/// Runs `f`, compiled for the widest vectors the processor has. For that `f` and what it calls must be inlined:
-/// mark them `#[inline(always)]`.
+/// Runs `f`, compiled for the widest vectors this processor has. For that `f` and what it calls must be inlined: mark them
+/// `#[inline(always)]`. What it computes does not depend on the vectors: Rust fuses and reorders nothing by itself.
+///
+/// ```
+/// let (x, mut y) = ([1.0f32, 2.0, 3.0], [0.5f32; 3]);
+/// limpid_tensor::widest(
+///     #[inline(always)]
+///     || y.iter_mut().zip(&x).for_each(|(y, x)| *y += 2.0 * x),
+/// );
+/// assert_eq!(y, [2.5, 4.5, 6.5]);
+/// ```
 #[inline(always)]
-pub(super) fn widest<R>(f: impl FnOnce() -> R) -> R {
+pub fn widest<R>(f: impl FnOnce() -> R) -> R {
     match Level::current() {
         Level::Baseline => f(),
         // SAFETY: the level says that the processor has these features.
