@@ -113,39 +113,65 @@ impl Tape {
     /// If `loss` does not have exactly one element.
     #[track_caller]
     pub fn backward(&self, loss: Var<'_>) -> Result<Gradients> {
-        self.backward_carrying(loss, |seed| seed, |load| load)
+        self.expect_scalar("backward", loss);
+        self.backward_carrying(loss, || self.value_like(loss, 1.0), |seed| seed, |load| load)
     }
 
-    /// [`backward`](Tape::backward) with a load made from the first cotangent, each leaf's gradient taken out of what
-    /// arrives there.
+    /// The gradients of `⟨cotangent, y⟩`, as [`backward`](Tape::backward) finds those of a scalar: the pass back from a
+    /// result of any shape whose own gradient is known.
+    ///
+    /// ```
+    /// use limpid_autograd::Tape;
+    /// use limpid_tensor::Tensor;
+    ///
+    /// let tape = Tape::new();
+    /// let x = tape.variable(&Tensor::from_vec(vec![1.0f32, 2.0, 3.0], [3]));
+    /// let gradients = tape.backward_from(x * x, &Tensor::from_vec(vec![1.0f32, 0.0, 10.0], [3])).unwrap();
+    /// assert_eq!(gradients.of(x).unwrap().to_vec::<f32>().unwrap(), [2.0, 0.0, 60.0]);
+    /// ```
+    ///
+    /// # Errors
+    /// If the tape is dry or something failed, now or before.
+    ///
+    /// # Panics
+    /// If `cotangent` does not have `y`'s shape and dtype.
+    #[track_caller]
+    pub fn backward_from(&self, y: Var<'_>, cotangent: &Tensor) -> Result<Gradients> {
+        self.expect_cotangent("backward_from", y, &cotangent.meta());
+        let seed = || cotangent.to(self.device()).map_err(|e| self.backend_error(y, e));
+        self.backward_carrying(y, seed, |seed| seed, |load| load)
+    }
+
+    /// [`backward`](Tape::backward) from `y`, whose cotangent is the seed: with a load made from it, each leaf's gradient
+    /// taken out of what arrives there.
     #[track_caller]
     pub(crate) fn backward_carrying<'t, L: Load<'t>>(
         &'t self,
-        loss: Var<'_>,
+        y: Var<'_>,
+        seed: impl FnOnce() -> Result<Tensor>,
         load: impl FnOnce(Cotangent<'t>) -> L,
         cotangent: impl Fn(L) -> Cotangent<'t>,
     ) -> Result<Gradients> {
         self.expect_differentiable("backward");
-        self.expect_scalar("backward", loss);
         if let Some(failure) = self.failure() {
             return Err(failure);
         }
-        let planned = self.begin_planned_backward(loss.id);
+        let planned = self.begin_planned_backward(y.id);
         // What a plan keeps to compute other values from, no rule has to read.
         if planned.is_none() && !self.follows_plan() {
-            self.drop_unneeded(0, &[loss.id]);
+            self.drop_unneeded(0, &[y.id]);
         }
         let flow = {
             let nodes = self.nodes.borrow();
-            let passes = nodes[..=loss.id as usize].iter().map(|node| node.tracked).collect();
+            let passes = nodes[..=y.id as usize].iter().map(|node| node.tracked).collect();
             let is_source = |id: &u32| nodes[*id as usize].op.is_none() && nodes[*id as usize].tracked;
             let sources = (0..nodes.len() as u32).filter(is_source).collect();
             Flow { low: 0, passes, sources, paths: Paths::All }
         };
         self.rehearse_start();
-        let seed = load(Cotangent::Value(self.value_like(loss, 1.0)?));
+        let seed = load(Cotangent::Value(seed()?));
         let constant = self.record_aside();
-        let swept = self.sweep(loss.id, seed, &flow);
+        let swept = self.sweep(y.id, seed, &flow);
         drop((constant, planned));
 
         let mut swept = swept?;

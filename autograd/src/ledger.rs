@@ -135,8 +135,10 @@ impl Tape {
     #[track_caller]
     pub fn backward_with_ledger(&self, loss: Var<'_>) -> Result<(Gradients, Ledger)> {
         let books = RefCell::new(Books::from(loss));
+        self.expect_scalar("backward_with_ledger", loss);
         let gradients = self.backward_carrying(
             loss,
+            || self.value_like(loss, 1.0),
             |seed| Booked::seed(seed, &books),
             |booked| booked.only().cotangent,
         )?;

@@ -148,7 +148,7 @@ impl Connected {
         let x = self.tape.variable(&self.x);
         let y = self.block.forward(x);
         let result = y.value()?;
-        let gradients = self.tape.backward((y * self.tape.constant(&self.cotangent)).sum(&[]))?;
+        let gradients = self.tape.backward_from(y, &self.cotangent)?;
         Ok([result, gradients.of(x).expect("the state is read").clone()])
     }
 }

@@ -14,6 +14,9 @@ use crate::{DType, Device, Shape, Tensor};
 
 /// Alignment of host memory: one cache line, one AVX-512 register.
 const ALIGN: usize = 64;
+/// The size from which memory is asked for in huge pages. A page of 4 KiB is too small a step through an array of megabytes:
+/// looking up where each lies takes longer than reading it.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// What a [`Tensor`] refers to: memory, and the device it belongs to.
 pub struct Storage {
@@ -332,18 +335,24 @@ impl Block {
     fn new(len: usize) -> Block {
         let capacity = capacity_for(len);
         let layout = Block::alloc_layout(capacity);
-        // SAFETY: `capacity` is at least 1, so the layout has a size. The memory is zeroed once here and only
-        // overwritten later, so every byte is always initialised.
-        let start = unsafe { alloc::alloc_zeroed(layout) };
-        Block {
-            start: NonNull::new(start).unwrap_or_else(|| alloc::handle_alloc_error(layout)),
-            len,
-            capacity,
+        // SAFETY: `capacity` is at least 1, so the layout has a size.
+        let start = unsafe { alloc::alloc(layout) };
+        let start = NonNull::new(start).unwrap_or_else(|| alloc::handle_alloc_error(layout));
+        #[cfg(target_os = "linux")]
+        if capacity >= HUGE_PAGE {
+            // Before the first byte is touched, which is when pages are made. A system that has none keeps the small ones.
+            // SAFETY: the range is the block's, whole pages of it. The advice changes nothing that a program could see.
+            unsafe { libc::madvise(start.as_ptr().cast(), capacity & !(HUGE_PAGE - 1), libc::MADV_HUGEPAGE) };
         }
+        // SAFETY: the block has so many bytes. They are zeroed once here and only overwritten later, so every byte is always
+        // initialised.
+        unsafe { start.write_bytes(0, capacity) };
+        Block { start, len, capacity }
     }
 
     fn alloc_layout(capacity: usize) -> AllocLayout {
-        AllocLayout::from_size_align(capacity, ALIGN).expect("tensor is larger than the address space")
+        let align = if capacity >= HUGE_PAGE { HUGE_PAGE } else { ALIGN };
+        AllocLayout::from_size_align(capacity, align).expect("tensor is larger than the address space")
     }
 
     #[inline]

@@ -70,7 +70,7 @@ fn workload(name: &str) -> Result<Option<Workload>, Failure> {
                 let x = tape.variable(&logits);
                 let p = x.sinkhorn(&Sinkhorn::default());
                 let value = p.value()?;
-                let gradients = tape.backward((p * tape.constant(&cotangent)).sum(&[]))?;
+                let gradients = tape.backward_from(p, &cotangent)?;
                 Ok(vec![value, gradients.of(x).expect("the result depends on the logits").clone()])
             })
         }

@@ -73,6 +73,19 @@ pub(super) fn transpose<T, V: Vector<T>>(from: impl Fn(usize) -> V, mut to: impl
     }
 }
 
+/// Asks the processor to bring what stands at a place nearer, as it will be read soon. Wherever that is, nothing else happens.
+#[inline(always)]
+pub(super) fn prefetch<T>(from: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every such processor has the instruction, which reads nothing that a program could see, at any address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(from.as_ptr().wrapping_add(at).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, at);
+}
+
 /// A number that there are vectors of: itself the one of width 1.
 pub(super) trait Scalar: Vector<Self> {
     #[cfg(target_arch = "x86_64")]
