@@ -133,14 +133,15 @@ fn sum<T: Real>(row: &[T], f: impl Fn(T) -> f64) -> f64 {
 #[inline(always)]
 fn sum_of_products<T: Real>(a: &[T], b: &[T]) -> f64 {
     let mut lanes = [0.0; LANES];
-    let (mut a, mut b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    for (a, b) in (&mut a).zip(&mut b) {
-        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += a.wide() * b.wide();
+    let whole = a.len() - a.len() % LANES;
+    for at in (0..whole).step_by(LANES) {
+        let (a, b) = (&a[at..at + LANES], &b[at..at + LANES]);
+        for i in 0..LANES {
+            lanes[i] += a[i].wide() * b[i].wide();
         }
     }
-    for ((lane, &a), &b) in lanes.iter_mut().zip(a.remainder()).zip(b.remainder()) {
-        *lane += a.wide() * b.wide();
+    for at in whole..a.len() {
+        lanes[at - whole] += a[at].wide() * b[at].wide();
     }
     merged(lanes, |a, b| a + b)
 }
@@ -190,17 +191,26 @@ fn combine<T: Copy, A: Copy>(
     merge(total, merged(lanes, merge))
 }
 
-/// The lanes' first half with their second, until one is left.
+/// The lanes' first half with their second, until one is left. Each step's length is a constant, so that lanes are registers.
 #[inline(always)]
-fn merged<A: Copy, const L: usize>(mut lanes: [A; L], merge: impl Fn(A, A) -> A) -> A {
-    let mut n = L;
-    while n > 1 {
-        n /= 2;
-        for i in 0..n {
-            lanes[i] = merge(lanes[i], lanes[i + n]);
+fn merged<A: Copy, const L: usize>(mut lanes: [A; L], merge: impl Fn(A, A) -> A + Copy) -> A {
+    const { assert!(L <= 32 && L.is_power_of_two()) }
+    halve::<A, 16>(&mut lanes, merge);
+    halve::<A, 8>(&mut lanes, merge);
+    halve::<A, 4>(&mut lanes, merge);
+    halve::<A, 2>(&mut lanes, merge);
+    halve::<A, 1>(&mut lanes, merge);
+    lanes[0]
+}
+
+/// The first H lanes with the H behind them, if there are so many.
+#[inline(always)]
+fn halve<A: Copy, const H: usize>(lanes: &mut [A], merge: impl Fn(A, A) -> A) {
+    if lanes.len() >= 2 * H {
+        for i in 0..H {
+            lanes[i] = merge(lanes[i], lanes[i + H]);
         }
     }
-    lanes[0]
 }
 
 /// Calls `f` with each row of `out` and its number. `work` is the number of elements handled per row. A row is one

@@ -155,30 +155,34 @@ fn slab_backward<T: Real, const CENTRED: bool>(
     let columns = gain.len();
     sums.fill(0.0);
     let (of_gain, of_bias) = sums.split_at_mut(columns);
+    let gain = &gain[..columns];
     let rows = x.chunks_exact(columns).zip(g.chunks_exact(columns));
     // x̂ of the row at hand.
     let mut normalised = vec![T::ZERO; columns];
     for (dx, (x, g)) in dx.chunks_exact_mut(columns).zip(rows) {
         let Statistics { mean, scale } =
             if CENTRED { Statistics::centred(x, eps) } else { Statistics::uncentred(x, eps) };
-        for (normalised, &x) in normalised.iter_mut().zip(x) {
-            *normalised = if CENTRED { T::of(x.wide() - mean) * scale } else { x * scale };
+        // Index by index: of iterators side by side, over two types, the compiler makes functions.
+        for i in 0..columns {
+            normalised[i] = if CENTRED { T::of(x[i].wide() - mean) * scale } else { x[i] * scale };
         }
-        for ((sum, &g), &normalised) in of_gain.iter_mut().zip(g).zip(&normalised) {
-            *sum += g.wide() * normalised.wide();
+        for i in 0..columns {
+            of_gain[i] += g[i].wide() * normalised[i].wide();
         }
-        for (sum, &g) in of_bias.iter_mut().zip(g) {
-            *sum += g.wide();
+        if CENTRED {
+            for i in 0..columns {
+                of_bias[i] += g[i].wide();
+            }
         }
         // ĝ, until it is known how much of it lies along x̂ and, of rows that were centred, along 1.
-        for ((dx, &g), &gain) in dx.iter_mut().zip(g).zip(gain) {
-            *dx = g * gain;
+        for i in 0..columns {
+            dx[i] = g[i] * gain[i];
         }
         let mean_of = |sum: f64| T::of(sum / columns as f64);
         let along = mean_of(sum_of_products(dx, &normalised));
         let level = if CENTRED { mean_of(sum(dx, T::wide)) } else { T::ZERO };
-        for (dx, &normalised) in dx.iter_mut().zip(&normalised) {
-            *dx = scale * (*dx - level - normalised * along);
+        for i in 0..columns {
+            dx[i] = scale * (dx[i] - level - normalised[i] * along);
         }
     }
 }
