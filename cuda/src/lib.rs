@@ -15,6 +15,8 @@
 //! `src/ops/map.rs` launches it, `src/launch.rs` and `src/module.rs` say how, `src/device.rs` and `src/memory.rs` where.
 
 mod backend;
+#[doc(hidden)]
+pub mod by_name;
 mod device;
 pub mod emulated;
 mod fault;

@@ -1,7 +1,11 @@
-//! Every operation of the backend, with every access checked: right, silent, and the same bits in several orders.
+//! Every kernel, in operations whose every access is checked: right, silent, and the same bits in several orders.
 
 #[path = "../examples/kernels/demos.rs"]
 mod demos;
+mod names;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
 use limpid_cuda::{Cuda, emulated};
 use limpid_tensor::Device;
@@ -13,12 +17,19 @@ fn seeds() -> u64 {
 
 #[test]
 #[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
-fn operations_agree_with_the_cpu_in_every_order_and_nothing_is_found() {
+fn every_kernel_agrees_with_the_cpu_in_every_order_and_nothing_is_found() {
     let config = emulated::Config { check: true, ..Default::default() };
     let stand_in = emulated::install(config).unwrap();
     emulated::keep_apart(true);
-    let device = Cuda::new(0).unwrap().device();
+    let launched: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+    let log = launched.clone();
+    stand_in.observe(move |launch| {
+        log.lock().expect("nobody panics with it").insert(launch.kernel.to_string());
+    });
+    let cuda = Cuda::new(0).unwrap();
+    let device = cuda.device();
     for demo in demos::all() {
+        assert!(demo.runs_on(cuda), "{}", demo.name);
         let expected = demo.run(&Device::cpu()).unwrap();
         let mut first = None;
         for seed in 1..=seeds() {
@@ -34,6 +45,16 @@ fn operations_agree_with_the_cpu_in_every_order_and_nothing_is_found() {
             }
         }
     }
+    stand_in.stop_observing();
+    let launched = std::mem::take(&mut *launched.lock().expect("nobody panics with it"));
+    let every = names::every_kernel();
+    let missed: Vec<&String> = every.difference(&launched).collect();
+    assert!(
+        missed.is_empty(),
+        "{} of {} kernels are launched by no operation: {missed:?}",
+        missed.len(),
+        every.len()
+    );
     let left = stand_in.allocations();
     println!("held at the end: {}", left.join(", "));
 }

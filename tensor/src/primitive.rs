@@ -473,7 +473,8 @@ pub struct Pace<'a> {
     pub clip: Option<&'a Tensor>,
 }
 
-/// One weight in a step of an optimiser. Its tensors, but for the count, have one shape and one dtype, f32 or f64.
+/// One weight in a step of an optimiser. Its tensors, but for the count, have one shape and one dtype, f32 or f64; the
+/// gradient of one in f32 may be bf16.
 #[derive(Debug)]
 pub struct WeightStep {
     /// w, which is changed.

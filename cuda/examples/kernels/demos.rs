@@ -1,5 +1,6 @@
 //! Small operations that between them launch every kernel, each on any device.
 
+use limpid_cuda::{Cuda, by_name};
 use limpid_tensor::rng::{Distribution, Key};
 use limpid_tensor::{
     Activation, DType, Descent, Device, Fused, Handed, Layout, Map, Pace, Rate, Reduce, Result, Stop, Tensor,
@@ -14,16 +15,23 @@ pub struct Demo {
     pub name: String,
     /// How far from the CPU's the results may be, in roundings of the largest element of each.
     pub roundings: f64,
+    /// The kernel of products that it asks for by name.
+    product: Option<String>,
     run: Run,
 }
 
 impl Demo {
     fn new(name: impl Into<String>, run: impl Fn(&Device) -> Result<Vec<Tensor>> + 'static) -> Demo {
-        Demo { name: name.into(), roundings: 32.0, run: Box::new(run) }
+        Demo { name: name.into(), roundings: 32.0, product: None, run: Box::new(run) }
     }
 
     fn one(name: impl Into<String>, run: impl Fn(&Device) -> Result<Tensor> + 'static) -> Demo {
         Demo::new(name, move |device| Ok(vec![run(device)?]))
+    }
+
+    /// Whether a card has the instructions and the memory for it.
+    pub fn runs_on(&self, cuda: &Cuda) -> bool {
+        self.product.as_ref().is_none_or(|kernel| by_name::has_product(cuda, kernel))
     }
 
     /// Computes it on a device. The results are on the host.
@@ -60,6 +68,7 @@ pub fn all() -> Vec<Demo> {
         indexed(),
         draws(),
         products(),
+        products_by_name(),
         fused(),
         sinkhorns(),
         connections(),
@@ -148,7 +157,27 @@ fn reductions() -> Vec<Demo> {
                 }));
             }
         }
-        for shape in shapes {
+        // In parts of parts, of which other rows and columns of this size have none.
+        for f in [Reduce::Sum, Reduce::Prod, Reduce::Max, Reduce::Min, Reduce::ArgMax] {
+            let row = match (f, dtype) {
+                (Reduce::ArgMax, DType::F32) => 530_000,
+                (Reduce::ArgMax, DType::F64 | DType::I64) => 135_000,
+                _ => 9000,
+            };
+            demos.push(Demo::new(format!("{} {dtype} in parts of [{row}]", f.name()), move |device| {
+                let of = |shape: &[usize], axis: usize| {
+                    let x = numbers(device, shape, dtype, 1)?;
+                    if *device == Device::cpu() {
+                        x.reduce(f, &[axis as isize])
+                    } else {
+                        by_name::reduce_in_turns(f, &x, &[axis], 1)
+                    }
+                };
+                Ok(vec![of(&[row], 0)?, of(&[300, 128], 0)?])
+            }));
+        }
+        // The longest row is of several segments in bf16 too.
+        for shape in shapes.into_iter().chain([&[1, 17_000][..]]) {
             demos.push(Demo::new(format!("cumsum {dtype} {shape:?}"), move |device| {
                 let x = numbers(device, shape, dtype, 1)?;
                 Ok(vec![x.cumsum(0)?, x.cumsum(1)?])
@@ -174,11 +203,14 @@ fn copies() -> Vec<Demo> {
         demos.push(Demo::new(format!("contiguous {dtype} [35, 70]"), move |device| {
             let x = numbers(device, &[35, 70], dtype, 1)?;
             let cube = numbers(device, &[5, 6, 7], dtype, 2)?;
+            // Elements of 16 bytes.
+            let blocks = numbers(device, &[34, 33, 16 / dtype.size()], dtype, 4)?;
             Ok(vec![
                 x.transpose(0, 1).contiguous()?,
                 x.slice(1, 1, 70, 3).contiguous()?,
                 x.flip(0).contiguous()?,
                 cube.permute(&[2, 0, 1]).contiguous()?,
+                blocks.transpose(0, 1).contiguous()?,
                 numbers(device, &[1, 9], dtype, 3)?.expand([4, 9]).contiguous()?,
             ])
         }));
@@ -207,10 +239,14 @@ fn indexed() -> Vec<Demo> {
             let x = numbers(device, &[9, 20], dtype, 1)?;
             let rows = indices(device, &[5, 20], 9)?;
             let columns = indices(device, &[9, 4], 20)?;
-            Ok(vec![x.gather(0, &rows)?, x.gather(1, &columns)?, x.gather(1, &columns.flip(0))?])
+            let whole_rows = indices(device, &[5, 1], 9)?.expand([5, 20]);
+            Ok(vec![
+                x.gather(0, &rows)?,
+                x.gather(0, &whole_rows)?,
+                x.gather(1, &columns)?,
+                x.gather(1, &columns.flip(0))?,
+            ])
         }));
-    }
-    for dtype in NUMBERS {
         demos.push(Demo::new(format!("scatter_add {dtype} [9, 20]"), move |device| {
             let x = numbers(device, &[9, 20], dtype, 1)?;
             let rows = indices(device, &[50, 20], 9)?;
@@ -246,6 +282,9 @@ fn draws() -> Vec<Demo> {
             }));
         }
     }
+    demos.push(Demo::one("permutation of 301", |device| {
+        device.backend().random(Distribution::Permutation, &[301].into(), DType::I64, Key::new(7))
+    }));
     demos
 }
 
@@ -276,6 +315,55 @@ fn products() -> Vec<Demo> {
     demos
 }
 
+/// Products by kernels that only large matrices get, and floats by tensor cores, of matrices with and without a tail.
+fn products_by_name() -> Vec<Demo> {
+    let mut demos = Vec::new();
+    let mut add = |kernel: String, dtype: DType, a_turned: bool, b_turned: bool, sizes: &[[usize; 3]]| {
+        let sizes = sizes.to_vec();
+        // Factors that tf32 holds as well as f32.
+        let rounded = if kernel.starts_with("tensor_core") { DType::BF16 } else { dtype };
+        let matrix = move |device: &Device, rows, columns, turned, seed| {
+            let shape = if turned { [columns, rows] } else { [rows, columns] };
+            let x = numbers(device, &shape, rounded, seed)?.cast(dtype)?;
+            Ok(if turned { x.transpose(0, 1) } else { x })
+        };
+        let name = kernel.clone();
+        let demo = Demo::new(format!("by {kernel}"), move |device| {
+            let product = |&[m, k, n]: &[usize; 3]| {
+                let (a, b) = (matrix(device, m, k, a_turned, 1)?, matrix(device, k, n, b_turned, 2)?);
+                if *device == Device::cpu() { a.matmul(&b) } else { by_name::product_by(&name, &a, &b) }
+            };
+            sizes.iter().map(product).collect()
+        });
+        // Both round a sum in float once to bf16. A card's tensor cores have an order of their own, and cut off where they add.
+        let roundings = match dtype {
+            DType::BF16 => 1.0,
+            _ if kernel.starts_with("tensor_core") => 128.0,
+            _ => demo.roundings,
+        };
+        demos.push(Demo { roundings, product: Some(kernel), ..demo });
+    };
+    for dtype in FLOATS {
+        add(format!("matmul_64x64_{dtype}"), dtype, false, true, &[[64, 32, 64], [70, 40, 66]]);
+        add(format!("matmul_128x128_{dtype}"), dtype, true, false, &[[128, 32, 128], [100, 40, 130]]);
+    }
+    // More stages than there is room for: the first are overwritten.
+    let layouts = [("kk", false, true), ("kn", false, false), ("mk", true, true), ("mn", true, false)];
+    for (axes, a_turned, b_turned) in layouts {
+        for (stem, sizes) in [
+            ("tensor_core_64x64", [40, 264, 56]),
+            ("tensor_core_128x128", [104, 264, 120]),
+            ("tensor_core_128x256", [104, 328, 232]),
+            ("wgmma_128x256", [104, 328, 232]),
+        ] {
+            add(format!("{stem}_{axes}_bf16"), DType::BF16, a_turned, b_turned, &[sizes]);
+        }
+    }
+    add("tensor_core_64x64_kk_f32".into(), DType::F32, false, true, &[[40, 136, 56]]);
+    add("tensor_core_128x128_kk_f32".into(), DType::F32, false, true, &[[104, 136, 120]]);
+    demos
+}
+
 fn fused_of(f: Fused, x: &[&Tensor]) -> Result<Tensor> {
     Tensor::fused(f, x).expect("every device here has this kernel")
 }
@@ -283,7 +371,7 @@ fn fused_of(f: Fused, x: &[&Tensor]) -> Result<Tensor> {
 fn fused() -> Vec<Demo> {
     let mut demos = Vec::new();
     for dtype in FLOATS {
-        for width in [1, 33, 600, 1500, 5000, 20000] {
+        for width in [1, 33, 200, 600, 1500, 5000, 20000] {
             let rows = if width < 5000 { 5 } else { 2 };
             for f in [Fused::Softmax, Fused::LogSoftmax] {
                 demos.push(Demo::one(format!("{f:?} {dtype} [{rows}, {width}]"), move |device| {
@@ -317,7 +405,8 @@ fn fused() -> Vec<Demo> {
             }));
         }
         // The last has more rows than a slab.
-        for [rows, width] in [[5, 2], [5, 33], [5, 600], [5, 1500], [2, 5000], [1, 20000], [150, 9]] {
+        for [rows, width] in [[5, 2], [5, 33], [5, 200], [5, 600], [5, 1500], [2, 5000], [1, 20000], [150, 9]]
+        {
             demos.push(Demo::new(
                 format!("LayerNormBackward, RmsNormBackward {dtype} [{rows}, {width}]"),
                 move |device| {
@@ -392,6 +481,23 @@ fn connections() -> Vec<Demo> {
                 }
                 Ok(results)
             }));
+            if n > 1 {
+                demos.push(Demo::new(format!("streams of three blocks again {what}"), move |device| {
+                    let left = |l: usize| {
+                        Ok([one(device, 20 + l)?, matrix(device, 30 + l)?, vector(device, 40 + l)?])
+                    };
+                    let (x, left) = (state(device, 1)?, (0..3).map(left).collect::<Result<Vec<_>>>()?);
+                    if *device != Device::cpu() {
+                        return by_name::recompute(&x, &left);
+                    }
+                    let mut streams = vec![x];
+                    for [f, mix, b] in &left {
+                        streams
+                            .push(fused_of(Fused::StreamWrite, &[&streams[streams.len() - 1], f, mix, b])?);
+                    }
+                    Ok(streams.split_off(1))
+                }));
+            }
             // As mHC and mHC-lite have them.
             let (matrix_logits, permutations) = (n * n, (1..=n.min(4)).product());
             for last in [matrix_logits, permutations].into_iter().skip(usize::from(n == 1)) {
@@ -433,16 +539,17 @@ fn updates() -> Vec<Demo> {
         Descent::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: true },
     ];
     let mut demos = Vec::new();
-    for dtype in [DType::F32, DType::F64] {
+    let dtypes = [(DType::F32, DType::F32), (DType::F32, DType::BF16), (DType::F64, DType::F64)];
+    for (dtype, of_gradient) in dtypes {
         for rule in rules {
-            demos.push(Demo::new(format!("{rule:?} {dtype}"), move |device| {
+            demos.push(Demo::new(format!("{rule:?} {dtype}, gradients {of_gradient}"), move |device| {
                 let mut weights = Vec::new();
                 for (i, elements) in [3, 700, 5000].into_iter().enumerate() {
                     let of = |seed| numbers(device, &[elements], dtype, 10 * i + seed);
                     let memory = [of(3), of(4).and_then(|v| Tensor::map(Map::Abs, &[&v]))];
                     weights.push(WeightStep {
                         weight: of(1)?,
-                        gradient: of(2)?,
+                        gradient: numbers(device, &[elements], of_gradient, 10 * i + 2)?,
                         memory: memory.into_iter().take(rule.remembers()).collect::<Result<_>>()?,
                         steps: Tensor::scalar(2i64),
                         rate_scale: (i + 1) as f64,

@@ -48,11 +48,15 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
             Some(stand_in)
         }
     };
-    let device = Cuda::new(0).map_err(|error| format!("{error}; --emulate needs no card"))?.device();
+    let cuda = Cuda::new(0).map_err(|error| format!("{error}; --emulate needs no card"))?;
+    let device = cuda.device();
     let pattern = arguments.kernel.as_deref().unwrap_or("*");
     let (mut shown, mut wrong, mut found) = (0, 0, 0);
     let mut all = Vec::new();
-    for demo in demos::all() {
+    let (runnable, others): (Vec<Demo>, Vec<Demo>) =
+        demos::all().into_iter().partition(|demo| demo.runs_on(cuda));
+    others.iter().for_each(|demo| println!("{:<46} not on this card", demo.name));
+    for demo in runnable {
         let expected = demo.run(&Device::cpu()).map_err(|error| error.to_string())?;
         let take = || std::mem::take(&mut *seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         let mut first: Option<Vec<Tensor>> = None;

@@ -81,7 +81,7 @@ fn measure(arguments: &Arguments) -> Result<bool, String> {
     println!("{}", table::device(cuda, arguments.emulate));
     let mut report = Report::new(cuda, arguments.emulate);
     if !arguments.unchecked {
-        report.operations = operations::compare(&cuda.device())?;
+        report.operations = operations::compare(cuda)?;
         println!("{}", table::operations(&report.operations));
     }
     println!("{}", table::heading());

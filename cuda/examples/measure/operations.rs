@@ -3,6 +3,7 @@
 #[path = "../kernels/demos.rs"]
 mod demos;
 
+use limpid_cuda::Cuda;
 use limpid_tensor::{Device, Result, Tensor};
 use serde_json::{Value, json};
 
@@ -41,12 +42,13 @@ impl Compared {
     }
 }
 
-/// Runs all of them.
+/// Runs all that the card has the instructions and the memory for.
 ///
 /// # Errors
 /// If the CPU cannot.
-pub fn compare(device: &Device) -> std::result::Result<Vec<Compared>, String> {
-    demos::all().iter().map(|demo| compare_one(demo, device)).collect()
+pub fn compare(cuda: &'static Cuda) -> std::result::Result<Vec<Compared>, String> {
+    let demos = demos::all();
+    demos.iter().filter(|demo| demo.runs_on(cuda)).map(|demo| compare_one(demo, &cuda.device())).collect()
 }
 
 fn compare_one(demo: &Demo, device: &Device) -> std::result::Result<Compared, String> {

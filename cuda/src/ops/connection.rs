@@ -549,63 +549,57 @@ fn phi_backward(
     phi.widths.iter().map(own).collect()
 }
 
-#[cfg(test)]
-mod again {
-    use super::*;
+/// The most blocks that one launch computes again; `MOST_BLOCKS` of `connection.cu`.
+const MOST_BLOCKS: usize = 8;
 
-    /// The most blocks that one launch computes again; `MOST_BLOCKS` of `connection.cu`.
-    const MOST_BLOCKS: usize = 8;
+/// `Blocks` of `connection.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Blocks {
+    f: [u64; MOST_BLOCKS],
+    mix: [u64; MOST_BLOCKS],
+    write: [u64; MOST_BLOCKS],
+    y: [u64; MOST_BLOCKS],
+    count: u32,
+    padding: u32,
+}
 
-    /// `Blocks` of `connection.cu`.
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    #[repr(C)]
-    struct Blocks {
-        f: [u64; MOST_BLOCKS],
-        mix: [u64; MOST_BLOCKS],
-        write: [u64; MOST_BLOCKS],
-        y: [u64; MOST_BLOCKS],
-        count: u32,
-        padding: u32,
-    }
-
-    /// What a block has left behind: F, A and b, contiguous.
-    pub(super) struct Left {
-        pub f: Tensor,
-        pub mix: Tensor,
-        pub write: Tensor,
-    }
-
-    /// What [`write`] would give behind each of the blocks, in one pass where n is 2, 4 or 8. Only tests launch it: a
-    /// step of a plan brings back one value.
-    pub(super) fn recompute(cuda: &'static Cuda, x: &Tensor, left: &[Left]) -> Result<Vec<Tensor>> {
-        let sizes = Sizes::of(x);
-        let mut all: Vec<Tensor> = Vec::new();
-        if !matches!(sizes.n, 2 | 4 | 8) {
-            for Left { f, mix, write: b } in left {
-                all.push(write(cuda, all.last().unwrap_or(x), f, mix, b)?);
-            }
-            return Ok(all);
+/// What [`write`] would give behind each of some blocks, which have left F, A and b: in one pass where n is 2, 4 or 8. No
+/// plan asks for it, whose steps bring back one value each.
+///
+/// # Panics
+/// If X is not on a card, or shapes or dtypes do not agree.
+pub fn recompute(x: &Tensor, left: &[[Tensor; 3]]) -> Result<Vec<Tensor>> {
+    let cuda = Cuda::of(x.device()).expect("X is on a card");
+    let sizes = Sizes::of(x);
+    let mut all: Vec<Tensor> = Vec::new();
+    if !matches!(sizes.n, 2 | 4 | 8) {
+        for [f, mix, b] in left {
+            all.push(write(cuda, all.last().unwrap_or(x), f, mix, b)?);
         }
-        for left in left.chunks(MOST_BLOCKS) {
-            let from = all.last().unwrap_or(x).clone();
-            let y =
-                left.iter().map(|_| cuda.empty(x.shape(), sizes.dtype)).collect::<Result<Vec<Tensor>>>()?;
-            let mut blocks = Blocks { count: left.len() as u32, ..Blocks::zeroed() };
-            for (l, (left, y)) in left.iter().zip(&y).enumerate() {
-                blocks.f[l] = address_of(&left.f);
-                blocks.mix[l] = address_of(&left.mix);
-                blocks.write[l] = address_of(&left.write);
-                blocks.y[l] = address_of(y);
-            }
-            let operands: Vec<&Tensor> = left.iter().map(|left| &left.f).chain(&y).chain([&from]).collect();
-            let streams = sizes.streams(cuda, &operands)?;
-            let mut arguments = Arguments::default();
-            arguments.input(&from).value(blocks).value(streams);
-            cuda.launch(&CONNECTION, &sizes.kernel("recompute"), sizes.by_packs(cuda), &mut arguments)?;
-            all.extend(y);
-        }
-        Ok(all)
+        return Ok(all);
     }
+    let x = x.contiguous()?;
+    let operands = |[f, mix, b]: &[Tensor; 3]| {
+        Ok([sizes.branch("F", f)?, sizes.matrix("A", mix)?, sizes.vector("b", b)?])
+    };
+    let left = left.iter().map(operands).collect::<Result<Vec<[Tensor; 3]>>>()?;
+    for left in left.chunks(MOST_BLOCKS) {
+        let from = all.last().unwrap_or(&x).clone();
+        let y = left.iter().map(|_| cuda.empty(x.shape(), sizes.dtype)).collect::<Result<Vec<Tensor>>>()?;
+        let mut blocks = Blocks { count: left.len() as u32, ..Blocks::zeroed() };
+        for (l, ([f, mix, b], y)) in left.iter().zip(&y).enumerate() {
+            (blocks.f[l], blocks.mix[l], blocks.write[l]) = (address_of(f), address_of(mix), address_of(b));
+            blocks.y[l] = address_of(y);
+        }
+        let operands: Vec<&Tensor> = left.iter().map(|[f, ..]| f).chain(&y).chain([&from]).collect();
+        let streams = sizes.streams(cuda, &operands)?;
+        let mut arguments = Arguments::default();
+        arguments.input(&from).value(blocks).value(streams);
+        cuda.launch(&CONNECTION, &sizes.kernel("recompute"), sizes.by_packs(cuda), &mut arguments)?;
+        all.extend(y);
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -613,7 +607,6 @@ mod tests {
     use limpid_tensor::Fused;
     use limpid_tensor::rng::{Distribution, Key};
 
-    use super::again::{Left, recompute};
     use super::*;
     use crate::ops::rows::tests::Emulated;
 
@@ -871,16 +864,15 @@ mod tests {
                     |own: &[usize], dtype, seed| emulated.place(&numbers(&[lead, own].concat(), dtype, seed));
                 let x = placed(&[n, c], dtype, 1);
                 // More than one launch takes.
-                let left: Vec<Left> = (0..10)
-                    .map(|l| Left {
-                        f: placed(&[c], dtype, 10 + l),
-                        mix: placed(&[n, n], wide(dtype), 20 + l),
-                        write: placed(&[n], wide(dtype), 30 + l),
+                let left: Vec<[Tensor; 3]> = (0..10)
+                    .map(|l| {
+                        let f = placed(&[c], dtype, 10 + l);
+                        [f, placed(&[n, n], wide(dtype), 20 + l), placed(&[n], wide(dtype), 30 + l)]
                     })
                     .collect();
                 let mut stream = x.clone();
-                let again = recompute(emulated.cuda, &x, &left).unwrap();
-                for (l, (Left { f, mix, write: b }, again)) in left.iter().zip(&again).enumerate() {
+                let again = recompute(&x, &left).unwrap();
+                for (l, ([f, mix, b], again)) in left.iter().zip(&again).enumerate() {
                     stream = write(emulated.cuda, &stream, f, mix, b).unwrap();
                     let bits = |x: &Tensor| -> Vec<u64> {
                         emulated.read(Ok(x.clone())).iter().map(|v| v.to_bits()).collect()

@@ -63,6 +63,42 @@ pub(crate) fn linear(
     product(cuda, x, &w.transpose(0, 1), y, finish)
 }
 
+/// Whether a card has the kernel of products of that name.
+pub fn has_product(cuda: &Cuda, kernel: &str) -> bool {
+    Kernel::called(kernel).is_some_and(|kernel| kernel.runs_on(cuda.properties()))
+}
+
+/// The product of two matrices by the kernel of that name, whatever kernel their shapes would choose.
+///
+/// # Errors
+/// If it is not a kernel for factors that lie like these, or not one of this card.
+///
+/// # Panics
+/// If the factors are not on a card, or their shapes do not agree.
+pub fn product_by(kernel: &str, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let cuda = Cuda::of(a.device()).expect("the factors are on a card");
+    let y = infer_matmul(&a.meta(), &b.meta()).unwrap_or_else(|message| panic!("{message}")).shape;
+    let (p, dtype) = (Problem::new(a, b, &y[..y.len() - 2]), a.dtype());
+    let suits = |found: &Kernel| {
+        let reads = match found {
+            Kernel::TensorCores(_) | Kernel::Wgmma => {
+                [&p.a, &p.b].into_iter().all(|x| tensor_cores_read(x, dtype))
+            }
+            _ => true,
+        };
+        reads && found.name(&p, dtype) == kernel && found.runs_on(cuda.properties())
+    };
+    let Some(found) = Kernel::called(kernel).filter(suits) else {
+        let (a, b) = (a.meta(), b.meta());
+        return Err(
+            cuda.error(format!("{kernel} does not multiply {a} and {b} as they lie, or not on this card"))
+        );
+    };
+    let mut y = cuda.empty(&y, dtype)?;
+    queue(cuda, found, &p, &mut y, Finish::NONE)?;
+    Ok(y)
+}
+
 /// What is done to a finished sum; `Finish` of `matmul.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable, Debug)]
 #[repr(C)]
@@ -95,10 +131,15 @@ fn product(cuda: &'static Cuda, a: &Tensor, b: &Tensor, y: Shape, finish: Finish
     Ok(out)
 }
 
+/// Whether tensor cores can read a factor: they get it 16 bytes at a time, which must be neighbours and lie at a multiple of
+/// 16; floats must be neighbours along the sum.
+fn tensor_cores_read(x: &Factor, dtype: DType) -> bool {
+    x.dense && x.alignment == 16 && (x.along_terms || dtype == DType::BF16)
+}
+
 /// The product as tensor cores can read it, and its factors, which must live until it is queued; `None` if others shall multiply.
 ///
-/// Tensor cores get their factors 16 bytes at a time, which must be neighbours and lie at a multiple of 16; floats must be
-/// neighbours along the sum. Other factors are copied once, with rows padded to whole 16 bytes.
+/// Factors that they cannot read are copied once, with rows padded to whole 16 bytes.
 fn for_tensor_cores(
     cuda: &'static Cuda,
     a: &Tensor,
@@ -115,8 +156,7 @@ fn for_tensor_cores(
     if !suited || cuda.properties().capability < (8, 0) || !wants_tensor_cores(&p, false) {
         return Ok(None);
     }
-    let reads = |x: &Factor| x.dense && x.alignment == 16 && (x.along_terms || dtype == DType::BF16);
-    let (reads_a, reads_b) = (reads(&p.a), reads(&p.b));
+    let [reads_a, reads_b] = [&p.a, &p.b].map(|x| tensor_cores_read(x, dtype));
     if reads_a && reads_b {
         return Ok(Some((p, [a.clone(), b.clone()])));
     }

@@ -17,7 +17,7 @@ const THREADS: u32 = 256;
 /// Elements of a block: enough to be worth a block, few enough that a small model has blocks for a whole card.
 pub(crate) const CHUNK: usize = 1 << 13;
 
-/// A step of every weight, in one launch for those of one dtype; Adam has another one before.
+/// A step of every weight, in one launch for those of one dtype and with gradients of one; Adam has another one before.
 pub(crate) fn descend(
     cuda: &'static Cuda,
     rule: Descent,
@@ -30,11 +30,16 @@ pub(crate) fn descend(
     weights.iter_mut().try_for_each(|step| settle(cuda, rule, step))?;
     // All that may find no memory comes before the first launch, so that no step is half made.
     let mut tables = Vec::new();
-    for dtype in [DType::F32, DType::F64] {
-        let of_dtype = weights.iter_mut().filter(|step| step.weight.dtype() == dtype);
-        let mut rows: Vec<Weight> = of_dtype.map(|step| Weight::of(step)).collect();
-        if !rows.is_empty() {
-            tables.push(Table::new(cuda, rule, &mut rows)?);
+    for weight in [DType::F32, DType::F64] {
+        for gradient in [DType::F32, DType::BF16, DType::F64] {
+            let is_so = |step: &&mut &mut WeightStep| {
+                (step.weight.dtype(), step.gradient.dtype()) == (weight, gradient)
+            };
+            let mut rows: Vec<Weight> =
+                weights.iter_mut().filter(is_so).map(|step| Weight::of(step)).collect();
+            if !rows.is_empty() {
+                tables.push(Table::new(cuda, rule, &mut rows)?);
+            }
         }
     }
     tables.iter().try_for_each(|table| step(cuda, rule, pace, table))

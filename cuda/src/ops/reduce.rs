@@ -20,6 +20,21 @@ const TURNS: usize = 16;
 
 /// Combines the elements along `axes`, which keep size 1.
 pub(crate) fn reduce(cuda: &'static Cuda, f: Reduce, x: &Tensor, axes: &[usize]) -> Result<Tensor> {
+    in_turns(cuda, f, x, axes, TURNS)
+}
+
+/// The same with so many turns of a thread: with few, short rows and columns come in parts too, and in parts of parts.
+///
+/// # Errors
+/// If there is no memory, or the elements cannot be walked.
+///
+/// # Panics
+/// If x is not on a card.
+pub fn reduce_in_turns(f: Reduce, x: &Tensor, axes: &[usize], turns: usize) -> Result<Tensor> {
+    in_turns(Cuda::of(x.device()).expect("x is on a card"), f, x, axes, turns)
+}
+
+fn in_turns(cuda: &'static Cuda, f: Reduce, x: &Tensor, axes: &[usize], turns: usize) -> Result<Tensor> {
     let dtype = if f == Reduce::ArgMax { DType::I64 } else { x.dtype() };
     let y = cuda.empty(x.shape().with_ones(axes), dtype)?;
     if y.elements() == 0 {
@@ -28,7 +43,7 @@ pub(crate) fn reduce(cuda: &'static Cuda, f: Reduce, x: &Tensor, axes: &[usize])
     let mut task = Task::of(x, axes, y.layout());
     // What the task reads, once that is not x.
     let mut parts: Option<Buffer> = None;
-    let mut split = task.split();
+    let mut split = task.split(turns);
     while split.parts > 1 {
         let state = Elements::state(f, x.dtype());
         let buffer = cuda.scratch(y.elements() * split.parts * state.bytes)?;
@@ -36,7 +51,7 @@ pub(crate) fn reduce(cuda: &'static Cuda, f: Reduce, x: &Tensor, axes: &[usize])
         let next = task.of_parts(&split, to);
         task.queue(cuda, f, &split, &next.from, &next.kept, next.combined.strides()[0])?;
         (task, parts) = (next, Some(buffer));
-        split = task.split();
+        split = task.split(turns);
     }
     task.queue(cuda, f, &split, &Elements::of(&y), &task.results, 0)?;
     drop(parts);
@@ -133,7 +148,7 @@ impl Task {
     }
 
     /// Depends on sizes and steps alone; `rows` on nothing but the length of a row.
-    fn split(&self) -> Split {
+    fn split(&self, turns: usize) -> Split {
         let (results, length) = (self.kept.shape().elements(), self.combined.shape().elements());
         let width = 16 / self.from.bytes;
         let smallest = |layout: &Layout| merged([layout]).iter().map(|&(_, [s])| step(s)).min();
@@ -141,21 +156,21 @@ impl Task {
             smallest(&self.combined).unwrap_or(usize::MAX) <= smallest(&self.kept).unwrap_or(usize::MAX);
         if in_rows {
             let runs = length.div_ceil(width);
-            let alone = runs <= 32 * TURNS;
+            let alone = runs <= 32 * turns;
             let team = if alone { runs.next_power_of_two().min(32) } else { THREADS };
-            let span = if alone { length.max(1) } else { THREADS * width * TURNS };
+            let span = if alone { length.max(1) } else { THREADS * width * turns };
             let parts = length.div_ceil(span).max(1);
             let blocks = (results * parts).div_ceil(THREADS / team);
             Split { version: Version::Rows, parts, span, team, threads: THREADS, blocks }
         } else {
             let runs = results.div_ceil(width);
             // A warp beside each other at least, and half of the turns for each thread.
-            let rows = length.div_ceil(TURNS / 2).next_power_of_two();
+            let rows = (2 * length).div_ceil(turns).next_power_of_two();
             let rows = rows.min(THREADS / runs.next_power_of_two().min(32));
             let team = runs.next_power_of_two().min(THREADS / rows);
-            let parts = length.div_ceil(rows * TURNS).max(1);
+            let parts = length.div_ceil(rows * turns).max(1);
             let blocks = runs.div_ceil(team) * parts;
-            Split { version: Version::Columns, parts, span: rows * TURNS, team, threads: rows * team, blocks }
+            Split { version: Version::Columns, parts, span: rows * turns, team, threads: rows * team, blocks }
         }
     }
 

@@ -95,6 +95,36 @@ pub(super) fn wants_tensor_cores(p: &Problem, copies: bool) -> bool {
 }
 
 impl Kernel {
+    /// Every kernel.
+    const ALL: [Kernel; 9] = [
+        Kernel::Direct,
+        Kernel::Dot,
+        Kernel::Tiles(Tile::T32x32),
+        Kernel::Tiles(Tile::T64x64),
+        Kernel::Tiles(Tile::T128x128),
+        Kernel::TensorCores(Tile::T64x64),
+        Kernel::TensorCores(Tile::T128x128),
+        Kernel::TensorCores(Tile::T128x256),
+        Kernel::Wgmma,
+    ];
+
+    /// The kernel that is so called for some factors and some dtype.
+    pub(super) fn called(name: &str) -> Option<Kernel> {
+        let is_called =
+            |kernel: &Kernel| name.strip_prefix(&kernel.stem()).is_some_and(|rest| rest.starts_with('_'));
+        Kernel::ALL.into_iter().find(is_called)
+    }
+
+    /// Whether a card has the instructions, and a block the shared memory.
+    pub(super) fn runs_on(self, card: Properties) -> bool {
+        let has_instructions = match self {
+            Kernel::TensorCores(_) => card.capability >= (8, 0),
+            Kernel::Wgmma => card.capability == (9, 0),
+            _ => true,
+        };
+        has_instructions && self.shared() <= card.shared_per_block
+    }
+
     /// The kernel for products in the arithmetic of the dtype.
     pub(super) fn plain(p: &Problem) -> Kernel {
         let thin = p.m.min(p.n);
@@ -113,11 +143,7 @@ impl Kernel {
     pub(super) fn tensor_cores(p: &Problem, dtype: DType, card: Properties) -> Kernel {
         let large = dtype == DType::BF16 && Tile::T128x256.suits(p, 256);
         let kernels = [Kernel::Wgmma, Kernel::TensorCores(Tile::T128x256)];
-        let runs = |kernel: &Kernel| {
-            kernel.shared() <= card.shared_per_block
-                && (*kernel != Kernel::Wgmma || card.capability == (9, 0))
-        };
-        if let Some(kernel) = kernels.into_iter().find(|kernel| large && runs(kernel)) {
+        if let Some(kernel) = kernels.into_iter().find(|kernel| large && kernel.runs_on(card)) {
             return kernel;
         }
         let square = if Tile::T128x128.suits(p, 128) { Tile::T128x128 } else { Tile::T64x64 };
@@ -134,13 +160,21 @@ impl Kernel {
 
     pub(super) fn name(self, p: &Problem, dtype: DType) -> String {
         match self {
-            Kernel::Direct => format!("matmul_direct_{dtype}"),
-            Kernel::Dot => format!("matmul_dot_{dtype}"),
-            Kernel::Tiles(tile) => format!("matmul_{}_{dtype}", tile.name()),
-            Kernel::TensorCores(tile) => {
-                format!("tensor_core_{}_{}_{dtype}", tile.name(), contiguous_axes(p))
+            Kernel::Direct | Kernel::Dot | Kernel::Tiles(_) => format!("{}_{dtype}", self.stem()),
+            Kernel::TensorCores(_) | Kernel::Wgmma => {
+                format!("{}_{}_{dtype}", self.stem(), contiguous_axes(p))
             }
-            Kernel::Wgmma => format!("wgmma_{}_{}_{dtype}", Tile::T128x256.name(), contiguous_axes(p)),
+        }
+    }
+
+    /// What the names begin with.
+    fn stem(self) -> String {
+        match self {
+            Kernel::Direct => "matmul_direct".into(),
+            Kernel::Dot => "matmul_dot".into(),
+            Kernel::Tiles(tile) => format!("matmul_{}", tile.name()),
+            Kernel::TensorCores(tile) => format!("tensor_core_{}", tile.name()),
+            Kernel::Wgmma => format!("wgmma_{}", Tile::T128x256.name()),
         }
     }
 
