@@ -1,8 +1,7 @@
-// A product of four warps whose sums are stored before it was waited for, and begun without a fence.
+// A product of four warps whose sums are read before it was waited for.
 //
 // The accumulators belong to the instruction from its issue until the wait. On a card the sums are those of some
-// moment. Here they are NaN until then. (Without the fence, the registers' earlier uses are not ordered: the checker
-// says so.)
+// moment. Here they are NaN until then, and a thread that uses them is told which product they are of.
 #include "ptx.cuh"
 
 #ifdef HAS_WGMMA
@@ -13,16 +12,14 @@ KERNEL(128, product_read_too_early, (const float* x, float* y, int n)) {
     __syncthreads();
     float sums[32];
     const unsigned long long operand = matrix_descriptor(tile, 128, 256, ROWS_16);
-#ifdef MENDED
     wgmma_fence();
-#endif
-    wgmma_bf16<64>(sums, operand, operand, false); // <- unordered asynchronous operation
+    wgmma_bf16<64>(sums, operand, operand, false);
     wgmma_commit();
 #ifdef MENDED
     wgmma_wait<0>();
 #endif
     float sum = 0;
-    for (int i = 0; i < 32; i++) sum += sums[i];
+    for (int i = 0; i < 32; i++) sum += sums[i]; // <- unordered asynchronous operation
     y[threadIdx.x] = sum;
     wgmma_wait<0>();
 }

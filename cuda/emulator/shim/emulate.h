@@ -45,6 +45,14 @@ enum Access { READ, WRITE, ATOMIC, READ_UNALIGNED, WRITE_UNALIGNED };
 /// Who waits for an asynchronous instruction, and how many threads meet: a thread, a warp, a group of four warps.
 enum Group { THREAD = 1, WARP = 32, WARPGROUP = 128 };
 
+/// What a product of a group of four warps uses while it is under way, out of the checker's sight.
+struct Uses {
+    float* const* sums; // of 128 threads
+    size_t sum_bytes;
+    const unsigned* chunks; // of 16 bytes, by their 32-bit addresses
+    size_t chunk_count;
+};
+
 struct Runtime {
     int (*barrier)(Context*, int vote, const void* place);
     void (*meet)(Context*, Group, unsigned mask, void* operand, Collective, const void* place);
@@ -55,7 +63,8 @@ struct Runtime {
     unsigned (*shared_offset)(Context*, const void* address);
     void* (*shared_pointer)(Context*, unsigned offset);
     void (*access)(Context*, const void* address, size_t size, int access, const void* place);
-    void (*defer)(Context*, Group, Deferred, const void* operands, size_t size, const void* place);
+    void (*copy)(Context*, Deferred, const void* operands, size_t size, void* to, size_t bytes, const void* place);
+    void (*product)(Context*, Deferred, const void* operands, size_t size, const Uses*, const void* place);
     void (*commit)(Context*, Group);
     void (*wait)(Context*, Group, unsigned pending);
     void (*fence)(Context*, unsigned fence);

@@ -48,7 +48,7 @@ static EMULATE_QUICK void copy_async(void* to, const void* from, int bytes, int 
     if ((size_t)to % bytes) note(to, bytes, WRITE, place);
     if ((size_t)from % bytes) note(from, bytes, READ, place);
     const Copy copy{static_cast<char*>(to), static_cast<const char*>(from), bytes, valid, place};
-    runtime->defer(current, THREAD, copy_now, &copy, sizeof(copy), place);
+    runtime->copy(current, copy_now, &copy, sizeof(copy), to, bytes, place);
 }
 
 // ── Matrices of a warp ──
@@ -159,6 +159,14 @@ EMULATE_LAMBDA static inline unsigned element_offset(u64 descriptor, int mn, int
     return offset ^ (offset >> 7 & mask) << 4;
 }
 
+/// Writes down the chunks of 16 bytes of a tile of `rows` × 16 elements, by their 32-bit addresses. A chunk has eight
+/// neighbours along the axis that its rows run along.
+EMULATE_LAMBDA static inline unsigned* list_chunks(unsigned* chunks, int rows, u64 descriptor, bool mn_major) {
+    for (int mn = 0; mn < rows; mn += mn_major ? 8 : 1)
+        for (int k = 0; k < 16; k += mn_major ? 1 : 8) *chunks++ = element_offset(descriptor, mn, k, mn_major);
+    return chunks;
+}
+
 /// A product that has been issued: the accumulators of 128 threads, and what they held.
 template <int N> struct Product {
     float* d[128];
@@ -227,7 +235,10 @@ EMULATE_LAMBDA void issue_product(void** operands, const void* place) {
         __builtin_memcpy(product.held[thread], d, sizeof(product.held[thread]));
         __builtin_memset(static_cast<void*>(d), 0xff, sizeof(product.held[thread]));
     }
-    runtime->defer(current, WARPGROUP, multiply_now<N, a_mn_major, b_mn_major>, &product, sizeof(product), place);
+    unsigned chunks[(64 + N) * 2];
+    list_chunks(list_chunks(chunks, 64, product.a, a_mn_major), N, product.b, b_mn_major);
+    const Uses uses{product.d, sizeof(product.held[0]), chunks, sizeof(chunks) / sizeof(unsigned)};
+    runtime->product(current, multiply_now<N, a_mn_major, b_mn_major>, &product, sizeof(product), &uses, place);
 }
 
 EMULATE_LAMBDA static inline void commit_products(void** operands, const void* place) {

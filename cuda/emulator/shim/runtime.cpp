@@ -29,7 +29,7 @@ struct Library {
 extern "C" {
 
 __attribute__((visibility("default"), used)) emulate::Library limpid_emulator_library = {
-    1, EMULATE_IS_CHECKED, &emulate::current, &emulate::runtime, &emulate::entries, __ehdr_start, _end};
+    2, EMULATE_IS_CHECKED, &emulate::current, &emulate::runtime, &emulate::entries, __ehdr_start, _end};
 
 #define HOOK(name, size, kind)                                                                                         \
     void name(void* address) {                                                                                         \

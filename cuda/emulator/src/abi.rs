@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int, c_void};
 
 /// The version of these structs, in every library.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// The symbol that a library is known by.
 pub(crate) const LIBRARY_SYMBOL: &[u8] = b"limpid_emulator_library\0";
@@ -65,8 +65,18 @@ pub(crate) const ATOMIC: c_int = 2;
 pub(crate) const READ_UNALIGNED: c_int = 3;
 pub(crate) const WRITE_UNALIGNED: c_int = 4;
 
-/// Fences of the shim: for other blocks, and before the products of matrices.
+/// What a product of a group of four warps uses while it is under way.
+#[repr(C)]
+pub(crate) struct Uses {
+    pub sums: *const *const f32,
+    pub sum_bytes: usize,
+    pub chunks: *const u32,
+    pub chunk_count: usize,
+}
+
+/// Fences of the shim: for other blocks, for products that read what was written, and before the products of matrices.
 pub(crate) const FENCE_DEVICE: u32 = 1;
+pub(crate) const FENCE_PROXY: u32 = 2;
 pub(crate) const FENCE_PRODUCT: u32 = 3;
 /// `Issue` of the shim: products are under way; a fence came before.
 pub(crate) const IN_FLIGHT: c_int = 1;
@@ -85,8 +95,17 @@ pub(crate) struct Runtime {
     pub shared_offset: unsafe extern "C" fn(*mut Context, address: usize) -> u32,
     pub shared_pointer: unsafe extern "C" fn(*mut Context, offset: u32) -> *mut c_void,
     pub access: unsafe extern "C" fn(*mut Context, address: usize, size: usize, access: c_int, place: usize),
-    pub defer:
-        unsafe extern "C" fn(*mut Context, group: u32, Deferred, *const c_void, size: usize, place: usize),
+    pub copy: unsafe extern "C" fn(
+        *mut Context,
+        Deferred,
+        *const c_void,
+        size: usize,
+        to: usize,
+        bytes: usize,
+        place: usize,
+    ),
+    pub product:
+        unsafe extern "C" fn(*mut Context, Deferred, *const c_void, size: usize, *const Uses, place: usize),
     pub commit: unsafe extern "C" fn(*mut Context, group: u32),
     pub wait: unsafe extern "C" fn(*mut Context, group: u32, pending: u32),
     pub fence: unsafe extern "C" fn(*mut Context, fence: u32),

@@ -11,8 +11,8 @@ use corosensei::Yielder;
 
 use crate::abi::{self, Collective, Context, Deferred, Runtime, SharedArray};
 use crate::check::{Access, name_of_thread};
-use crate::deferred::Instruction;
-use crate::execution::{Execution, WARP, WARPGROUP};
+use crate::deferred::{Instruction, Uses};
+use crate::execution::{Execution, THREAD, WARP, WARPGROUP};
 use crate::meeting::Arrival;
 use crate::report::Kind;
 
@@ -27,7 +27,8 @@ pub(crate) static RUNTIME: Runtime = Runtime {
     shared_offset,
     shared_pointer,
     access,
-    defer,
+    copy,
+    product,
     commit,
     wait,
     fence,
@@ -191,10 +192,16 @@ unsafe extern "C" fn access(context: *mut Context, address: usize, size: usize, 
     unsafe {
         let thread = &*context;
         let is_local = address.wrapping_sub(thread.stack) < thread.stack_size;
-        if is_local || execution(context).is_own(address) {
+        let number = thread.number;
+        if is_local {
+            if execution(context).has_products() {
+                execution(context).use_sum(number, Access::new(address, size, kind, place));
+            }
             return;
         }
-        let number = thread.number;
+        if execution(context).is_own(address) {
+            return;
+        }
         if execution(context).gives_way(number) {
             suspend(context);
         }
@@ -204,19 +211,39 @@ unsafe extern "C" fn access(context: *mut Context, address: usize, size: usize, 
     }
 }
 
-unsafe extern "C" fn defer(
+unsafe extern "C" fn copy(
     context: *mut Context,
-    group: u32,
     run: Deferred,
     operands: *const c_void,
     size: usize,
-    _place: usize,
+    to: usize,
+    bytes: usize,
+    place: usize,
 ) {
     // SAFETY: the module's invariant; the library gives operands of that size, made for `run`.
     unsafe {
         let number = (*context).number;
-        let instruction = Instruction::new(run, operands.cast(), size);
-        execution(context).queue(number, group).issue(instruction);
+        let instruction = Instruction::new(run, operands.cast(), size, None);
+        // It is made when it is waited for, but may be from now on.
+        execution(context).overwrite(number, Access::new(to, bytes, abi::WRITE, place));
+        execution(context).queue(number, THREAD).issue(instruction);
+    }
+}
+
+unsafe extern "C" fn product(
+    context: *mut Context,
+    run: Deferred,
+    operands: *const c_void,
+    size: usize,
+    uses: *const abi::Uses,
+    place: usize,
+) {
+    // SAFETY: the module's invariant; the library gives operands of that size, made for `run`, and the sums of all threads
+    // of a whole group.
+    unsafe {
+        let number = (*context).number;
+        let uses = Uses::new(&*uses, place);
+        execution(context).issue_product(number, Instruction::new(run, operands.cast(), size, Some(uses)));
     }
 }
 
@@ -233,9 +260,7 @@ unsafe extern "C" fn wait(context: *mut Context, group: u32, pending: u32) {
     // alive: one of them waits for it.
     unsafe {
         let number = (*context).number;
-        loop {
-            let due = execution(context).queue(number, group).next_due(pending);
-            let Some(due) = due else { break };
+        while let Some(due) = execution(context).next_due(number, group, pending) {
             for instruction in due {
                 instruction.run();
             }
@@ -249,8 +274,9 @@ unsafe extern "C" fn fence(context: *mut Context, fence: u32) {
         let number = (*context).number;
         match fence {
             abi::FENCE_DEVICE => execution(context).fence(number),
+            abi::FENCE_PROXY => execution(context).fence_for_products(number),
             abi::FENCE_PRODUCT => execution(context).queue(number, WARPGROUP).fenced = true,
-            // Blocks are not told apart within one, and the checks see all of shared memory at once.
+            // Within a block, stores are seen in the order of the program.
             _ => {}
         }
     }

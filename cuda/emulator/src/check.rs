@@ -1,9 +1,11 @@
 //! Looks at every load, store and atomic of a checked build.
 
 use std::ffi::c_int;
+use std::ops::Range;
 
 use crate::abi::{self, Context};
 use crate::clock::{Clock, User};
+use crate::deferred::{CHUNK, Uses};
 use crate::findings::Findings;
 use crate::memory::{Allocation, Memory, RED_ZONE};
 use crate::report::Kind;
@@ -216,6 +218,42 @@ impl Check {
             });
         }
         true
+    }
+
+    /// Checks that a product of a group of threads sees what was written to its operands.
+    pub fn product(
+        &self,
+        threads: &[Context],
+        group: Range<u32>,
+        uses: &Uses,
+        shared: &SharedMemory,
+        findings: &mut Findings,
+    ) {
+        let mut seen = None;
+        let arrays = uses.chunks().filter_map(|chunk| shared.at(chunk));
+        for (array, byte) in
+            arrays.flat_map(|(array, start)| (start..start + CHUNK).map(move |byte| (array, byte)))
+        {
+            let write = array.shadow.last_write(byte);
+            let Some((stamp, place)) = write.filter(|_| write != seen) else { continue };
+            seen = write;
+            if self.clock.is_seen_by_products(stamp, group.clone()) {
+                continue;
+            }
+            let place = self.code + place as usize;
+            findings.add(Kind::Unordered, uses.place, Some(place), || {
+                let who = match self.clock.user(stamp) {
+                    User::Thread(number) => name_of_thread(&threads[number as usize]),
+                    _ => "another thread".to_string(),
+                };
+                let multiplies = name_of_thread(&threads[group.start as usize]);
+                format!(
+                    "{multiplies} and its group multiply what {who} wrote at offset {byte} of {}, and no \
+                     fence_async_proxy came between",
+                    array.name
+                )
+            });
+        }
     }
 
     fn race(&self, what: &str, thread: &Context, conflict: &Conflict) -> String {

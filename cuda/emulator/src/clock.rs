@@ -74,9 +74,12 @@ pub(crate) struct Clock {
     launch: u32,
     block: u32,
     epoch: u32,
-    /// The warps of the spans since the last barrier.
+    /// The warps of the spans of this block.
     owners: Vec<u32>,
     warps: Vec<WarpClock>,
+    /// Of each thread, its last fence for products: which spans are before it of the thread's own, and which of all threads.
+    /// None: 0.
+    product_fences: Vec<[u32; 2]>,
     handovers: Handovers,
 }
 
@@ -98,6 +101,7 @@ impl Clock {
             epoch: first,
             owners: Vec::new(),
             warps: Vec::new(),
+            product_fences: Vec::new(),
             handovers: Handovers::default(),
         }
     }
@@ -115,7 +119,9 @@ impl Clock {
     /// A block of so many warps begins.
     pub fn begin_block(&mut self, warps: usize) {
         self.warps.resize(warps, WarpClock { span: [0; 32], known: Box::new([[0; 32]; 32]) });
+        self.product_fences = vec![[0; 2]; warps * 32];
         self.block = self.next;
+        self.owners.clear();
         self.handovers.begin_block();
         self.pass_barrier();
     }
@@ -123,9 +129,7 @@ impl Clock {
     /// A thread calls `__threadfence`.
     pub fn fence(&mut self, thread: u32) {
         let (warp, lane) = (thread as usize / 32, thread as usize % 32);
-        let spans = self.epoch..self.next;
-        let warp_spans =
-            spans.zip(&self.owners).filter(|(_, owner)| **owner == warp as u32).map(|(span, _)| span);
+        let warp_spans = (self.epoch..self.next).filter(|&span| self.owner(span) == Some(warp as u32));
         let mut known = self.warps[warp].known[lane];
         known[lane] = self.warps[warp].span[lane] + 1;
         let past = Past { block: self.block, epoch: self.epoch, warp_spans: warp_spans.collect(), known };
@@ -140,7 +144,6 @@ impl Clock {
     /// All threads of the block have met.
     pub fn pass_barrier(&mut self) {
         self.epoch = self.next;
-        self.owners.clear();
         self.begin_span(NO_WARP);
         for warp in 0..self.warps.len() {
             let span = self.begin_span(warp as u32);
@@ -164,6 +167,33 @@ impl Clock {
         }
     }
 
+    /// A thread makes what it has written to shared memory, and what others had before the last barrier, visible to
+    /// products of four warps.
+    pub fn fence_for_products(&mut self, thread: u32) {
+        let (warp, lane) = (thread as usize / 32, thread as usize % 32);
+        let span = self.begin_span(warp as u32);
+        self.warps[warp].span[lane] = span;
+        self.product_fences[thread as usize] = [span, self.epoch];
+    }
+
+    /// Whether products of a group of threads see an earlier write of this block, or of none: who wrote has made a fence
+    /// since, or each thread of the group, behind the barrier that orders the two.
+    pub fn is_seen_by_products(&self, write: Stamp, mut group: Range<u32>) -> bool {
+        let span = write.span();
+        let Some(owner) = self.owner(span) else { return true };
+        let fence = |thread: u32| self.product_fences[thread as usize];
+        let mut writers = match owner {
+            NO_WARP => 0..self.product_fences.len() as u32,
+            warp => warp * 32 + write.lanes().start as u32..warp * 32 + write.lanes().end as u32,
+        };
+        writers.all(|thread| span < fence(thread)[0]) || group.all(|thread| span < fence(thread)[1])
+    }
+
+    /// The warp of a span of this block.
+    fn owner(&self, span: u32) -> Option<u32> {
+        self.owners.get(span.checked_sub(self.block)? as usize).copied()
+    }
+
     fn begin_span(&mut self, warp: u32) -> u32 {
         self.owners.push(warp);
         self.next += 1;
@@ -178,8 +208,7 @@ impl Clock {
 
     /// The stamp that stands for an earlier use and one of this thread's, of the same sort, that nothing orders.
     pub fn several(&self, old: Stamp, mine: Stamp) -> Stamp {
-        let owner = |stamp: Stamp| self.owners[(stamp.span() - self.epoch) as usize];
-        let span = match owner(old) == owner(mine) {
+        let span = match self.owner(old.span()) == self.owner(mine.span()) {
             true => old.span().max(mine.span()),
             false => self.epoch,
         };
@@ -200,7 +229,7 @@ impl Clock {
 
     fn order_in_epoch(&self, stamp: Stamp, thread: u32) -> Order {
         let (warp, lane) = (thread as usize / 32, thread % 32);
-        if self.owners[(stamp.span() - self.epoch) as usize] != warp as u32 {
+        if self.owner(stamp.span()) != Some(warp as u32) {
             return Order::Unordered;
         }
         let known = &self.warps[warp].known[lane as usize];
@@ -210,16 +239,12 @@ impl Clock {
 
     /// Who made a use.
     pub fn user(&self, stamp: Stamp) -> User {
-        let span = stamp.span();
-        if span < self.block {
-            return User::OtherBlock;
-        }
-        // A stamp that conflicts is of this epoch or of another block.
-        match self.owners.get(span.wrapping_sub(self.epoch) as usize) {
-            Some(&warp) if warp != NO_WARP && stamp.lane() != SEVERAL => {
+        match self.owner(stamp.span()) {
+            None => User::OtherBlock,
+            Some(warp) if warp != NO_WARP && stamp.lane() != SEVERAL => {
                 User::Thread(warp * 32 + stamp.lane())
             }
-            _ => User::SeveralThreads,
+            Some(_) => User::SeveralThreads,
         }
     }
 }
@@ -272,6 +297,29 @@ mod tests {
         assert_eq!(clock.order(nine, 8), Order::Unordered);
         clock.pass_warp_barrier(0, u32::MAX);
         assert!([one, nine, lanes_0_to_7].iter().all(|&stamp| clock.order(stamp, 31) == Order::Before));
+    }
+
+    #[test]
+    fn products_see_what_a_fence_has_followed() {
+        let mut clock = Clock::new(1);
+        clock.begin_block(4);
+        let is_seen = |clock: &Clock, write| clock.is_seen_by_products(write, 0..128);
+        let [before, other] = [5, 6].map(|thread| clock.stamp(thread, false));
+        clock.fence_for_products(5);
+        let after = clock.stamp(5, false);
+        assert!(is_seen(&clock, before));
+        assert!(!is_seen(&clock, after), "it was written behind the fence");
+        assert!(!is_seen(&clock, other), "another thread's fence");
+        assert_eq!(clock.order(before, 5), Order::Before);
+        clock.pass_barrier();
+        assert!(!is_seen(&clock, after), "a barrier is no fence");
+        (0..127).for_each(|thread| clock.fence_for_products(thread));
+        assert!(!is_seen(&clock, after), "all but one of those that multiply");
+        clock.fence_for_products(127);
+        assert!(is_seen(&clock, after) && is_seen(&clock, other));
+        assert_eq!(clock.user(after), User::Thread(5));
+        clock.begin_block(4);
+        assert!(is_seen(&clock, after), "of another block");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::abi::{Context, Index};
 use crate::check::{Access, Check, Target, name_of_thread};
 use crate::clock::Clock;
-use crate::deferred::Queue;
+use crate::deferred::{Instruction, Queue, Uses};
 use crate::findings::{Findings, Wait, thread_ranges};
 use crate::meeting::{Arrival, Meetings};
 use crate::memory::Memory;
@@ -15,7 +15,8 @@ use crate::schedule::Schedule;
 use crate::shared::SharedMemory;
 use crate::traffic::{Counter, Site};
 
-/// The lanes of a warp, and the threads of a group of four warps.
+/// A thread, the lanes of a warp, and the threads of a group of four warps.
+pub(crate) const THREAD: u32 = 1;
 pub(crate) const WARP: u32 = 32;
 pub(crate) const WARPGROUP: u32 = 128;
 /// A watched warp tells no more than this.
@@ -67,6 +68,8 @@ pub(crate) struct Execution<'m> {
     warps: Vec<Meetings>,
     warpgroups: Vec<Meetings>,
     products: Vec<Queue>,
+    /// How many products are under way in the block.
+    products_under_way: usize,
     block_number: u32,
     /// The addresses of the library itself.
     image: Range<usize>,
@@ -106,6 +109,7 @@ impl<'m> Execution<'m> {
             warps: (0..threads.div_ceil(WARP as usize)).map(|_| Meetings::default()).collect(),
             warpgroups: (0..threads.div_ceil(WARPGROUP as usize)).map(|_| Meetings::default()).collect(),
             products: (0..threads.div_ceil(WARPGROUP as usize)).map(|_| Queue::default()).collect(),
+            products_under_way: 0,
             block_number: 0,
             image,
         }
@@ -120,6 +124,7 @@ impl<'m> Execution<'m> {
         if let Some(check) = &mut self.check {
             check.clock.begin_block(self.alive.len());
         }
+        self.products_under_way = 0;
         self.barrier = Barrier::default();
         self.alive_threads = threads;
         for (warp, alive) in self.alive.iter_mut().enumerate() {
@@ -296,6 +301,7 @@ impl<'m> Execution<'m> {
 
     /// A thread has ended. What waited for it alone goes on; the meetings that this completes are left to the caller.
     pub fn end_thread(&mut self, thread: u32) {
+        self.end_with_products(thread);
         self.states[thread as usize] = State::Ended;
         self.alive[(thread / WARP) as usize] &= !(1 << (thread % WARP));
         self.alive_threads -= 1;
@@ -325,6 +331,9 @@ impl<'m> Execution<'m> {
     /// Checks an access. Whether the launch must stop.
     pub fn access(&mut self, thread: u32, access: Access) -> bool {
         let is_watched = self.is_watched(thread);
+        if access.write {
+            self.overwrite(thread, access);
+        }
         let Some(check) = &mut self.check else { return false };
         self.accesses += 1;
         let context = &self.contexts[thread as usize];
@@ -356,11 +365,86 @@ impl<'m> Execution<'m> {
         }
     }
 
+    // ── Asynchronous instructions ──
+
     /// The asynchronous instructions of a thread, or of its warpgroup.
     pub fn queue(&mut self, thread: u32, group: u32) -> &mut Queue {
         match group {
             WARPGROUP => &mut self.products[(thread / WARPGROUP) as usize],
             _ => &mut self.copies[thread as usize],
+        }
+    }
+
+    /// The oldest group of instructions of a thread or its warpgroup, to be done now, if there are more than `pending`.
+    pub fn next_due(&mut self, thread: u32, group: u32, pending: u32) -> Option<Vec<Instruction>> {
+        let due = self.queue(thread, group).next_due(pending)?;
+        if group == WARPGROUP {
+            self.products_under_way -= due.len();
+        }
+        Some(due)
+    }
+
+    /// A warpgroup issues a product, which reads its operands in shared memory by another path than stores take.
+    pub fn issue_product(&mut self, thread: u32, instruction: Instruction) {
+        if let (Some(check), Some(uses)) = (&self.check, &instruction.uses) {
+            let group = thread / WARPGROUP * WARPGROUP;
+            check.product(&self.contexts, group..group + WARPGROUP, uses, &self.shared, &mut self.findings);
+        }
+        self.products_under_way += 1;
+        self.queue(thread, WARPGROUP).issue(instruction);
+    }
+
+    /// Whether products are under way in the block.
+    pub fn has_products(&self) -> bool {
+        self.products_under_way > 0
+    }
+
+    /// A thread uses memory of its own: the sums of a product under way belong to that.
+    pub fn use_sum(&mut self, thread: u32, access: Access) {
+        let mut products = self.products[(thread / WARPGROUP) as usize].uses();
+        let is_its = |uses: &&Uses| uses.has_sum((thread % WARPGROUP) as usize, access.address);
+        if let Some(uses) = products.find(is_its) {
+            let name = name_of_thread(&self.contexts[thread as usize]);
+            self.findings.add(Kind::Unordered, access.place, Some(uses.place), || {
+                format!("{name} {} sums of a product that it has not waited for", access.verb())
+            });
+        }
+    }
+
+    /// A thread writes to memory, perhaps what a product under way reads.
+    pub fn overwrite(&mut self, thread: u32, access: Access) {
+        if self.products_under_way == 0 || !self.shared.has(access.address) {
+            return;
+        }
+        let Some(check) = &mut self.check else { return };
+        let start = self.shared.offset(access.address) as usize;
+        let mut products = self.products.iter().flat_map(Queue::uses);
+        if let Some(uses) = products.find(|uses| uses.reads(start..start + access.size)) {
+            let name = name_of_thread(&self.contexts[thread as usize]);
+            let what = check.describe(access, self.memory, &mut self.shared);
+            self.findings.add(Kind::Unordered, access.place, Some(uses.place), || {
+                format!("{name} {what}, which a product reads that has not been waited for")
+            });
+        }
+    }
+
+    /// A thread ends, and products of its warpgroup may be under way.
+    fn end_with_products(&mut self, thread: u32) {
+        if self.products_under_way == 0 || self.check.is_none() {
+            return;
+        }
+        if let Some(uses) = self.products[(thread / WARPGROUP) as usize].uses().next() {
+            let name = name_of_thread(&self.contexts[thread as usize]);
+            self.findings.add(Kind::Unordered, uses.place, None, || {
+                format!("{name} multiplies matrices, and ends without waiting for the product")
+            });
+        }
+    }
+
+    /// A thread makes its stores to shared memory visible to products.
+    pub fn fence_for_products(&mut self, thread: u32) {
+        if let Some(check) = &mut self.check {
+            check.clock.fence_for_products(thread);
         }
     }
 

@@ -80,8 +80,8 @@ pub enum Kind {
     MissingLane,
     /// Threads that wait for each other and can never go on.
     Deadlock,
-    /// An asynchronous instruction used out of its order: a result read before it was waited for, or an operand
-    /// written without a fence.
+    /// A product of four warps used out of its order: sums set or operands written without a fence before it, either
+    /// touched before it was waited for, or never waited for.
     Unordered,
     /// More of something than a card has: threads in a block, shared memory, the bound given with the kernel.
     Limit,

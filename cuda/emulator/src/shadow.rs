@@ -65,6 +65,12 @@ impl Shadow {
         self.unobserved || self.written.contains(range)
     }
 
+    /// The last write of a byte and its place, if there was one.
+    pub fn last_write(&self, byte: usize) -> Option<(Stamp, u32)> {
+        let uses = self.uses.get(byte).filter(|uses| uses[WRITE] != 0)?;
+        Some((Stamp(uses[WRITE]), uses[WRITE + 1]))
+    }
+
     /// Notes an access, and returns the first conflict with an earlier one.
     pub fn touch(&mut self, range: Range<usize>, touch: Touch, clock: &Clock) -> Option<Conflict> {
         if self.uses.is_empty() {

@@ -9,7 +9,7 @@ use crate::memory::POISON;
 use crate::shadow::Shadow;
 
 /// Instructions name shared memory with 18 bits.
-const WINDOW: usize = 1 << 18;
+pub(crate) const WINDOW: usize = 1 << 18;
 /// The swizzles of matrix instructions depend on the address up to this.
 const WINDOW_ALIGNMENT: usize = 1024;
 /// What a card promises of a kernel's arrays.
@@ -134,6 +134,14 @@ impl SharedMemory {
     /// The 32-bit address that instructions use.
     pub fn offset(&self, address: usize) -> u32 {
         address.wrapping_sub(self.window as usize) as u32
+    }
+
+    /// The array at a 32-bit address, and how far behind its start that is.
+    pub fn at(&self, offset: usize) -> Option<(&Placed, usize)> {
+        let address = self.window as usize + offset;
+        let behind = |placed: &Placed| address.wrapping_sub(placed.start);
+        let placed = self.arrays.iter().find(|placed| behind(placed) < placed.bytes)?;
+        Some((placed, behind(placed)))
     }
 
     /// The address of a 32-bit one.

@@ -47,6 +47,11 @@ exhibit!(shuffle_from_ended_lane, 1, 32, 32);
 exhibit!(divergent_shuffles, 1, 32, 32);
 exhibit!(plain_read_of_atomic, 1, 64, 64);
 exhibit!(product_read_too_early, 1, 128, 1024);
+exhibit!(product_without_fence, 1, 128, 1024);
+exhibit!(product_never_waited_for, 1, 128, 1024);
+exhibit!(operand_overwritten_too_early, 1, 128, 2048);
+exhibit!(operand_copied_over, 1, 128, 2048);
+exhibit!(operand_without_fence, 1, 128, 1024);
 exhibit!(too_much_shared, 1, 32, 32);
 
 /// Runs both versions under every seed.
