@@ -1,6 +1,7 @@
 //! A device: its context, the stream that everything is queued in, and its memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::thread::ThreadId;
 
@@ -13,7 +14,7 @@ use crate::emulated;
 use crate::fault::Faults;
 use crate::graph::{Capture, Home, Keeper, Parked, Turn};
 use crate::library;
-use crate::memory::{Pool, PoolMemory, Source, size};
+use crate::memory::{Exhausted, MemoryReport, Pool, Source, size};
 use crate::module::Modules;
 use crate::staging::Staging;
 
@@ -28,6 +29,8 @@ pub struct Cuda {
     pool: Arc<SharedPool>,
     memory: Mutex<Memory>,
     pub(crate) staging: Mutex<Staging>,
+    /// Bytes of the host's memory that the device copies to and from by itself.
+    pub(crate) page_locked: AtomicUsize,
     /// By the thread that queues.
     pub(crate) faults: Mutex<HashMap<ThreadId, Faults>>,
     pub(crate) turn: Turn,
@@ -59,12 +62,17 @@ pub(crate) struct Memory {
     usage: Usage,
     /// Bytes that kernels have taken for themselves.
     scratch: usize,
+    /// Of both, bytes in the pools of graphs.
+    tensors_inside: usize,
+    scratch_inside: usize,
     /// While a graph is being captured: where its memory comes from.
     pub(crate) capture: Option<Capture>,
     /// Blocks that were handed out so far.
     pub(crate) births: u64,
     /// Of every graph, how many blocks there had been when it was captured, and where it keeps those.
     pub(crate) graphs: Vec<(u64, Weak<Keeper>)>,
+    /// The pools of graphs, which live as long as tensors from them.
+    pub(crate) graph_pools: Vec<Weak<SharedPool>>,
 }
 
 /// A pool that lives as long as anything cut from it.
@@ -136,15 +144,18 @@ pub(crate) struct Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        let inside = if self.is_inside_graph() { self.bytes } else { 0 };
         let mut memory = self.cuda.memory();
         if self.is_scratch {
             memory.scratch -= self.bytes;
+            memory.scratch_inside -= inside;
         } else {
             memory.usage.live -= self.bytes as isize;
+            memory.tensors_inside -= inside;
         }
         // A graph that was captured since it was handed out may use it for as long as it lives.
         memory.graphs.retain(|(_, keeper)| keeper.strong_count() > 0);
-        let block = Parked { home: self.home.clone(), address: self.address };
+        let block = Parked { home: self.home.clone(), address: self.address, bytes: self.bytes };
         if !memory.graphs.is_empty() {
             let block = Arc::new(block);
             for (born, keeper) in &memory.graphs {
@@ -155,6 +166,12 @@ impl Drop for Buffer {
                 }
             }
         }
+    }
+}
+
+impl Buffer {
+    fn is_inside_graph(&self) -> bool {
+        matches!(&self.home, Home::Pool(pool) if !Arc::ptr_eq(pool, &self.cuda.pool))
     }
 }
 
@@ -225,6 +242,7 @@ impl Cuda {
             pool: Arc::new(SharedPool { pool: Mutex::default(), stream, context }),
             memory: Mutex::default(),
             staging: Mutex::default(),
+            page_locked: AtomicUsize::new(0),
             faults: Mutex::default(),
             turn: Turn::default(),
             handle: OnceLock::new(),
@@ -257,9 +275,21 @@ impl Cuda {
         self.properties
     }
 
-    /// What the allocator holds.
-    pub fn memory_report(&self) -> PoolMemory {
-        self.pool.lock().memory()
+    /// Who holds memory, and how much.
+    pub fn memory_report(&self) -> MemoryReport {
+        self.report_of(&self.memory())
+    }
+
+    fn report_of(&self, memory: &Memory) -> MemoryReport {
+        let graphs = memory.graph_pools.iter().filter_map(Weak::upgrade);
+        MemoryReport {
+            pool: self.pool.lock().memory(),
+            tensors: (memory.usage.live as usize).saturating_sub(memory.tensors_inside),
+            scratch: memory.scratch - memory.scratch_inside,
+            kept: Keeper::bytes(memory.graphs.iter().filter_map(|(_, keeper)| keeper.upgrade())),
+            graphs: graphs.map(|pool| pool.lock().memory().reserved).sum(),
+            page_locked: self.page_locked.load(Ordering::Relaxed),
+        }
     }
 
     /// Gives back to the driver what the allocator keeps for later. Waits for everything that was queued.
@@ -313,19 +343,24 @@ impl Cuda {
         self.bind()?;
         let mut memory = self.memory();
         let (home, address) = match &memory.capture {
-            Some(capture) => (Home::Pool(capture.pool.clone()), self.block_of(&capture.pool, bytes, true)?),
+            Some(capture) => {
+                (Home::Pool(capture.pool.clone()), self.block_of(&memory, &capture.pool, bytes)?)
+            }
             None if emulated::keeps_apart() => {
                 // SAFETY: the stream is this device's.
                 let block = unsafe { result::malloc_async(self.stream, bytes.max(1)) };
                 (Home::Driver(self), self.check("asking for memory", block)?)
             }
-            None => (Home::Pool(self.pool.clone()), self.block_of(&self.pool, bytes, false)?),
+            None => (Home::Pool(self.pool.clone()), self.block_of(&memory, &self.pool, bytes)?),
         };
+        let inside = if memory.capture.is_some() { bytes } else { 0 };
         if is_scratch {
             memory.scratch += bytes;
+            memory.scratch_inside += inside;
             memory.usage.scratch = memory.usage.scratch.max(memory.scratch);
         } else {
             memory.usage.live += bytes as isize;
+            memory.tensors_inside += inside;
             memory.usage.peak = memory.usage.peak.max(memory.usage.live);
         }
         let birth = memory.births;
@@ -335,12 +370,12 @@ impl Cuda {
     }
 
     /// A block of a pool. If there is none, what the device's own pool keeps for later goes back, and it is asked again.
-    fn block_of(&self, pool: &SharedPool, bytes: usize, is_capturing: bool) -> Result<u64> {
+    fn block_of(&self, memory: &Memory, pool: &SharedPool, bytes: usize) -> Result<u64> {
         let mut driver = Driver::default();
         let mut allocated = pool.lock().allocate(bytes, &mut driver);
-        if allocated.is_err() && driver.error.is_none() {
+        if allocated.is_none() && driver.error.is_none() {
             // While a graph is captured nothing runs, and its own pool stays.
-            if !is_capturing {
+            if memory.capture.is_none() {
                 // SAFETY: the stream is this device's.
                 self.check("making room", unsafe { result::stream::synchronize(self.stream) })?;
             }
@@ -350,13 +385,26 @@ impl Cuda {
         if let Some(error) = driver.error {
             return Err(self.error(format!("asking for {}: {}", size(bytes), library::describe(error))));
         }
-        allocated.map_err(|why| {
-            let mut message = why.to_string();
+        allocated.ok_or_else(|| {
+            let mut message = self.exhausted(memory, pool, bytes).to_string();
             if let Ok((free, total)) = driver_memory() {
                 message += &format!("; of the device's {}, {} are free", size(total), size(free));
             }
             self.error(message)
         })
+    }
+
+    /// What holds the memory that is missing, in all pools.
+    fn exhausted(&self, memory: &Memory, asked_of: &SharedPool, asked: usize) -> Exhausted {
+        let mut sizes = BTreeMap::new();
+        let graphs = memory.graph_pools.iter().filter_map(Weak::upgrade);
+        for pool in graphs.chain([self.pool.clone()]) {
+            for (bytes, count) in pool.lock().used_sizes() {
+                *sizes.entry(bytes).or_default() += count;
+            }
+        }
+        let largest_free = asked_of.lock().memory().largest_free;
+        Exhausted { asked, largest_free, report: self.report_of(memory), sizes }
     }
 
     pub(crate) fn usage(&self) -> Usage {

@@ -1,5 +1,6 @@
 //! A step that is recorded once and queued again as a whole: one call of the driver instead of hundreds.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::{self, ThreadId};
@@ -32,6 +33,7 @@ pub(crate) enum Home {
 pub(crate) struct Parked {
     pub(crate) home: Home,
     pub(crate) address: u64,
+    pub(crate) bytes: usize,
 }
 
 impl Drop for Parked {
@@ -56,6 +58,16 @@ pub(crate) struct Keeper(Mutex<Vec<Arc<Parked>>>);
 impl Keeper {
     pub(crate) fn keep(&self, block: Arc<Parked>) {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(block);
+    }
+
+    /// Bytes of the blocks of several; a block that more than one keeps counts once.
+    pub(crate) fn bytes(keepers: impl Iterator<Item = Arc<Keeper>>) -> usize {
+        let mut blocks = BTreeMap::new();
+        for keeper in keepers {
+            let kept = keeper.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            blocks.extend(kept.iter().map(|block| (block.address, block.bytes)));
+        }
+        blocks.values().sum()
     }
 }
 
@@ -187,9 +199,10 @@ impl Open {
         cuda.check("beginning a capture", begun)?;
         let keeper = Arc::new(Keeper::default());
         let mut memory = cuda.memory();
-        let alive = Arc::downgrade(&keeper);
-        memory.capture =
-            Some(Capture { keeper: alive.clone(), pool: cuda.new_pool(), constants: Vec::new() });
+        let (alive, pool) = (Arc::downgrade(&keeper), cuda.new_pool());
+        memory.graph_pools.retain(|pool| pool.strong_count() > 0);
+        memory.graph_pools.push(Arc::downgrade(&pool));
+        memory.capture = Some(Capture { keeper: alive.clone(), pool, constants: Vec::new() });
         let births = memory.births;
         memory.graphs.push((births, alive));
         drop(memory);

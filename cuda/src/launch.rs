@@ -117,3 +117,67 @@ impl Cuda {
         self.properties().multiprocessors as usize * 32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use limpid_tensor::{DType, Map};
+
+    use super::*;
+    use crate::ops::rows::tests::Emulated;
+    use crate::staging::PageLocked;
+
+    static READS_NULL: Family = Family {
+        name: "reads_null.cu",
+        text: "#include \"prelude.cuh\"\n\
+               KERNEL(32, reads_null, (float* y, const float* x)) { y[threadIdx.x] = x[threadIdx.x]; }\n",
+    };
+
+    #[test]
+    #[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
+    fn after_an_illegal_address_everything_is_an_error_and_nothing_panics() {
+        let emulated = Emulated::device();
+        // Nothing brings a device back, so that it is one that no other test uses.
+        let cuda = Cuda::new(1).unwrap();
+        let ones = Tensor::ones([32], DType::F32);
+        let x = ones.to(&cuda.device()).unwrap();
+        let (mut graph, of_graph) = {
+            Tensor::map(Map::Neg, &[&x]).unwrap();
+            cuda.capture(|| Tensor::map(Map::Neg, &[&x])).unwrap()
+        };
+        graph.replay().unwrap();
+        assert_eq!(of_graph.to_vec::<f32>().unwrap(), [-1.0; 32]);
+        let (scratch, page_locked) = (cuda.scratch(100).unwrap(), PageLocked::new(cuda, 100).unwrap());
+
+        let mut y = cuda.empty([32], DType::F32).unwrap();
+        let mut arguments = Arguments::default();
+        arguments.output(&mut y).optional(None);
+        cuda.launch(&READS_NULL, "reads_null", Grid::new(1, 32), &mut arguments).expect("it is queued");
+        let illegal = "an illegal memory access was encountered (CUDA_ERROR_ILLEGAL_ADDRESS)";
+        let message = |result: Result<()>| result.err().expect("the device has failed").to_string();
+        let read = message(y.to_vec::<f32>().map(drop));
+        assert_eq!(read, format!("cuda:1: waiting for a copy: {illegal}"), "the first who waits is told");
+
+        for _ in 0..2 {
+            let waited = message(cuda.synchronize());
+            for failed in [
+                waited.clone(),
+                message(y.to_vec::<f32>().map(drop)),
+                message(Tensor::map(Map::Neg, &[&x]).map(drop)),
+                message(ones.to(&cuda.device()).map(drop)),
+                message(graph.replay()),
+                message(cuda.capture(|| Tensor::map(Map::Neg, &[&x])).map(drop)),
+                message(PageLocked::new(cuda, 8).map(drop)),
+                message(cuda.release_cache()),
+            ] {
+                assert!(failed.starts_with("cuda:1: ") && failed.ends_with(illegal), "{failed}");
+            }
+        }
+        drop((graph, of_graph, scratch, page_locked, x, y));
+        let findings = emulated.findings();
+        assert!(findings.len() == 1 && findings[0].contains("reads_null"), "{findings:?}");
+
+        // The CPU and another device go on.
+        assert_eq!(Tensor::map(Map::Neg, &[&ones]).unwrap().to_vec::<f32>().unwrap(), [-1.0; 32]);
+        assert_eq!(emulated.read(Tensor::map(Map::Neg, &[&emulated.place(&ones)])), [-1.0; 32]);
+    }
+}

@@ -32,7 +32,7 @@ mod walk;
 
 pub use device::{Cuda, Properties};
 pub use graph::Graph;
-pub use memory::PoolMemory;
+pub use memory::{MemoryReport, PoolMemory};
 pub use module::{Cubin, Family, HEADERS, OPTIONS};
 pub use ops::families;
 pub use resources::{ARCHITECTURES, Resources};

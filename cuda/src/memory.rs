@@ -56,7 +56,7 @@ struct Block {
     free: bool,
 }
 
-/// What a device's allocator holds, in bytes.
+/// What a pool holds, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PoolMemory {
     /// Taken from the driver.
@@ -80,15 +80,15 @@ impl PoolMemory {
 }
 
 impl Pool {
-    /// The address of a block of at least `bytes` bytes (at least one), or what stands in the way.
-    pub(crate) fn allocate(&mut self, bytes: usize, source: &mut dyn Source) -> Result<u64, Exhausted> {
+    /// The address of a block of at least `bytes` bytes (at least one). `None` if there is no memory.
+    pub(crate) fn allocate(&mut self, bytes: usize, source: &mut dyn Source) -> Option<u64> {
         let bytes = bytes.max(1).next_multiple_of(GRAIN);
         let fit = self.free.range((bytes, 0)..).next().copied();
         // A small block in a large segment would keep all of it from going back.
         let suits = |&(size, _): &(usize, u64)| !is_small(bytes) || size <= SHARED_SEGMENT;
         let found = fit.filter(suits).or_else(|| self.new_segment(bytes, source)).or(fit);
-        let (size, address) = found.ok_or_else(|| self.exhausted(bytes))?;
-        Ok(self.cut(size, address, bytes))
+        let (size, address) = found?;
+        Some(self.cut(size, address, bytes))
     }
 
     /// Marks the first `bytes` bytes of a free block as used.
@@ -168,41 +168,83 @@ impl Pool {
         }
     }
 
-    fn exhausted(&self, asked: usize) -> Exhausted {
-        let mut sizes: BTreeMap<usize, usize> = BTreeMap::new();
+    /// How many blocks are in use, by size.
+    pub(crate) fn used_sizes(&self) -> BTreeMap<usize, usize> {
+        let mut sizes = BTreeMap::new();
         for block in self.blocks.values().filter(|block| !block.free) {
             *sizes.entry(block.bytes).or_default() += 1;
         }
-        let mut holders: Vec<(usize, usize)> =
-            sizes.into_iter().map(|(bytes, count)| (count, bytes)).collect();
-        holders.sort_by_key(|&(count, bytes)| std::cmp::Reverse(count * bytes));
-        Exhausted { asked, memory: self.memory(), holders }
+        sizes
+    }
+}
+
+/// Who holds a device's memory, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MemoryReport {
+    /// The device's own pool.
+    pub pool: PoolMemory,
+    /// Of it, tensors.
+    pub tensors: usize,
+    /// Of it, what kernels have taken for themselves.
+    pub scratch: usize,
+    /// Of it, what nothing refers to any more but graphs, which may use it as long as they live.
+    pub kept: usize,
+    /// Taken from the driver for what happens inside graphs, the tensors that came out of them included.
+    pub graphs: usize,
+    /// The host's memory that the device copies to and from by itself.
+    pub page_locked: usize,
+}
+
+impl MemoryReport {
+    /// All that was taken from the driver.
+    pub fn reserved(&self) -> usize {
+        self.pool.reserved + self.graphs
     }
 }
 
 /// Why there is no block.
-#[derive(Debug)]
 pub(crate) struct Exhausted {
-    asked: usize,
-    memory: PoolMemory,
-    /// Blocks in use: how many of which size, those that take most first.
-    holders: Vec<(usize, usize)>,
+    pub(crate) asked: usize,
+    /// The largest piece that is free in the pool that was asked: the device's, or while a graph is captured, its own.
+    pub(crate) largest_free: usize,
+    pub(crate) report: MemoryReport,
+    /// How many blocks are in use, by size, in all pools.
+    pub(crate) sizes: BTreeMap<usize, usize>,
 }
 
 impl fmt::Display for Exhausted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PoolMemory { reserved, used, largest_free, .. } = self.memory;
+        let MemoryReport { tensors, scratch, kept, graphs, page_locked, .. } = self.report;
         write!(
             f,
-            "no memory for {}; this process uses {} of {} that it took, the largest free piece has {}",
+            "no memory for {}; of {} that this process took, tensors hold {}",
             size(self.asked),
-            size(used),
-            size(reserved),
-            size(largest_free)
+            size(self.report.reserved()),
+            size(tensors)
         )?;
+        for (what, bytes) in [
+            ("scratch memory of kernels", scratch),
+            ("what only graphs still use", kept),
+            ("the inside of graphs", graphs),
+        ] {
+            if bytes > 0 {
+                write!(f, ", {what} {}", size(bytes))?;
+            }
+        }
+        write!(f, "; the largest free piece has {}", size(self.largest_free))?;
+        let mut most: Vec<(usize, usize)> =
+            self.sizes.iter().map(|(&bytes, &count)| (count, bytes)).collect();
+        most.sort_by_key(|&(count, bytes)| std::cmp::Reverse(count * bytes));
         let most: Vec<String> =
-            self.holders.iter().take(3).map(|&(count, bytes)| format!("{count} × {}", size(bytes))).collect();
-        if most.is_empty() { Ok(()) } else { write!(f, "; most is held by blocks of {}", most.join(", ")) }
+            most.iter().take(3).map(|&(count, bytes)| format!("{count} × {}", size(bytes))).collect();
+        if !most.is_empty() {
+            write!(f, "; most is held by blocks of {}", most.join(", "))?;
+        }
+        if page_locked > 0 {
+            write!(f, "; of the host's memory {} are page-locked", size(page_locked))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -291,20 +333,17 @@ mod tests {
         let large = pool.allocate(40 << 20, &mut driver).unwrap();
         pool.give_back(large);
         assert_eq!(pool.memory().reserved, 40 << 20);
-        assert!(pool.allocate(60 << 20, &mut driver).is_err());
+        assert_eq!(pool.allocate(60 << 20, &mut driver), None);
         pool.release(&mut driver);
         let larger = pool.allocate(60 << 20, &mut driver).unwrap();
         assert_eq!(pool.memory().reserved, 60 << 20);
         let small = pool.allocate(100, &mut driver).unwrap();
-        assert_eq!(
-            pool.allocate(8 << 20, &mut driver).unwrap_err().to_string(),
-            "no memory for 8.0 MiB; this process uses 60.0 MiB of 62.0 MiB that it took, the largest free piece has \
-             2.0 MiB; most is held by blocks of 1 × 60.0 MiB, 1 × 512 B"
-        );
+        assert_eq!(pool.allocate(8 << 20, &mut driver), None);
+        assert_eq!(pool.used_sizes(), BTreeMap::from([(512, 1), (60 << 20, 1)]));
         pool.give_back(larger);
         pool.give_back(small);
         pool.release(&mut driver);
-        assert!(pool.allocate(62 << 20, &mut driver).is_ok(), "after an error everything goes on");
+        assert!(pool.allocate(62 << 20, &mut driver).is_some(), "after a refusal everything goes on");
     }
 
     #[test]
@@ -323,6 +362,33 @@ mod tests {
         let large = pool.allocate(100 << 20, &mut driver).unwrap();
         pool.give_back(large);
         assert_eq!(pool.allocate(8, &mut driver).unwrap(), large);
+    }
+
+    #[test]
+    fn a_shortage_is_told_by_kind_and_size() {
+        let pool = PoolMemory { reserved: 64 << 20, used: 63 << 20, ..PoolMemory::default() };
+        let report = MemoryReport { pool, tensors: 60 << 20, ..MemoryReport::default() };
+        let sizes = BTreeMap::from([(20 << 20, 3), (1 << 20, 1), (512, 4), (1024, 1)]);
+        let plain = Exhausted { asked: 8 << 20, largest_free: 1 << 20, report, sizes: sizes.clone() };
+        assert_eq!(
+            plain.to_string(),
+            "no memory for 8.0 MiB; of 64.0 MiB that this process took, tensors hold 60.0 MiB; the largest free piece \
+             has 1.0 MiB; most is held by blocks of 3 × 20.0 MiB, 1 × 1.0 MiB, 4 × 512 B"
+        );
+        let more = MemoryReport {
+            scratch: 1 << 10,
+            kept: 2 << 20,
+            graphs: 16 << 20,
+            page_locked: 8 << 20,
+            ..report
+        };
+        assert_eq!(
+            Exhausted { asked: 8 << 20, largest_free: 1 << 20, report: more, sizes: BTreeMap::new() }
+                .to_string(),
+            "no memory for 8.0 MiB; of 80.0 MiB that this process took, tensors hold 60.0 MiB, scratch memory of kernels \
+             1.0 KiB, what only graphs still use 2.0 MiB, the inside of graphs 16.0 MiB; the largest free piece has \
+             1.0 MiB; of the host's memory 8.0 MiB are page-locked"
+        );
     }
 
     #[test]

@@ -93,15 +93,21 @@ impl Family {
 
     /// The name of the file that keeps the code: the same for the same text, headers, options and architecture.
     fn cache_name(&self, architecture: &str) -> String {
-        let mut hash = Xxh3::new();
         let headers = HEADERS.iter().flat_map(|(name, text)| [*name, *text]);
-        for part in headers.chain(OPTIONS).chain([self.text]) {
-            hash.update(&(part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
-        }
+        let hash = fingerprint(headers.chain(OPTIONS).chain([self.text]));
         let stem = self.name.trim_end_matches(".cu");
-        format!("{stem}-{architecture}-{:016x}.cubin", hash.digest())
+        format!("{stem}-{architecture}-{hash:016x}.cubin")
     }
+}
+
+/// A hash of texts that also depends on where each ends.
+fn fingerprint<'a>(texts: impl Iterator<Item = &'a str>) -> u64 {
+    let mut hash = Xxh3::new();
+    for text in texts {
+        hash.update(&(text.len() as u64).to_le_bytes());
+        hash.update(text.as_bytes());
+    }
+    hash.digest()
 }
 
 /// A program of the compiler.
@@ -309,6 +315,25 @@ fn read_kept(path: &Path) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_is_known_by_text_options_and_architecture() {
+        let name = |name, text, architecture| Family { name, text }.cache_name(architecture);
+        let first = name("map.cu", "text", "sm_90a");
+        assert_eq!(first, name("map.cu", "text", "sm_90a"));
+        for other in [
+            name("map.cu", "texts", "sm_90a"),
+            name("map.cu", "text", "sm_90"),
+            name("copy.cu", "text", "sm_90a"),
+        ] {
+            assert_ne!(other, first);
+        }
+        let of = |texts: &[&'static str]| fingerprint(texts.iter().copied());
+        let [standard, contraction, device] = OPTIONS;
+        assert_ne!(of(&OPTIONS), of(&[standard, "--fmad=true", device]), "an option that is another");
+        assert_ne!(of(&OPTIONS), of(&[standard, contraction]), "an option that is gone");
+        assert_ne!(of(&["--fmad=false", "x"]), of(&["--fmad=falsex", ""]), "where one ends is part of it");
+    }
 
     #[test]
     fn an_image_that_is_not_whole_is_not_read() {

@@ -3,11 +3,13 @@
 use std::ffi::c_void;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
 
 use cudarc::driver::{result, sys};
 use limpid_tensor::Result;
 
 use crate::device::Cuda;
+use crate::memory::size;
 
 /// Bytes of one piece. While the device copies one, the host fills or reads the other.
 const PIECE: usize = 4 << 20;
@@ -28,11 +30,13 @@ impl PageLocked {
         cuda.bind()?;
         // SAFETY: nothing to hold: the driver answers with an error if there is no memory.
         let memory = unsafe { result::malloc_host(len, 0) };
-        let memory = cuda.check("asking for page-locked memory", memory)?.cast::<u8>();
+        let memory =
+            cuda.check(format_args!("asking for {} of page-locked memory", size(len)), memory)?.cast::<u8>();
         let start =
             NonNull::new(memory).ok_or_else(|| cuda.error("the driver gave no page-locked memory"))?;
         // SAFETY: the driver gave this many bytes, to us alone.
         unsafe { start.write_bytes(0, len) };
+        cuda.page_locked.fetch_add(len, Ordering::Relaxed);
         Ok(PageLocked { cuda, start, len })
     }
 
@@ -67,6 +71,7 @@ impl DerefMut for PageLocked {
 
 impl Drop for PageLocked {
     fn drop(&mut self) {
+        self.cuda.page_locked.fetch_sub(self.len, Ordering::Relaxed);
         if self.cuda.bind().is_ok() {
             // SAFETY: the memory is the driver's and not used again; who drops it has waited for copies that use it. There is
             // nothing to do if it cannot be freed.

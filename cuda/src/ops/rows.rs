@@ -110,10 +110,11 @@ pub(crate) mod tests {
             let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
             let stand_in = STAND_IN.get_or_init(|| {
                 keep_apart(true);
-                install(Config { check: true, ..Config::default() }).expect("g++ compiles kernels")
+                install(Config { check: true, devices: 2, ..Config::default() })
+                    .expect("g++ compiles kernels")
             });
             stand_in.set_seed(0);
-            Emulated { cuda: Cuda::new(0).expect("there is one device"), stand_in, _alone: alone }
+            Emulated { cuda: Cuda::new(0).expect("there are two devices"), stand_in, _alone: alone }
         }
 
         /// Blocks and threads go on in another order.
@@ -133,11 +134,16 @@ pub(crate) mod tests {
             all.slice(0, 1, values.len(), 1).reshape(x.shape()).expect("a view of what is contiguous")
         }
 
+        /// What the checker has found since it was last asked.
+        pub(crate) fn findings(&self) -> Vec<String> {
+            self.stand_in.take_findings().iter().map(ToString::to_string).collect()
+        }
+
         /// The elements, in f64, of what was computed without a finding of the checker.
         #[track_caller]
         pub(crate) fn read(&self, y: Result<Tensor>) -> Vec<f64> {
             let y = y.and_then(|y| y.to(&Device::cpu())).unwrap_or_else(|error| panic!("{error}"));
-            let findings: Vec<String> = self.stand_in.take_findings().iter().map(|f| f.to_string()).collect();
+            let findings = self.findings();
             assert!(findings.is_empty(), "the checker found:\n{}", findings.join("\n"));
             y.to_f64_vec().expect("it is on the CPU")
         }
