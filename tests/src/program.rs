@@ -11,6 +11,14 @@ use serde_json::Value;
 /// # Panics
 /// If it does not build.
 pub fn example(name: &str) -> PathBuf {
+    example_of("limpid", name)
+}
+
+/// The same of another package.
+///
+/// # Panics
+/// If it does not build.
+pub fn example_of(package: &str, name: &str) -> PathBuf {
     // …/target/PROFILE/deps/TEST-HASH
     let this = std::env::current_exe().expect("a test has a path");
     let profile_folder = this.ancestors().nth(2).expect("cargo's folders");
@@ -19,7 +27,7 @@ pub fn example(name: &str) -> PathBuf {
         name => name.expect("a profile"),
     };
     let build = Command::new(env!("CARGO"))
-        .args(["build", "--package", "limpid", "--example", name, "--profile", profile])
+        .args(["build", "--package", package, "--example", name, "--profile", profile])
         .args(["--message-format", "json-render-diagnostics", "--target-dir"])
         .arg(profile_folder.parent().expect("cargo's folders"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))

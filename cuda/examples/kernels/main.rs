@@ -21,6 +21,9 @@ struct Arguments {
     /// Run the operations that launch these kernels; `*` stands for anything. Without --emulate or --check on a card
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
+    /// Of these operations, only those whose names contain this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
     /// Run on this processor instead of a card (needs g++)
     #[arg(long)]
     emulate: bool,
@@ -47,9 +50,9 @@ struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   kernels                                       every kernel, by file
-  kernels --kernel sum_rows_f32 --check         one kernel: findings, traffic of each line
+  kernels --kernel sum_rows_f32_f32 --check     one kernel: findings, traffic of each line
   kernels --kernel '*' --check --seeds 20       everything, in twenty orders
-  kernels --kernel softmax_warp_f32 --trace     what the lanes of the first warp do
+  kernels --kernel softmax_f32_warp --trace     what the lanes of the first warp do
   kernels --compile                             registers, shared memory, spills";
 
 fn warp(text: &str) -> Result<(u32, u32), String> {

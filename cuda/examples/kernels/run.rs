@@ -53,8 +53,8 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     let pattern = arguments.kernel.as_deref().unwrap_or("*");
     let (mut shown, mut wrong, mut found) = (0, 0, 0);
     let mut all = Vec::new();
-    let (runnable, others): (Vec<Demo>, Vec<Demo>) =
-        demos::all().into_iter().partition(|demo| demo.runs_on(cuda));
+    let chosen = demos::all().into_iter().filter(|demo| demo.name.contains(&arguments.only));
+    let (runnable, others): (Vec<Demo>, Vec<Demo>) = chosen.partition(|demo| demo.runs_on(cuda));
     others.iter().for_each(|demo| println!("{:<46} not on this card", demo.name));
     for demo in runnable {
         let expected = demo.run(&Device::cpu()).map_err(|error| error.to_string())?;
@@ -94,10 +94,15 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     }
     if shown == 0 {
         return Err(format!(
-            "no operation launches a kernel called {pattern}; without arguments all are listed"
+            "no operation{} launches a kernel called {pattern}; without arguments all are listed",
+            match &*arguments.only {
+                "" => String::new(),
+                only => format!(" whose name contains {only:?}"),
+            }
         ));
     }
-    println!("{shown} operations, {wrong} wrong, {found} findings");
+    let operations = if shown == 1 { "operation" } else { "operations" };
+    println!("{shown} {operations}, {wrong} wrong, {found} findings");
     write_json(&arguments.json, &json!(all))?;
     Ok(wrong == 0 && found == 0)
 }
