@@ -101,13 +101,14 @@ fn memory_that_is_exhausted_is_told_with_what_holds_it() {
     let _alone = alone();
     let cuda = Cuda::of(&device()).unwrap();
     cuda.release_cache().unwrap();
-    stand_in().set_memory(cuda.memory_report().reserved + 24 * MIB);
+    stand_in().set_memory(cuda.memory_report().reserved() + 24 * MIB);
 
     let ask = |bytes: usize| Tensor::zeros([bytes / 4], DType::F32).to(&device());
     let held: Vec<Tensor> = (0..2).map(|_| ask(10 * MIB).unwrap()).collect();
     let error = message(ask(10 * MIB));
     for part in [
-        "cuda:0: no memory for 10.0 MiB; this process uses 20.0 MiB of ",
+        "cuda:0: no memory for 10.0 MiB; of ",
+        " that this process took, tensors hold 20.0 MiB",
         "; most is held by blocks of 2 × 10.0 MiB",
         " MiB, 4.0 MiB are free",
     ] {

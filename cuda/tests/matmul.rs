@@ -6,7 +6,7 @@ mod emulated;
 
 #[cfg(has_gxx)]
 mod products {
-    use super::emulated::{assert_same_bits, device, place, stand_in};
+    use super::emulated::{assert_same_bits, device, findings, is_card, place, stand_in};
     use limpid_tensor::DType::{self, *};
     use limpid_tensor::{Activation, Device, Fused, Shape, Tensor};
 
@@ -141,7 +141,7 @@ mod products {
             let near = (found - expected).abs() <= relative * (expected.abs() + 0.1);
             assert!(near, "{act:?} of {:?}: {found}, the CPU says {expected}", operands[0].meta());
         }
-        let mistakes = stand_in().take_findings();
+        let mistakes = findings();
         assert!(mistakes.is_empty(), "{act:?}: {}", mistakes[0]);
     }
 
@@ -153,7 +153,9 @@ mod products {
             for [m, n, k] in shapes {
                 let [a, b] = [place(&fractions(&[m, k], dtype)), place(&fractions(&[k, n], dtype))];
                 let once = |seed: u64| {
-                    stand_in().set_seed(seed);
+                    if !is_card() {
+                        stand_in().set_seed(seed);
+                    }
                     a.matmul(&b).and_then(|y| y.to_f64_vec()).unwrap()
                 };
                 let first = once(1);

@@ -3,7 +3,7 @@
 
 mod emulated;
 
-use emulated::{device, place, stand_in};
+use emulated::{device, findings, place};
 use limpid_tensor::rng::{Distribution, Key};
 use limpid_tensor::{DType, Device, Fused, Reduce, Stop, Tensor};
 
@@ -20,7 +20,7 @@ fn run(f: Fused, x: &[&Tensor]) -> Tensor {
     let placed: Vec<Tensor> = x.iter().map(|x| place(x)).collect();
     let found = Tensor::fused(f, &placed.iter().collect::<Vec<_>>()).expect("there is a kernel").unwrap();
     let found = found.to(x[0].device()).unwrap();
-    let mistakes: Vec<String> = stand_in().take_findings().iter().map(ToString::to_string).collect();
+    let mistakes = findings();
     assert!(mistakes.is_empty(), "{f:?} of {}: the checker found\n{}", x[0].meta(), mistakes.join("\n"));
     found
 }
@@ -308,7 +308,7 @@ fn a_row_or_a_column_without_a_logit_is_the_error_of_the_cpu() {
             }
         }
     }
-    assert_eq!(stand_in().take_findings(), []);
+    assert_eq!(findings(), [""; 0]);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The emulated device of a test, every access checked, beside the CPU that it must agree with.
+//! The emulated device of a test, every access checked, beside the CPU that it must agree with. Where the variable
+//! `LIMPID_TEST_DEVICE` is `cuda`, it is a card.
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::sync::OnceLock;
@@ -7,10 +8,19 @@ use limpid_cuda::Cuda;
 use limpid_cuda::emulated::{self, Config, StandIn};
 use limpid_tensor::{Device, Layout, Result, Tensor};
 
+/// Whether tests run on a card. Nobody checks accesses there, counts calls or makes one fail.
+pub fn is_card() -> bool {
+    std::env::var_os("LIMPID_TEST_DEVICE").is_some_and(|device| device == "cuda")
+}
+
 /// The driver that stands in.
+///
+/// # Panics
+/// On a card.
 pub fn stand_in() -> &'static StandIn {
     static STAND_IN: OnceLock<&'static StandIn> = OnceLock::new();
     STAND_IN.get_or_init(|| {
+        assert!(!is_card(), "this test needs the emulator, and LIMPID_TEST_DEVICE is cuda");
         emulated::keep_apart(true);
         emulated::install(Config { check: true, ..Default::default() })
             .expect("g++ compiles kernels for this processor")
@@ -18,15 +28,22 @@ pub fn stand_in() -> &'static StandIn {
 }
 
 pub fn device() -> Device {
-    stand_in();
-    Cuda::new(0).expect("the emulator has one device").device()
+    if !is_card() {
+        stand_in();
+    }
+    Cuda::new(0).expect("there is a device").device()
+}
+
+/// What the checker has found since it was last asked.
+pub fn findings() -> Vec<String> {
+    if is_card() { Vec::new() } else { stand_in().take_findings().iter().map(ToString::to_string).collect() }
 }
 
 /// The tensor in the memory of the emulated device: the same view of the same storage.
 pub fn place(x: &Tensor) -> Tensor {
     let all = Layout::contiguous([x.storage().bytes() / x.dtype().size()]);
     let storage = Tensor::from_storage(x.storage().clone(), all, x.dtype());
-    let storage = storage.to(&device()).expect("the emulator has memory for a test");
+    let storage = storage.to(&device()).expect("the device has memory for a test");
     Tensor::from_storage(storage.storage().clone(), x.layout().clone(), x.dtype())
 }
 
@@ -34,7 +51,7 @@ pub fn place(x: &Tensor) -> Tensor {
 #[track_caller]
 pub fn assert_same_bits(found: Result<Tensor>, expected: Result<Tensor>, what: &str) {
     let found = found.and_then(|x| x.to(&Device::cpu()));
-    let mistakes: Vec<String> = stand_in().take_findings().iter().map(ToString::to_string).collect();
+    let mistakes = findings();
     assert!(mistakes.is_empty(), "{what}: the checker found\n{}", mistakes.join("\n"));
     let (found, expected) = match (found, expected) {
         (Ok(found), Ok(expected)) => (found, expected.contiguous().expect("the CPU copies")),
