@@ -30,6 +30,9 @@ impl Backend for CudaBackend {
     fn download(&self, x: &Tensor) -> Result<Tensor> {
         self.0.download(x)
     }
+    fn fetch(&self, x: &Tensor) -> Option<Result<Tensor>> {
+        self.0.fetch(x)
+    }
     fn map(&self, f: Map, x: &[&Tensor]) -> Result<Tensor> {
         map::map(self.0, f, x)
     }

@@ -22,7 +22,7 @@ use crate::staging::Staging;
 pub struct Cuda {
     ordinal: usize,
     name: String,
-    context: sys::CUcontext,
+    pub(crate) context: sys::CUcontext,
     pub(crate) stream: sys::CUstream,
     properties: Properties,
     pub(crate) modules: Mutex<Modules>,
@@ -34,6 +34,8 @@ pub struct Cuda {
     /// By the thread that queues.
     pub(crate) faults: Mutex<HashMap<ThreadId, Faults>>,
     pub(crate) turn: Turn,
+    /// The devices to whose memory a way was looked for.
+    pub(crate) reached: Mutex<Vec<usize>>,
     handle: OnceLock<Device>,
 }
 
@@ -245,6 +247,7 @@ impl Cuda {
             page_locked: AtomicUsize::new(0),
             faults: Mutex::default(),
             turn: Turn::default(),
+            reached: Mutex::default(),
             handle: OnceLock::new(),
         })
     }
@@ -497,9 +500,14 @@ pub(crate) fn address_of(x: &Tensor) -> u64 {
 }
 
 impl Cuda {
+    /// The device in whose memory a tensor lies.
+    pub(crate) fn holding(x: &Tensor) -> Option<&'static Cuda> {
+        x.storage().handle::<Buffer>().map(|buffer| buffer.cuda)
+    }
+
     /// Whether a tensor lies in this device's memory.
     pub(crate) fn holds(&self, x: &Tensor) -> bool {
-        x.storage().handle::<Buffer>().is_some_and(|buffer| std::ptr::eq(buffer.cuda, self))
+        Cuda::holding(x).is_some_and(|cuda| std::ptr::eq(cuda, self))
     }
 }
 

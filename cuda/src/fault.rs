@@ -120,6 +120,13 @@ impl Cuda {
         Ok(())
     }
 
+    /// Whether kernels that look for faults were queued by this thread since it last learned that there was none.
+    pub(crate) fn may_raise(&self) -> bool {
+        let faults = self.faults.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let of_thread = faults.get(&thread::current().id());
+        of_thread.is_some_and(|faults| faults.launches > 0 || !faults.captured.is_empty())
+    }
+
     /// Queues reading the word, for [`raise_fault`](Cuda::raise_fault) to look at once the stream has been waited for.
     pub(crate) fn read_fault(&self) -> Result<()> {
         let mut faults = self.faults.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

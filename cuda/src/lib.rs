@@ -26,6 +26,7 @@ mod library;
 mod memory;
 mod module;
 mod ops;
+mod peer;
 mod resources;
 mod staging;
 mod walk;

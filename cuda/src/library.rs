@@ -9,8 +9,10 @@ use std::sync::{Mutex, MutexGuard};
 use cudarc::{driver, nvrtc};
 
 /// Every function of the driver that this crate calls.
-const DRIVER_FUNCTIONS: [&str; 40] = [
+const DRIVER_FUNCTIONS: [&str; 45] = [
+    "cuCtxEnablePeerAccess",
     "cuCtxSetCurrent",
+    "cuDeviceCanAccessPeer",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
     "cuDeviceGetCount",
@@ -19,6 +21,7 @@ const DRIVER_FUNCTIONS: [&str; 40] = [
     "cuDeviceTotalMem_v2",
     "cuDriverGetVersion",
     "cuEventCreate",
+    "cuEventDestroy_v2",
     "cuEventRecord",
     "cuEventSynchronize",
     "cuFuncGetAttribute",
@@ -43,6 +46,7 @@ const DRIVER_FUNCTIONS: [&str; 40] = [
     "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyPeerAsync",
     "cuMemsetD8Async",
     "cuModuleGetFunction",
     "cuModuleLoadData",
@@ -50,6 +54,7 @@ const DRIVER_FUNCTIONS: [&str; 40] = [
     "cuStreamCreate",
     "cuStreamEndCapture",
     "cuStreamSynchronize",
+    "cuStreamWaitEvent",
 ];
 
 /// Every function of the compiler that this crate calls.

@@ -25,6 +25,13 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Copies a tensor of this device into contiguous host memory.
     fn download(&self, x: &Tensor) -> Result<Tensor>;
 
+    /// Copies a tensor of another device to this one without the host, if the two know a way. `None` makes the caller
+    /// go by way of the host.
+    fn fetch(&self, x: &Tensor) -> Option<Result<Tensor>> {
+        let _ = x;
+        None
+    }
+
     /// Applies a function element by element, with broadcasting.
     fn map(&self, f: Map, x: &[&Tensor]) -> Result<Tensor>;
 

@@ -293,6 +293,9 @@ impl Tensor {
         if self.device() == device {
             return Ok(self.clone());
         }
+        if let Some(fetched) = device.backend().fetch(self) {
+            return fetched;
+        }
         let host = self.device().backend().download(self)?;
         if *device == Device::cpu() { Ok(host) } else { device.backend().upload(&host) }
     }
