@@ -52,6 +52,21 @@ fn emulator() -> Result<Device> {
     cuda(0, "emulator")
 }
 
+#[cfg(all(test, not(feature = "cuda")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_cuda_the_feature_is_named() {
+        for name in ["cuda", "cuda:0", "cuda:7", "emulator"] {
+            assert_eq!(
+                device(name).unwrap_err().to_string(),
+                format!("{name}: this program was built without CUDA; build it with `--features cuda`")
+            );
+        }
+    }
+}
+
 #[cfg(all(test, feature = "cuda"))]
 mod tests {
     use super::*;

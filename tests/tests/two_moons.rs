@@ -571,6 +571,11 @@ fn bad_input_is_one_line_and_leaves_nothing() {
     let three = csv("three.csv", "1,2,0\n3,4,1\n5,6,2\n");
     let narrow = csv("narrow.csv", "1,0\n2,1\n");
     let missing = folder.join("missing.csv").display().to_string();
+    let without_cuda = |device: &str| {
+        format!(
+            "two_moons: --device: {device}: this program was built without CUDA; build it with `--features cuda`"
+        )
+    };
     let cases: Vec<(Vec<&str>, String)> = vec![
         (vec!["--depth", "0"], "two_moons: --depth: expected at least 2, found 0".into()),
         (vec!["--depth", "1"], "two_moons: --depth: expected at least 2, found 1".into()),
@@ -656,6 +661,9 @@ fn bad_input_is_one_line_and_leaves_nothing() {
             format!("two_moons: {narrow}: expected 2 features and 2 classes, found 1 and 2"),
         ),
         (vec!["--data", &missing], format!("two_moons: {missing}: No such file or directory (os error 2)")),
+        (vec!["--device", "cuda"], without_cuda("cuda")),
+        (vec!["--device", "cuda:1"], without_cuda("cuda:1")),
+        (vec!["--device", "emulator"], without_cuda("emulator")),
     ];
     let out = folder.join("out");
     for (arguments, expected) in &cases {
