@@ -5,7 +5,7 @@ use limpid_tensor::rng::{Distribution, Key};
 use limpid_tensor::{DType, Device, Result, Tensor};
 
 use crate::clock::{Clock, Time};
-use crate::report::{Rate, Row};
+use crate::report::{Goal, Rate, Row};
 
 /// How large operands are.
 pub struct Sizes {
@@ -81,6 +81,7 @@ pub struct Case {
     pub work: Work,
     /// Whether it is the copy that bandwidths are compared with.
     pub is_reference: bool,
+    pub goal: Goal,
     operands: Box<Operands>,
     queue: Box<Queue>,
 }
@@ -93,7 +94,13 @@ impl Case {
         queue: impl Fn(&mut Vec<Tensor>) -> Result<Vec<Tensor>> + 'static,
     ) -> Case {
         let (operands, queue) = (Box::new(operands), Box::new(queue));
-        Case { name: name.into(), work, is_reference: false, operands, queue }
+        let goal = if matches!(work, Work::Bytes { .. }) { Goal::Bandwidth } else { Goal::None };
+        Case { name: name.into(), work, is_reference: false, goal, operands, queue }
+    }
+
+    /// With another goal than that of its work, which is the copy's bandwidth if bytes are counted.
+    pub fn with_goal(self, goal: Goal) -> Case {
+        Case { goal, ..self }
     }
 
     /// Measures it. What it took of the card is free again afterwards.
@@ -110,6 +117,8 @@ impl Case {
         Row {
             name: self.name.clone(),
             is_reference: self.is_reference,
+            goal: self.goal,
+            library: None,
             measured: measured.map(|(time, bytes)| (time, rate(bytes))).map_err(|error| error.to_string()),
         }
     }

@@ -8,8 +8,9 @@ use limpid_tensor::{
 };
 
 use crate::case::{Case, Sizes, Source, Work};
+use crate::report::Goal;
 
-const FLOATS: [DType; 3] = [DType::F32, DType::F64, DType::BF16];
+pub const FLOATS: [DType; 3] = [DType::F32, DType::F64, DType::BF16];
 const BYTES: Work = Work::Bytes { in_place: 0 };
 
 /// All of them; the copy that others are compared with is the first.
@@ -31,7 +32,7 @@ pub fn all(sizes: &Sizes) -> Vec<Case> {
 }
 
 /// A case with one result.
-fn one(
+pub fn one(
     name: String,
     operands: impl Fn(&Source) -> Result<Vec<Tensor>> + 'static,
     queue: impl Fn(&[Tensor]) -> Result<Tensor> + 'static,
@@ -39,11 +40,11 @@ fn one(
     Case::new(name, BYTES, operands, move |x| Ok(vec![queue(x)?]))
 }
 
-fn fused(f: Fused, x: &[Tensor]) -> Result<Tensor> {
+pub fn fused(f: Fused, x: &[Tensor]) -> Result<Tensor> {
     Tensor::fused(f, &x.iter().collect::<Vec<_>>()).expect("a CUDA device has all fused kernels")
 }
 
-fn map(f: Map, x: &[Tensor]) -> Result<Tensor> {
+pub fn map(f: Map, x: &[Tensor]) -> Result<Tensor> {
     Tensor::map(f, &x.iter().collect::<Vec<_>>())
 }
 
@@ -148,11 +149,13 @@ fn reductions(sizes: &Sizes) -> Vec<Case> {
         }
     }
     let shape = sizes.rows_of(1024, DType::F32);
-    cases.push(one(
+    let argsort = one(
         format!("argsort f32 {shape:?}, rows"),
         move |source| Ok(vec![source.normal(&shape, DType::F32, 0)?]),
         |x| x[0].argsort(1, false),
-    ));
+    );
+    // Bound by steps in shared memory.
+    cases.push(argsort.with_goal(Goal::None));
     cases
 }
 
@@ -255,7 +258,7 @@ fn indexed(sizes: &Sizes) -> Vec<Case> {
         ));
         // The gradient of an embedding.
         let words = (rows / 8).max(1);
-        cases.push(one(
+        let scatter = one(
             format!("scatter_add {dtype} {shape:?} to {words} rows"),
             move |source| {
                 let chosen = source.indices(&[rows, 1], words, 1)?.expand(shape);
@@ -266,7 +269,9 @@ fn indexed(sizes: &Sizes) -> Vec<Case> {
                 ])
             },
             |x| x[0].scatter_add(0, &x[1], &x[2]),
-        ));
+        );
+        // Where many elements have one destination, its chain of additions bounds it.
+        cases.push(scatter.with_goal(Goal::None));
     }
     cases
 }
@@ -279,11 +284,13 @@ fn draws(sizes: &Sizes) -> Vec<Case> {
             [Distribution::Uniform { low: 0.0, high: 1.0 }, Distribution::Normal { mean: 0.0, std: 1.0 }]
         {
             // The operand names the device; it holds nothing.
-            cases.push(one(
+            let draw = one(
                 format!("{} {dtype} [{n}]", what.name()),
                 move |source| Ok(vec![source.normal(&[0], dtype, 0)?]),
                 move |x| x[0].device().backend().random(what, &Shape::from([n]), dtype, Key::new(1)),
-            ));
+            );
+            // Bound by arithmetic.
+            cases.push(draw.with_goal(Goal::None));
         }
     }
     cases
@@ -375,9 +382,11 @@ fn products(sizes: &Sizes) -> Vec<Case> {
             }
         };
         for dtype in [DType::F32, DType::BF16, DType::F64] {
-            cases.push(Case::new(format!("matmul {dtype} {n}"), work, square(dtype), |x| {
+            let product = Case::new(format!("matmul {dtype} {n}"), work, square(dtype), |x| {
                 Ok(vec![x[0].matmul(&x[1])?])
-            }));
+            });
+            let is_goal = dtype == DType::BF16 && n >= 4096;
+            cases.push(if is_goal { product.with_goal(Goal::Library) } else { product });
         }
         cases.push(Case::new(format!("matmul tf32 {n}"), work, square(DType::F32), |x| {
             Cuda::allow_tf32(true);
@@ -406,12 +415,13 @@ fn sinkhorns(sizes: &Sizes) -> Vec<Case> {
     for (name, f, operands) in
         [("sinkhorn", Fused::Sinkhorn(stop), 1), ("sinkhorn backward", Fused::SinkhornBackward(stop), 2)]
     {
-        cases.push(Case::new(
+        let case = Case::new(
             format!("{name} f32, {n} of 4×4, 20 steps"),
             Work::Nothing { captured: true },
             move |source| (0..operands).map(|label| source.normal(&[n, 4, 4], DType::F32, label)).collect(),
             move |x| Ok(vec![fused(f, x)?]),
-        ));
+        );
+        cases.push(if operands == 1 { case.with_goal(Goal::Within(30.0)) } else { case });
     }
     cases
 }
@@ -465,23 +475,20 @@ fn connections(sizes: &Sizes) -> Vec<Case> {
                 }
                 Ok(all.into_iter().cloned().collect())
             };
-            cases.push(Case::new(
-                format!("{name} {dtype} [{tokens}, {N}, {c}]"),
-                BYTES,
-                operands,
-                move |x| {
-                    let (mut results, mut rest) = (Vec::new(), &x[..]);
-                    for &(word, operands) in &words {
-                        let (own, others) = rest.split_at(operands);
-                        let own: Vec<&Tensor> = own.iter().collect();
-                        results.extend(
-                            Tensor::fused_all(word, &own).expect("a CUDA device has all fused kernels")?,
-                        );
-                        rest = others;
-                    }
-                    Ok(results)
-                },
-            ));
+            let is_forward = words.len() == 3 && words.contains(&write);
+            let case = Case::new(format!("{name} {dtype} [{tokens}, {N}, {c}]"), BYTES, operands, move |x| {
+                let (mut results, mut rest) = (Vec::new(), &x[..]);
+                for &(word, operands) in &words {
+                    let (own, others) = rest.split_at(operands);
+                    let own: Vec<&Tensor> = own.iter().collect();
+                    results
+                        .extend(Tensor::fused_all(word, &own).expect("a CUDA device has all fused kernels")?);
+                    rest = others;
+                }
+                Ok(results)
+            });
+            let least = (18 * c * tokens * dtype.size()) as f64;
+            cases.push(if is_forward { case.with_goal(Goal::Passes { bytes: least }) } else { case });
         }
     }
     cases

@@ -7,14 +7,17 @@
 //!
 //! `cuda/measure` puts the program and its compiled kernels into one folder, for a machine that has no Rust.
 
+mod breadth;
 mod case;
 mod cases;
 mod clock;
 mod keep;
 mod operations;
+mod peer;
 mod report;
 mod step;
 mod table;
+mod targets;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +28,7 @@ use limpid_cuda::{Cuda, emulated};
 use case::Sizes;
 use clock::Clock;
 use report::{Report, Row};
+use targets::Target;
 
 #[derive(Parser, Debug)]
 #[command(version, about = "How fast the CUDA backend's kernels are, beside a copy of the card's memory")]
@@ -44,6 +48,9 @@ struct Arguments {
     /// Do not compare operations with the CPU first
     #[arg(long)]
     unchecked: bool,
+    /// Also time the same work with PyTorch, by this script (needs python3 with PyTorch)
+    #[arg(long, value_name = "peer.py")]
+    peer: Option<PathBuf>,
     /// Also write what is said as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -84,22 +91,36 @@ fn measure(arguments: &Arguments) -> Result<bool, String> {
         report.operations = operations::compare(cuda)?;
         println!("{}", table::operations(&report.operations));
     }
-    println!("{}", table::heading());
+    // The table comes at the end, when all of its columns are known.
+    eprintln!("{}", table::heading());
     let mut show = |row: Row| {
-        println!("{}", table::row(&row, report.copy()));
+        eprintln!("{}", table::row(&row, report.copy()));
         report.rows.push(row);
     };
-    for case in
-        cases::all(&sizes).iter().filter(|case| case.is_reference || case.name.contains(&arguments.only))
-    {
+    let cases = cases::all(&sizes).into_iter().chain(breadth::all(&sizes));
+    for case in cases.filter(|case| case.is_reference || case.name.contains(&arguments.only)) {
         show(case.measure(cuda, &clock, &sizes));
     }
     for row in step::rows(cuda, &clock, sizes.layers, |name| name.contains(&arguments.only)) {
         show(row);
     }
-    println!("{}", table::legend(&clock, arguments.emulate));
+    if let Some(script) = &arguments.peer
+        && let Err(message) = peer::ask(script, &mut report)
+    {
+        println!("PyTorch does not stand beside limpid: {message}");
+    }
+    println!("{}", table::heading());
+    report.rows.iter().for_each(|row| println!("{}", table::row(row, report.copy())));
+    println!("{}", table::legend(&clock, &report));
+    let mut json = report.to_json();
+    // Of some cases alone nothing follows.
+    if arguments.only.is_empty() {
+        let targets = targets::all(&report);
+        println!("{}", table::targets(&targets));
+        json["targets"] = targets.iter().map(Target::to_json).collect();
+    }
     if let Some(path) = &arguments.json {
-        let text = format!("{:#}\n", report.to_json());
+        let text = format!("{json:#}\n");
         std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(report.is_right())

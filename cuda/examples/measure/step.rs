@@ -12,7 +12,7 @@ use limpid_tensor::rng::Key;
 use limpid_tensor::{DType, Device, Tensor};
 
 use crate::clock::{Clock, Time};
-use crate::report::{Rate, Row};
+use crate::report::{Goal, Rate, Row};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -30,7 +30,7 @@ pub fn rows(cuda: &'static Cuda, clock: &Clock, layers: usize, is_wanted: impl F
             }
             let time = time(cuda, clock, (variant, layers), captured);
             let measured = time.map(|time| (time, Rate::None)).map_err(|error| error.to_string());
-            rows.push(Row { name, is_reference: false, measured });
+            rows.push(Row { name, is_reference: false, goal: Goal::None, measured, library: None });
         }
     }
     rows

@@ -4,17 +4,15 @@ use limpid_cuda::Cuda;
 
 use crate::clock::Clock;
 use crate::operations::{Compared, Found};
-use crate::report::{Rate, Row};
+use crate::report::{Rate, Report, Row};
+use crate::targets::Target;
 
 pub fn device(cuda: &Cuda, is_emulated: bool) -> String {
     let properties = cuda.properties();
     let (major, minor) = properties.capability;
     let gib = properties.memory as f64 / (1u64 << 30) as f64;
-    let what = if is_emulated {
-        "EMULATED: these times are this processor's and say nothing of a card\n"
-    } else {
-        ""
-    };
+    let what =
+        if is_emulated { "EMULATED: these times are this processor's and measure nothing\n" } else { "" };
     format!(
         "{what}{}, capability {major}.{minor}, {} multiprocessors, {gib:.1} GiB",
         cuda.model(),
@@ -39,34 +37,54 @@ pub fn operations(all: &[Compared]) -> String {
 
 pub fn heading() -> String {
     let line = "─".repeat(92);
-    format!("\n{:<49} {:>12} {:>6} {:>14} {:>7}\n{line}", "", "µs", "±", "rate", "of copy")
+    format!("\n{:<47} {:>10} {:>6} {:>14} {:>11}\n{line}", "", "µs", "±", "rate", "% copy/lib.")
 }
 
-/// A row, beside the bytes a second of the copy.
+/// A row, beside the bytes a second of the copy and the time of the library.
 pub fn row(row: &Row, copy: Option<f64>) -> String {
     let (time, rate) = match &row.measured {
         Ok(measured) => measured,
-        Err(message) => return format!("{:<49} FAILED: {message}", row.name),
+        Err(message) => return format!("{:<47} FAILED: {message}", row.name),
     };
     let rate = match rate {
         Rate::Bytes(bytes) => format!("{:.1} GB/s", bytes / time.microseconds / 1e3),
         Rate::Operations(operations) => format!("{:.1} TFLOP/s", operations / time.microseconds / 1e6),
         Rate::None => String::new(),
     };
-    let of_copy =
-        row.bandwidth().zip(copy).map(|(of_this, of_copy)| format!("{:.0} %", 100.0 * of_this / of_copy));
+    let percent = |part: Option<f64>| part.map(|part| format!("{:.0}", 100.0 * part)).unwrap_or_default();
+    let of_copy = row.bandwidth().zip(copy).map(|(of_this, of_copy)| of_this / of_copy);
     let line = format!(
-        "{:<49} {:>12.2} {:>5.1}% {rate:>14} {:>7}",
+        "{:<47} {:>10.2} {:>5.1}% {rate:>14} {:>5} {:>5}",
         row.name,
         time.microseconds,
         100.0 * time.spread,
-        of_copy.unwrap_or_default()
+        percent(of_copy),
+        percent(row.of_library()),
     );
     line.trim_end().to_string()
 }
 
-pub fn legend(clock: &Clock, is_emulated: bool) -> String {
-    let samples = match is_emulated {
+/// The aims, and how many rows stand to each.
+pub fn targets(all: &[Target]) -> String {
+    let mut text = String::from("\nWhat was aimed at:");
+    for target in all {
+        let verdict = target.verdict().words();
+        text += &format!("\n  {verdict:<12}  {} ({} rows)", target.sentence, target.rows());
+        for (name, part) in target.missed() {
+            text += &format!("\n{:16}{name}: {:.0} % of the way", "", 100.0 * part);
+        }
+    }
+    text
+}
+
+pub fn legend(clock: &Clock, report: &Report) -> String {
+    let library = match &report.library {
+        Some(by) => {
+            format!("lib.: the time of {by}, the faster of eager and compiled, as a part of the time here.")
+        }
+        None => "lib.: no library was asked.".to_string(),
+    };
+    let samples = match report.is_emulated {
         true => "One repetition each: these times say nothing.".to_string(),
         false => format!(
             "Medians of {} samples of {} ms or more; ±: half of what lies between the shortest and the longest.",
@@ -75,6 +93,7 @@ pub fn legend(clock: &Clock, is_emulated: bool) -> String {
         ),
     };
     format!(
-        "\nGB/s: each element of the operands read once, each of the results written once, whatever a kernel moves.\n{samples}"
+        "\nGB/s: each element of the operands read once, each of the results written once, whatever a kernel moves.\n\
+         copy: the rate as a part of that of the first row, a copy by the driver.\n{library}\n{samples}"
     )
 }
