@@ -10,6 +10,8 @@ use super::{Factor, Matrix};
 use crate::HostBuffer;
 use crate::cpu::vector::{Kernel, Vector, for_vectors};
 
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
 /// Bytes of a panel of B.
 const PANEL: usize = 32 << 10;
 /// Bytes of a block of A.
@@ -21,6 +23,8 @@ const BLOCK_OF_B: usize = 4 << 20;
 const SPAN_OF_B: usize = 32 << 10;
 /// The same of the columns of A, of which a tile reads a few numbers each.
 const SPAN_OF_A: usize = 128 << 10;
+/// Columns of A that are packed before the next: as many lines, at regular steps, as the first-level cache has places for.
+const PACKED_TOGETHER: usize = 8;
 /// Fewer rows of A than this make no copy of B worth while.
 const FEW_ROWS: usize = 4 * ROWS;
 /// Fewer columns of B than this make no copy of A worth while.
@@ -53,8 +57,12 @@ impl<T: Factor> Kernel<T> for Product<T> {
         let Product { m, k, n, a, b, c, c_step } = self;
         let most = most::<T, V>(m);
         let numbers = |bytes: usize| bytes / size_of::<T>();
-        let k_block = part(k, numbers(PANEL) / (most * V::WIDTH), 1);
-        let m_block = part(m, numbers(BLOCK_OF_A) / k_block, ROWS);
+        // Every block of k is a pass over the result. Rather than more than two, blocks one level farther from the processor:
+        // those with vectors of a line have a second level of a megabyte and more, and load from it as fast as a tile multiplies.
+        let near = numbers(PANEL) / (most * V::WIDTH);
+        let farther = if V::WIDTH * size_of::<T>() == LINE && k > 2 * near { 8 } else { 1 };
+        let k_block = part(k, farther * near, 1);
+        let m_block = part(m, farther * numbers(BLOCK_OF_A) / k_block, ROWS);
         let n_block = part(n, numbers(BLOCK_OF_B) / k_block, most * V::WIDTH);
 
         let span = |step: isize| step.unsigned_abs() * k_block * size_of::<T>();
@@ -78,11 +86,16 @@ impl<T: Factor> Kernel<T> for Product<T> {
             for (p, k_part) in parts(k, k_block) {
                 for (i_block, m_part) in parts(m, m_block) {
                     if pack_a {
-                        for (i, rows) in heights(m_part) {
-                            let tile = a.from(i_block + i, p).transposed();
-                            let to = packed_a.wrapping_add(i * k_part);
-                            // SAFETY: rows and terms of the block are there, and the memory has room for the block and a vector.
-                            unsafe { panel::<T, V>(tile, k_part, rows, to, rows) };
+                        // A few columns of A for all tiles, then the next: what a tile takes of a column is less than a line.
+                        for (q, columns) in parts(k_part, PACKED_TOGETHER) {
+                            for (i, rows) in heights(m_part) {
+                                let tile = a.from(i_block + i, p + q).transposed();
+                                let to = packed_a.wrapping_add(i * k_part + q * rows);
+                                // SAFETY: rows and terms of the block are there, and the memory has room for the block and a
+                                // vector. Columns of A do not lie one number apart, so none of those is written (`panel`
+                                // does only where it transposes): it could be another tile's.
+                                unsafe { panel::<T, V>(tile, columns, rows, to, rows) };
+                            }
                         }
                     }
                     let mut done = 0;
