@@ -48,7 +48,7 @@ fn every_kernel_agrees_with_the_cpu_in_every_order_and_nothing_is_found() {
     stand_in.stop_observing();
     let launched = std::mem::take(&mut *launched.lock().expect("nobody panics with it"));
     let every = names::every_kernel();
-    let missed: Vec<&String> = every.difference(&launched).collect();
+    let missed: Vec<&String> = every.keys().filter(|kernel| !launched.contains(*kernel)).collect();
     assert!(
         missed.is_empty(),
         "{} of {} kernels are launched by no operation: {missed:?}",

@@ -1,6 +1,5 @@
 //! The cases that are timed on a card, each once on the emulator: all of them run, and their record says so.
 
-#![cfg(has_gxx)]
 #![allow(dead_code, reason = "what only the program needs is not used here")]
 
 #[path = "../examples/measure/breadth.rs"]

@@ -41,7 +41,7 @@ typedef void (*Collective)(void** operands, const void* place);
 typedef void (*Deferred)(void* operands);
 
 enum Fence { FENCE_BLOCK, FENCE_DEVICE, FENCE_PROXY, FENCE_PRODUCT };
-enum Access { READ, WRITE, ATOMIC, READ_UNALIGNED, WRITE_UNALIGNED };
+enum Access { READ, WRITE, ATOMIC, READ_UNALIGNED, WRITE_UNALIGNED, READ_OPERAND };
 /// Who waits for an asynchronous instruction, and how many threads meet: a thread, a warp, a group of four warps.
 enum Group { THREAD = 1, WARP = 32, WARPGROUP = 128 };
 

@@ -191,7 +191,7 @@ EMULATE_LAMBDA void read_tile(float (&tile)[rows][16], u64 descriptor, bool mn_m
         for (int k = 0; k < 16; k++) {
             const void* element = runtime->shared_pointer(current, element_offset(descriptor, mn, k, mn_major));
             unsigned short bits;
-            note(element, 2, READ, place);
+            note(element, 2, READ_OPERAND, place);
             __builtin_memcpy(&bits, element, 2);
             tile[mn][k] = float_of_bits((unsigned)bits << 16);
         }

@@ -64,6 +64,8 @@ pub(crate) const WRITE: c_int = 1;
 pub(crate) const ATOMIC: c_int = 2;
 pub(crate) const READ_UNALIGNED: c_int = 3;
 pub(crate) const WRITE_UNALIGNED: c_int = 4;
+/// By a product of four warps.
+pub(crate) const READ_OPERAND: c_int = 5;
 
 /// What a product of a group of four warps uses while it is under way.
 #[repr(C)]

@@ -21,6 +21,8 @@ pub(crate) struct Access {
     pub atomic: bool,
     /// Whether the address must be a multiple of the size.
     pub aligned: bool,
+    /// Whether it is part of a request of its thread's warp.
+    pub requested: bool,
     /// The return address in the library.
     pub place: usize,
 }
@@ -33,6 +35,7 @@ impl Access {
             write: matches!(kind, abi::WRITE | abi::WRITE_UNALIGNED | abi::ATOMIC),
             atomic: kind == abi::ATOMIC,
             aligned: !matches!(kind, abi::READ_UNALIGNED | abi::WRITE_UNALIGNED),
+            requested: kind != abi::READ_OPERAND,
             place,
         }
     }

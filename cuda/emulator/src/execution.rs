@@ -343,7 +343,7 @@ impl<'m> Execution<'m> {
             return true;
         }
         let shared = target == Target::Shared;
-        if let Some(traffic) = &mut self.traffic {
+        if let Some(traffic) = self.traffic.as_mut().filter(|_| access.requested) {
             let site = Site { place: access.place, shared, write: access.write };
             traffic.add(site, thread, access.address, access.size);
         }

@@ -156,7 +156,8 @@ impl fmt::Display for Place {
 ///
 /// A warp makes one request for its 32 lanes. From global memory it costs as many transactions as it touches
 /// sectors of 32 bytes; 32 neighbouring floats are 4. From shared memory it costs as many passes as the busiest of
-/// the 32 banks must serve different words; without a bank conflict that is 1.
+/// the 32 banks must serve different words; without a bank conflict that is 1. What a product of four warps reads is no
+/// request of a warp, and not counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traffic {
     /// The load or store.
