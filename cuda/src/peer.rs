@@ -12,6 +12,9 @@ impl Cuda {
     }
 
     fn fetch_from(&'static self, source: &'static Cuda, x: &Tensor) -> Result<Tensor> {
+        // A capture of another thread is waited for.
+        source.bind()?;
+        self.bind()?;
         if self.is_capturing() || source.is_capturing() {
             return Err(self.error(format!(
                 "a tensor of {} is needed while a graph is captured, which belongs to one device",

@@ -102,9 +102,8 @@ fn of_lane_3(trace: &str) -> String {
     let lines = trace.lines().filter(|line| line.contains("lane  3"));
     let lines: Vec<&str> = lines.map(|line| line.split(" in ").next().expect("one").trim()).collect();
     let loads = |line: &&str| line.contains("reads 16 bytes");
-    let cotangent = lines.iter().position(|line| loads(&line)).expect("K is loaded");
-    let cotangent =
-        cotangent + 4 + lines[cotangent + 4..].iter().position(|line| loads(&line)).expect("so is g");
+    let cotangent = lines.iter().position(loads).expect("K is loaded");
+    let cotangent = cotangent + 4 + lines[cotangent + 4..].iter().position(loads).expect("so is g");
     [&lines[..5], &["…"], &lines[cotangent - 1..cotangent + 5], &["…"]].concat().join("\n")
 }
 

@@ -91,10 +91,13 @@ fn measure(arguments: &Arguments) -> Result<bool, String> {
         report.operations = operations::compare(cuda)?;
         println!("{}", table::operations(&report.operations));
     }
+    let line = |row: &Row, copy: Option<f64>| match arguments.emulate {
+        true => table::emulated_row(row),
+        false => table::row(row, copy),
+    };
     // The table comes at the end, when all of its columns are known.
-    eprintln!("{}", table::heading());
     let mut show = |row: Row| {
-        eprintln!("{}", table::row(&row, report.copy()));
+        eprintln!("{}", line(&row, report.copy()));
         report.rows.push(row);
     };
     let cases = cases::all(&sizes).into_iter().chain(breadth::all(&sizes));
@@ -109,9 +112,13 @@ fn measure(arguments: &Arguments) -> Result<bool, String> {
     {
         println!("PyTorch does not stand beside limpid: {message}");
     }
-    println!("{}", table::heading());
-    report.rows.iter().for_each(|row| println!("{}", table::row(row, report.copy())));
-    println!("{}", table::legend(&clock, &report));
+    if arguments.emulate {
+        report.rows.iter().for_each(|row| println!("{}", line(row, None)));
+    } else {
+        println!("{}", table::heading());
+        report.rows.iter().for_each(|row| println!("{}", line(row, report.copy())));
+        println!("{}", table::legend(&clock, &report));
+    }
     let mut json = report.to_json();
     // Of some cases alone nothing follows.
     if arguments.only.is_empty() {

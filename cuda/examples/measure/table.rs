@@ -64,6 +64,16 @@ pub fn row(row: &Row, copy: Option<f64>) -> String {
     line.trim_end().to_string()
 }
 
+/// A row of an emulator: that it ran, and nothing that could be taken for a card's.
+pub fn emulated_row(row: &Row) -> String {
+    match &row.measured {
+        Ok((time, _)) => {
+            format!("{:<47} ran, in {:.1} ms of this processor", row.name, time.microseconds / 1e3)
+        }
+        Err(message) => format!("{:<47} FAILED: {message}", row.name),
+    }
+}
+
 /// The aims, and how many rows stand to each.
 pub fn targets(all: &[Target]) -> String {
     let mut text = String::from("\nWhat was aimed at:");
@@ -84,14 +94,11 @@ pub fn legend(clock: &Clock, report: &Report) -> String {
         }
         None => "lib.: no library was asked.".to_string(),
     };
-    let samples = match report.is_emulated {
-        true => "One repetition each: these times say nothing.".to_string(),
-        false => format!(
-            "Medians of {} samples of {} ms or more; ±: half of what lies between the shortest and the longest.",
-            clock.samples,
-            clock.shortest.as_millis()
-        ),
-    };
+    let samples = format!(
+        "Medians of {} samples of {} ms or more; ±: half of what lies between the shortest and the longest.",
+        clock.samples,
+        clock.shortest.as_millis()
+    );
     format!(
         "\nGB/s: each element of the operands read once, each of the results written once, whatever a kernel moves.\n\
          copy: the rate as a part of that of the first row, a copy by the driver.\n{library}\n{samples}"
