@@ -153,7 +153,7 @@ mod tests {
         arguments.output(&mut y).optional(None);
         cuda.launch(&READS_NULL, "reads_null", Grid::new(1, 32), &mut arguments).expect("it is queued");
         let illegal = "an illegal memory access was encountered (CUDA_ERROR_ILLEGAL_ADDRESS)";
-        let message = |result: Result<()>| result.err().expect("the device has failed").to_string();
+        let message = |result: Result<()>| result.expect_err("the device has failed").to_string();
         let read = message(y.to_vec::<f32>().map(drop));
         assert_eq!(read, format!("cuda:1: waiting for a copy: {illegal}"), "the first who waits is told");
 
