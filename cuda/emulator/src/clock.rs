@@ -302,23 +302,25 @@ mod tests {
     #[test]
     fn products_see_what_a_fence_has_followed() {
         let mut clock = Clock::new(1);
-        clock.begin_block(4);
+        clock.begin_block(8);
         let is_seen = |clock: &Clock, write| clock.is_seen_by_products(write, 0..128);
-        let [before, other] = [5, 6].map(|thread| clock.stamp(thread, false));
-        clock.fence_for_products(5);
-        let after = clock.stamp(5, false);
+        let [before, other] = [200, 201].map(|thread| clock.stamp(thread, false));
+        clock.fence_for_products(200);
+        let after = clock.stamp(200, false);
         assert!(is_seen(&clock, before));
         assert!(!is_seen(&clock, after), "it was written behind the fence");
         assert!(!is_seen(&clock, other), "another thread's fence");
-        assert_eq!(clock.order(before, 5), Order::Before);
+        assert_eq!(clock.order(before, 200), Order::Before);
+        (0..128).for_each(|thread| clock.fence_for_products(thread));
+        assert!(!is_seen(&clock, after), "who multiplies has made a fence before the barrier");
         clock.pass_barrier();
         assert!(!is_seen(&clock, after), "a barrier is no fence");
         (0..127).for_each(|thread| clock.fence_for_products(thread));
         assert!(!is_seen(&clock, after), "all but one of those that multiply");
         clock.fence_for_products(127);
         assert!(is_seen(&clock, after) && is_seen(&clock, other));
-        assert_eq!(clock.user(after), User::Thread(5));
-        clock.begin_block(4);
+        assert_eq!(clock.user(after), User::Thread(200));
+        clock.begin_block(8);
         assert!(is_seen(&clock, after), "of another block");
     }
 
