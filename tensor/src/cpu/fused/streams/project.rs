@@ -40,6 +40,12 @@ impl<T: Real> Panels<'_, T> {
         (row / PLACES * m + column) * PLACES + row % PLACES
     }
 
+    /// A column's numbers from a row on, and [`PLACES`] farther those of the next column; nothing if there is no column.
+    #[inline(always)]
+    fn from(&self, row: usize, column: usize) -> &[T] {
+        self.all.get(Self::place(self.m, row, column)..).unwrap_or_default()
+    }
+
     /// Packs them. What a panel has beyond the last row is 0.
     fn pack(rows: usize, phi: &[&Tensor], m: usize) -> Result<HostBuffer> {
         let mut packed = HostBuffer::new(Self::size(rows, m) * size_of::<T>());
@@ -116,7 +122,7 @@ impl<T: Real> Project<'_, T> {
         for place in (0..PLACES).step_by(V::WIDTH) {
             let mut vectors = [[V::all(T::ZERO); N]; R];
             for at in (place..whole).step_by(PLACES) {
-                let panel = &self.phi.all[Panels::<T>::place(m, at, j)..];
+                let panel = self.phi.from(at, j);
                 let mut phi = [V::all(T::ZERO); N];
                 for c in 0..N {
                     phi[c] = V::load(panel, c * PLACES);
@@ -226,7 +232,7 @@ fn product_at<T: Real, V: Vector<T>, const R: usize>(
     at: usize,
 ) {
     let m = of.phi.m;
-    let panel = &of.phi.all[Panels::<T>::place(m, at, 0)..];
+    let panel = of.phi.from(at, 0);
     // What is read next lies in rows of a page or less, too short for the processor to see where they lead.
     for r in 0..R {
         prefetch(of.v.of(first + r), at);
@@ -266,7 +272,7 @@ fn outer_at<T: Real, V: Vector<T>, const R: usize>(
     at: usize,
 ) {
     let m = of.phi.m;
-    let panel = &mut dphi[Panels::<T>::place(m, at, 0)..];
+    let panel = dphi.get_mut(Panels::<T>::place(m, at, 0)..).unwrap_or_default();
     let mut v = [V::all(T::ZERO); R];
     for r in 0..R {
         v[r] = V::load(of.v.of(first + r), at);

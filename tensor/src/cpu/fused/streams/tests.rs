@@ -123,7 +123,7 @@ fn projections(
     let (tokens, k) = (lead.iter().product::<usize>(), n * c);
     let xs = naive(x);
     let mut cases = Vec::new();
-    for widths in [&[1usize][..], &[n, n, n * n], &[17, 0, 30]] {
+    for widths in [&[0usize][..], &[1], &[n, n, n * n], &[17, 0, 30]] {
         let m: usize = widths.iter().sum();
         // The second is transposed in memory.
         let phi = |(i, &width): (usize, &usize)| match i {
