@@ -404,7 +404,8 @@ impl<'a, T: Real> Shares<'a, T> {
             }
         }
         if let Some([h, a]) = &self.read {
-            sum = V::all(a.of(token)[i]).mul_add(V::load(h.of(token), at), sum);
+            // A share of its own, rounded before it is added.
+            sum = sum + V::all(a.of(token)[i]) * V::load(h.of(token), at);
         }
         sum
     }
