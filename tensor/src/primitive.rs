@@ -499,6 +499,10 @@ pub struct WeightStep {
 pub enum Fused {
     /// `act(x·wᵀ + b)`: x `[.., in]`, w `[out, in]`, optional b `[out]` → `[.., out]`.
     Linear(Activation),
+    /// Where the vjp of [`Linear`](Fused::Linear) begins: its result y and the cotangent g of that, both `[.., C]`, → that of
+    /// the sum that the activation was applied to, `g∘act′`, which is a function of y, `[.., C]`, and of b, `Σ_rows g∘act′`,
+    /// `[C]`.
+    LinearBackward(Activation),
     /// `exp(x − max x)/Σ exp(x − max x)` over the last axis.
     Softmax,
     /// The vjp of [`Softmax`](Fused::Softmax), `y∘(g − Σ g∘y)`: its result y and the cotangent g of that, both `[.., C]`, →
@@ -612,6 +616,10 @@ impl Fused {
         let (shape, dtype) = (&x[0].shape, x[0].dtype);
         let only = match self {
             Fused::Linear(_) => Meta { shape: shape.with(shape.len() - 1, x[1].shape[0]), dtype },
+            Fused::LinearBackward(_) => {
+                let columns = shape[shape.len() - 1];
+                return smallvec![x[0].clone(), Meta { shape: Shape::from([columns]), dtype }];
+            }
             Fused::CrossEntropy => Meta { shape: x[1].shape.clone(), dtype },
             Fused::SinkhornSteps(_) => {
                 let rank = shape.len();

@@ -1,11 +1,15 @@
 //! A linear layer in one pass.
 
-use limpid_tensor::{Activation, Fused, Inferred, Map, Meta, Result, Tensor};
+use std::cell::LazyCell;
+use std::rc::Rc;
+
+use limpid_tensor::{Activation, Fused, Inferred, Map, Meta, Result, Shape, Tensor};
 use smallvec::SmallVec;
 
 use crate::op::{Cotangents, Needs, Op, Pullback, Pushforward};
 use crate::ops::elementwise::Elementwise;
 use crate::ops::fused;
+use crate::ops::together::Together;
 use crate::var::Var;
 
 /// `y = act(x·Wᵀ + b)`: x `[.., in]`, W `[out, in]`, optional b `[out]` → `[.., out]`.
@@ -18,6 +22,14 @@ pub struct Linear {
     pub activation: Activation,
 }
 
+/// One of the two that the vjp of [`Linear`] begins with: y and ȳ → z̄ (0) or b̄ (1).
+#[derive(Debug)]
+struct LinearBackward {
+    activation: Activation,
+    of: usize,
+    together: Rc<Together>,
+}
+
 /// `c ∘ act′`, given the activation's result y.
 fn chain<'t>(activation: Activation, y: Var<'t>, c: Var<'t>) -> Var<'t> {
     match activation {
@@ -26,6 +38,14 @@ fn chain<'t>(activation: Activation, y: Var<'t>, c: Var<'t>) -> Var<'t> {
         Activation::Tanh => c * (1.0 - y * y),
         Activation::Sigmoid => c * (y * (1.0 - y)),
         other => unreachable!("linear: {other:?} has no derivative by its result"),
+    }
+}
+
+/// Where relu, whose result is y, lets pass.
+fn branches(activation: Activation, y: &Tensor) -> Result<Option<Tensor>> {
+    match activation {
+        Activation::Relu => Tensor::map(Map::Sign, &[y]).map(Some),
+        _ => Ok(None),
     }
 }
 
@@ -79,20 +99,26 @@ impl Op for Linear {
         products.or(Needs::OUTPUT.when(self.activation != Activation::Identity))
     }
 
-    /// Where relu lets pass.
     fn branches(&self, _x: &[&Tensor], y: &Tensor) -> Result<Option<Tensor>> {
-        match self.activation {
-            Activation::Relu => Tensor::map(Map::Sign, &[y]).map(Some),
-            _ => Ok(None),
-        }
+        branches(self.activation, y)
     }
 
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
-        let g = chain(self.activation, at.y(), at.g());
+        let activation = self.activation;
+        let wanted = vec![at.wants(0) || at.wants(1), at.arity() == 3 && at.wants(2)];
+        let together = Rc::new(Together::new(at, Fused::LinearBackward(activation), wanted));
+        let part = |of| {
+            let part = LinearBackward { activation, of, together: together.clone() };
+            at.g().tape().record(part, &[at.y(), at.g()])
+        };
+        // Of the identity z̄ is ȳ, and there is nothing to share.
+        let is_identity = activation == Activation::Identity;
+        let dz = LazyCell::new(|| if is_identity { at.g() } else { part(0) });
         at.each(|i| match i {
-            0 => rows(g).matmul(at.x(1)).reshape(at.x(0).shape()),
-            1 => rows(g).transpose(0, 1).matmul(rows(at.x(0))),
-            _ => g.sum_to(&at.x(2).shape()),
+            0 => rows(*dz).matmul(at.x(1)).reshape(at.x(0).shape()),
+            1 => rows(*dz).transpose(0, 1).matmul(rows(at.x(0))),
+            _ if is_identity => at.g().sum_to(&at.x(2).shape()),
+            _ => part(1),
         })
     }
 
@@ -115,6 +141,46 @@ impl Op for Linear {
         let n = y.shape.elements() as u64;
         let products = 2 * n * x[1].shape[1] as u64;
         products + n * (u64::from(x.len() == 3) + u64::from(self.activation != Activation::Identity))
+    }
+}
+
+impl Op for LinearBackward {
+    fn name(&self) -> &'static str {
+        ["linear_backward", "linear_bias_backward"][self.of]
+    }
+
+    fn attributes(&self) -> String {
+        self.activation.map().map_or_else(String::new, |f| f.name().into())
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        if x[0] != x[1] {
+            return Err(format!("expected a cotangent {}, found {}", x[0], x[1]));
+        }
+        let mut results = Fused::LinearBackward(self.activation).results(x);
+        Ok(results.swap_remove(self.of))
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+        self.together.result(self.of, self, x)
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        Needs::inputs(&[0, 1])
+    }
+
+    fn branches(&self, x: &[&Tensor], _y: &Tensor) -> Result<Option<Tensor>> {
+        branches(self.activation, x[0])
+    }
+
+    fn expand<'t>(&self, x: &[Var<'t>]) -> Option<Var<'t>> {
+        let dz = chain(self.activation, x[0], x[1]);
+        let shape = dz.shape();
+        Some(if self.of == 0 { dz } else { dz.sum_to(&Shape::from(&shape[shape.len() - 1..])) })
+    }
+
+    fn flops(&self, x: &[&Meta], _y: &Meta) -> u64 {
+        [2, 1][self.of] * x[0].shape.elements() as u64
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which fused kernels there are: f32, f64 and bf16 have all of them.
+//! Which fused kernels there are: f32, f64 and bf16 have all of them but one.
 
 use limpid_tensor::{DType, Fused, Result, Results, Tensor};
 use smallvec::smallvec;
@@ -7,8 +7,8 @@ use super::{connection, matmul, norm, sinkhorn, softmax};
 use crate::device::Cuda;
 
 /// Whether there is a kernel for a first operand of this dtype.
-pub(crate) fn has(_f: Fused, dtype: DType) -> bool {
-    dtype.is_float()
+pub(crate) fn has(f: Fused, dtype: DType) -> bool {
+    dtype.is_float() && !matches!(f, Fused::LinearBackward(_))
 }
 
 /// The kernel's result, if there is a kernel.

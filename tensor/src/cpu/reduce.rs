@@ -119,7 +119,7 @@ const FEW_LANES: usize = 4;
 /// Columns combined at once.
 const TILE: usize = BLOCK;
 /// Rows combined one after the other before the tree begins.
-const ROWS: usize = 16;
+pub(super) const ROWS: usize = 16;
 
 struct Fold<'a, S: Stored, F> {
     /// The operand with its axes in the order kept, reduced, kept.
@@ -273,7 +273,7 @@ impl<S: Stored, F: Fn(S::Wide, S::Wide) -> S::Wide + Copy + Sync> Fold<'_, S, F>
 }
 
 /// Where to cut `n > unit` in two: a multiple of `unit` near the middle.
-fn half_of(n: usize, unit: usize) -> usize {
+pub(super) fn half_of(n: usize, unit: usize) -> usize {
     (n / 2).next_multiple_of(unit)
 }
 

@@ -1,9 +1,15 @@
-//! `act(x·wᵀ + b)`: a matrix product, then bias and activation in one pass over each row of the result.
+//! `act(x·wᵀ + b)`: a matrix product, then bias and activation in one pass over each row of the result; and the pass over
+//! the cotangent of that with which its derivative begins.
 
-use super::{Real, for_rows, per_column};
+use smallvec::smallvec;
+
+use super::{PARALLEL_ELEMENTS, Real, expect_shape, for_rows, last_axis, per_column, row_major};
 use crate::cpu::matmul::matmul;
+use crate::cpu::reduce;
+use crate::cpu::simd::widest;
+use crate::cpu::threads;
 use crate::primitive::Activation;
-use crate::{Result, Tensor};
+use crate::{HostBuffer, Result, Results, Shape, Tensor};
 
 /// x `[.., in]`, w `[out, in]`, b `[out]` → `[.., out]`. Whatever the strides of w, it is not copied.
 pub(super) fn linear<T: Real>(act: Activation, x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
@@ -48,12 +54,134 @@ fn finish<T: Real>(y: &mut [T], width: usize, b: Option<&[T]>, act: impl Fn(T) -
     );
 }
 
+/// y and ȳ, both `[.., C]` → `z̄ = ȳ∘act′` and `b̄ = Σ_rows z̄`, `[C]`, which is added up as [`Reduce::Sum`](crate::Reduce)
+/// does it: [`reduce::ROWS`] rows one after the other, then in a tree.
+pub(super) fn linear_backward<T: Real>(act: Activation, y: &Tensor, g: &Tensor) -> Result<Results> {
+    expect_shape("linear_backward", g, y.shape());
+    let (shape, columns) = (y.shape(), last_axis(y));
+    let (y, g) = (y.contiguous()?, g.contiguous()?);
+    let (y, g) = (row_major::<T>(&y), row_major::<T>(&g));
+    Ok(match act {
+        Activation::Identity => backward(
+            shape,
+            columns,
+            y,
+            g,
+            #[inline(always)]
+            |_, g| g,
+        ),
+        Activation::Relu => backward(
+            shape,
+            columns,
+            y,
+            g,
+            #[inline(always)]
+            |y, g| g * y.sign(),
+        ),
+        Activation::Tanh => backward(
+            shape,
+            columns,
+            y,
+            g,
+            #[inline(always)]
+            |y, g| g * (T::ONE - y * y),
+        ),
+        Activation::Sigmoid => backward(
+            shape,
+            columns,
+            y,
+            g,
+            #[inline(always)]
+            |y, g| g * (y * (T::ONE - y)),
+        ),
+    })
+}
+
+/// `f` makes z̄ of y and ȳ. It goes on by value: behind a reference it would be called for each element.
+fn backward<T: Real>(
+    shape: &Shape,
+    columns: usize,
+    y: &[T],
+    g: &[T],
+    f: impl Fn(T, T) -> T + Copy + Sync,
+) -> Results {
+    let rows = y.len() / columns.max(1);
+    let mut dz = HostBuffer::new(size_of_val(y));
+    // Of each slab of rows its sum; in the end the first is the sum of all.
+    let mut sums = HostBuffer::new(rows.div_ceil(reduce::ROWS).max(1) * columns * size_of::<T>());
+    let slab = reduce::ROWS * columns;
+    let task = |number: usize, dz: &mut [T], sum: &mut [T]| {
+        let (y, g) = (&y[number * slab..][..dz.len()], &g[number * slab..][..dz.len()]);
+        widest(
+            #[inline(always)]
+            || slab_backward(dz, sum, y, g, f),
+        );
+    };
+    if y.len() >= PARALLEL_ELEMENTS {
+        threads::chunks_of_two(dz.as_mut(), slab, sums.as_mut(), columns, task);
+    } else if y.is_empty() {
+        sums.as_mut::<T>().fill(T::ZERO);
+    } else {
+        let slabs = dz.as_mut().chunks_mut(slab).zip(sums.as_mut().chunks_mut(columns));
+        slabs.enumerate().for_each(|(number, (dz, sum))| task(number, dz, sum));
+    }
+    add_up(sums.as_mut::<T>(), rows, columns);
+    let sums = sums.into_tensor([rows.div_ceil(reduce::ROWS).max(1), columns], T::DTYPE);
+    let sum = sums.slice(0, 0, 1, 1).reshape([columns]).expect("a row is one piece of memory");
+    smallvec![dz.into_tensor(shape, T::DTYPE), sum]
+}
+
+/// Columns whose sums stay in registers: four of sixteen f32.
+const TILE: usize = 64;
+
+/// Some rows of z̄, and their sum.
+#[inline(always)]
+fn slab_backward<T: Real>(dz: &mut [T], sum: &mut [T], y: &[T], g: &[T], f: impl Fn(T, T) -> T) {
+    let columns = sum.len();
+    let (tiles, rest) = sum.as_chunks_mut::<TILE>();
+    let in_tiles = tiles.len() * TILE;
+    for (number, tile) in tiles.iter_mut().enumerate() {
+        let mut sum = [T::ZERO; TILE];
+        for at in (number * TILE..dz.len()).step_by(columns) {
+            let (dz, y, g) = (&mut dz[at..][..TILE], &y[at..][..TILE], &g[at..][..TILE]);
+            for i in 0..TILE {
+                dz[i] = f(y[i], g[i]);
+                sum[i] = sum[i] + dz[i];
+            }
+        }
+        *tile = sum;
+    }
+    if !rest.is_empty() {
+        rest.fill(T::ZERO);
+        for at in (in_tiles..dz.len()).step_by(columns) {
+            let n = rest.len();
+            let (dz, y, g) = (&mut dz[at..][..n], &y[at..][..n], &g[at..][..n]);
+            for i in 0..n {
+                dz[i] = f(y[i], g[i]);
+                rest[i] = rest[i] + dz[i];
+            }
+        }
+    }
+}
+
+/// Adds up the sums of all slabs of so many rows, into the first.
+fn add_up<T: Real>(sums: &mut [T], rows: usize, columns: usize) {
+    if rows <= reduce::ROWS {
+        return;
+    }
+    let half = reduce::half_of(rows, reduce::ROWS);
+    let (left, right) = sums.split_at_mut(half / reduce::ROWS * columns);
+    add_up(left, half, columns);
+    add_up(right, rows - half, columns);
+    left[..columns].iter_mut().zip(&right[..columns]).for_each(|(left, &right)| *left = *left + right);
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{assert_near, assert_one_answer, numbers};
     use super::*;
     use crate::cpu::fixture::{naive, views};
-    use crate::{DType, Fused, Shape};
+    use crate::{DType, Fused, Map, Reduce};
 
     const ACTIVATIONS: [Activation; 4] =
         [Activation::Identity, Activation::Relu, Activation::Tanh, Activation::Sigmoid];
@@ -148,6 +276,76 @@ mod tests {
                 assert_one_answer(Fused::Linear(act), &[&x.slice(0, 0, 30, 1), &w, &b]);
             }
         }
+    }
+
+    fn backward(act: Activation, y: &Tensor, g: &Tensor) -> Results {
+        Tensor::fused_all(Fused::LinearBackward(act), &[y, g]).unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_cotangent_is_what_the_primitives_make_of_it() {
+        let map = |f, x: &[&Tensor]| Tensor::map(f, x).unwrap();
+        let from_one = Map::Affine { mul: -1.0, add: 1.0 };
+        for dtype in [DType::F32, DType::F64] {
+            let shapes: [&[usize]; 8] =
+                [&[2], &[1, 3], &[16, 5], &[17, 64], &[4, 10, 70], &[130, 300], &[0, 3], &[3, 0]];
+            for shape in shapes {
+                let (y, g) = (numbers(shape, dtype, 1), numbers(shape, dtype, 2));
+                for act in ACTIVATIONS {
+                    let y = act.map().map_or(y.clone(), |f| map(f, &[&y]));
+                    let dz = match act {
+                        Activation::Identity => g.clone(),
+                        Activation::Relu => map(Map::Mul, &[&g, &map(Map::Sign, &[&y])]),
+                        Activation::Tanh => {
+                            map(Map::Mul, &[&g, &map(from_one, &[&map(Map::Mul, &[&y, &y])])])
+                        }
+                        Activation::Sigmoid => {
+                            map(Map::Mul, &[&g, &map(Map::Mul, &[&y, &map(from_one, &[&y])])])
+                        }
+                    };
+                    let axes: Vec<isize> = (0..shape.len() as isize - 1).collect();
+                    // No axes would be all.
+                    let db =
+                        if axes.is_empty() { dz.clone() } else { dz.reduce(Reduce::Sum, &axes).unwrap() };
+                    let found = backward(act, &y, &g);
+                    assert_eq!(naive(&found[0]), naive(&dz), "{act:?} {dtype} {shape:?}");
+                    assert_eq!(naive(&found[1]), naive(&db), "{act:?} {dtype} {shape:?}");
+                    assert_eq!(found[1].shape()[..], shape[shape.len() - 1..]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cotangent_of_any_layout_and_nan_where_there_was_one() {
+        let y = Tensor::from_vec(vec![0.0f32, 2.0, f32::NAN, 1.0, 0.0, 3.0], [3, 2]);
+        for g in views(&[3, 2], DType::F32) {
+            let found = backward(Activation::Relu, &y, &g);
+            let dz = naive(&found[0]);
+            assert!(dz[2].is_nan() && naive(&found[1])[0].is_nan());
+            assert_eq!([dz[0], dz[1], dz[3], dz[4], dz[5]], {
+                let g = naive(&g);
+                [0.0, g[1], g[3], 0.0, g[5]]
+            });
+        }
+    }
+
+    #[test]
+    fn threads_and_vector_widths_do_not_change_a_cotangent() {
+        for dtype in [DType::F32, DType::F64, DType::BF16] {
+            for rows in [40, 700] {
+                let (y, g) = (numbers([rows, 67], dtype, 1), numbers([rows, 67], dtype, 2));
+                for act in ACTIVATIONS {
+                    assert_one_answer(Fused::LinearBackward(act), &[&y, &g]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "linear_backward: expected a cotangent [2, 3], found [2, 4]")]
+    fn a_cotangent_of_another_shape_panics() {
+        backward(Activation::Relu, &numbers([2, 3], DType::F32, 1), &numbers([2, 4], DType::F32, 1));
     }
 
     #[test]

@@ -48,6 +48,7 @@ fn kernel<T: Real>(f: Fused, x: &[&Tensor]) -> Result<Results> {
     let only = match (f, x) {
         (Fused::Linear(act), &[x, w]) => linear::linear::<T>(act, x, w, None),
         (Fused::Linear(act), &[x, w, b]) => linear::linear::<T>(act, x, w, Some(b)),
+        (Fused::LinearBackward(act), &[y, g]) => return linear::linear_backward::<T>(act, y, g),
         (Fused::Softmax, &[x]) => softmax::softmax::<T>(x),
         (Fused::SoftmaxBackward, &[y, g]) => softmax::softmax_backward::<T>(y, g),
         (Fused::LogSoftmax, &[x]) => softmax::log_softmax::<T>(x),
