@@ -7,6 +7,8 @@
 //! What is carried is a [`Load`]: a cotangent, or one that remembers its addends (`ledger.rs`) or tells paths apart
 //! (`spectrum.rs`).
 
+use std::cell::RefCell;
+
 use limpid_tensor::{DType, Meta, Tensor};
 use smallvec::SmallVec;
 
@@ -28,11 +30,13 @@ pub struct Gradients {
     leaves: Recycled<(u32, Tensor)>,
     /// In order of their ids.
     parameters: Recycled<(ParamId, Tensor)>,
+    /// Σ g² of those of which somebody has asked for it, in the same order.
+    squares: RefCell<Recycled<(ParamId, Option<f64>)>>,
     unreached: Vec<String>,
 }
 
 /// What stands under a key in a list in order of its keys, or where it belongs.
-fn find<K: Ord + Copy>(list: &[(K, Tensor)], key: K) -> std::result::Result<usize, usize> {
+fn find<K: Ord + Copy, V>(list: &[(K, V)], key: K) -> std::result::Result<usize, usize> {
     list.binary_search_by_key(&key, |(key, _)| *key)
 }
 
@@ -53,8 +57,47 @@ impl Gradients {
         find(&self.parameters, id).ok().map(|at| &self.parameters[at].1)
     }
 
+    /// Σ g² of the gradient by each of these parameters: what `sum` makes of the gradients, which it is called with once, at
+    /// the first time that one of them is asked for. So norms that are written down and then limited are computed once.
+    ///
+    /// # Errors
+    /// Those of `sum`.
+    ///
+    /// # Panics
+    /// If the loss does not depend on one of them.
+    pub fn squares<E>(
+        &self,
+        of: &[ParamId],
+        sum: impl FnOnce(&[&Tensor]) -> std::result::Result<Vec<f64>, E>,
+    ) -> std::result::Result<Vec<f64>, E> {
+        let known = |id: &ParamId| {
+            let squares = self.squares.borrow();
+            find(&squares, *id).ok().and_then(|at| squares[at].1)
+        };
+        if let Some(all) = of.iter().map(known).collect() {
+            return Ok(all);
+        }
+        let gradient =
+            |id: &ParamId| self.of_parameter(*id).expect("squares: the loss depends on the parameter");
+        let all = sum(&of.iter().map(gradient).collect::<SmallVec<[&Tensor; 64]>>())?;
+        let mut squares = self.squares.borrow_mut();
+        let before = squares.len();
+        for (&id, &square) in of.iter().zip(&all) {
+            match find(&squares[..before], id) {
+                Ok(at) => squares[at].1 = Some(square),
+                Err(_) => squares.push((id, Some(square))),
+            }
+        }
+        squares.sort_unstable_by_key(|(id, _)| *id);
+        Ok(all)
+    }
+
     /// Replaces the gradient by a parameter: how clipping and accumulation are written.
     pub fn set_parameter(&mut self, id: ParamId, gradient: Tensor) {
+        let squares = self.squares.get_mut();
+        if let Ok(at) = find(squares, id) {
+            squares[at].1 = None;
+        }
         match find(&self.parameters, id) {
             Ok(at) => self.parameters[at].1 = gradient,
             Err(at) => self.parameters.insert(at, (id, gradient)),
@@ -191,7 +234,7 @@ impl Tape {
         drop(placed);
         let is_reached = |id: &u32| find(&leaves, *id).is_ok();
         let unreached = flow.sources.iter().filter(|id| !is_reached(id)).map(|&id| self.label(id)).collect();
-        Ok(Gradients { tape: self.identity(), leaves, parameters, unreached })
+        Ok(Gradients { tape: self.identity(), leaves, parameters, squares: RefCell::default(), unreached })
     }
 
     /// The gradient of a scalar by each of `xs`, recorded on the tape, so that it can be differentiated again. Zeros

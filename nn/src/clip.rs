@@ -1,9 +1,9 @@
 //! How large gradients are, and how they are kept from being too large.
 
-use limpid_autograd::Gradients;
+use limpid_autograd::{Gradients, ParamId};
 use limpid_tensor::{DType, Device, Map, Tensor, widest};
 
-use crate::{Error, Parameters, Result};
+use crate::{Error, Parameter, Parameters, Result};
 
 /// The L2 norm of each trainable weight's gradient, by path, in the order of the model; weights without a gradient
 /// are left out. The squares are summed in f64, and the norm is not finite if the gradient is not.
@@ -29,16 +29,18 @@ pub fn global_norm(model: &dyn Parameters, gradients: &Gradients) -> Result<f64>
     }
 }
 
-/// The gradient of each trainable weight that has one, by path, in the order of the model.
-fn by_path<'a>(model: &'a dyn Parameters, gradients: &'a Gradients) -> Vec<(&'a str, &'a Tensor)> {
-    let trainable = model.parameters().into_iter().filter(|p| p.is_trainable());
-    trainable.filter_map(|p| Some((p.path(), gradients.of_parameter(p.id())?))).collect()
+/// Each trainable weight that has a gradient, in the order of the model.
+fn reached<'a>(model: &'a dyn Parameters, gradients: &Gradients) -> Vec<&'a Parameter> {
+    let has_gradient = |p: &&Parameter| p.is_trainable() && gradients.of_parameter(p.id()).is_some();
+    model.parameters().into_iter().filter(has_gradient).collect()
 }
 
-/// `Σ g²` of each trainable weight's gradient, in the order of the model.
-fn squares<'a>(model: &'a dyn Parameters, gradients: &'a Gradients) -> Result<Vec<(&'a str, f64)>> {
-    let (paths, tensors): (Vec<&str>, Vec<&Tensor>) = by_path(model, gradients).into_iter().unzip();
-    Ok(paths.into_iter().zip(sums_of_squares(&tensors)?).collect())
+/// `Σ g²` of each trainable weight's gradient, by path, in the order of the model.
+fn squares<'a>(model: &'a dyn Parameters, gradients: &Gradients) -> Result<Vec<(&'a str, f64)>> {
+    let weights = reached(model, gradients);
+    let ids: Vec<ParamId> = weights.iter().map(|p| p.id()).collect();
+    let squares = gradients.squares(&ids, sums_of_squares)?;
+    Ok(weights.into_iter().map(Parameter::path).zip(squares).collect())
 }
 
 /// What [`clip_norm`] finds out, left on a device that has a kernel for it: the norm, and what the gradients are to be
@@ -49,10 +51,11 @@ pub(crate) fn norm_and_scale(
     max_norm: f64,
     on: &Device,
 ) -> Result<Option<Tensor>> {
-    let mut gradients = by_path(model, gradients);
-    gradients.sort_by_key(|(path, _)| *path);
-    let here = gradients.iter().map(|(_, g)| g.to(on)).collect::<limpid_tensor::Result<Vec<Tensor>>>()?;
-    let named: Vec<(&str, &Tensor)> = gradients.iter().map(|(path, _)| *path).zip(&here).collect();
+    let mut weights = reached(model, gradients);
+    weights.sort_by_key(|p| p.path());
+    let there = weights.iter().filter_map(|p| gradients.of_parameter(p.id()));
+    let here = there.map(|g| g.to(on)).collect::<limpid_tensor::Result<Vec<Tensor>>>()?;
+    let named: Vec<(&str, &Tensor)> = weights.into_iter().map(Parameter::path).zip(&here).collect();
     Ok(on.backend().norm_and_scale(&named, max_norm).transpose()?)
 }
 

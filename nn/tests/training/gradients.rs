@@ -65,6 +65,21 @@ fn the_norm_does_not_depend_on_the_order_of_the_model() {
 }
 
 #[test]
+fn a_square_is_summed_once_for_each_gradient() {
+    let (model, mut gradients) = example(DType::F64);
+    let (b, a) = (model.0[0].id(), model.0[1].id());
+    let sum = |found: f64| move |x: &[&Tensor]| Ok::<_, Error>(vec![found; x.len()]);
+    let never = |_: &[&Tensor]| -> Result<Vec<f64>, Error> { panic!("nothing has changed") };
+    assert_eq!(gradients.squares(&[b], sum(1.0)).unwrap(), [1.0]);
+    assert_eq!(gradients.squares(&[a, b], sum(2.0)).unwrap(), [2.0, 2.0], "one of them was not known");
+    assert_eq!(gradients.squares(&[b, a], never).unwrap(), [2.0, 2.0]);
+    let gradient = gradients.of_parameter(a).unwrap().clone();
+    gradients.set_parameter(a, gradient);
+    assert_eq!(gradients.squares(&[b], never).unwrap(), [2.0]);
+    assert_eq!(gradients.squares(&[a], sum(3.0)).unwrap(), [3.0], "another gradient has taken its place");
+}
+
+#[test]
 fn clipping_scales_only_what_is_too_large() {
     let (model, mut gradients) = example(DType::F64);
     assert_eq!(clip_norm(&model, &mut gradients, 13.0).unwrap(), 13.0);

@@ -18,7 +18,7 @@ use super::threads;
 use super::vector::Scalar;
 use super::walk::data;
 use crate::primitive::infer_matmul;
-use crate::{DType, Element, HostBuffer, Layout, Result, Shape, Tensor};
+use crate::{DType, Element, HostBuffer, Result, Shape, Tensor};
 
 /// Below this many floating-point operations waking a second thread costs more than it saves.
 const PARALLEL: usize = 4_000_000;
@@ -92,28 +92,19 @@ impl<'a> Plan<'a> {
     fn new(a: &'a Tensor, b: &'a Tensor, out: &Shape) -> Plan<'a> {
         let lead = out.len() - 2;
         let (m, n, k) = (out[lead], out[lead + 1], a.shape()[a.shape().len() - 1]);
-        let sizes = |rows: usize, columns: usize| -> Shape {
-            out[..lead].iter().copied().chain([rows, columns]).collect()
+        let operand = |x: &'a Tensor| {
+            let (strides, start) = (x.layout().strides(), x.layout().offset() as isize);
+            let &[.., row, column] = strides else { unreachable!("infer_matmul demands two axes") };
+            Operand { tensor: x, start, steps: Steps { row, column } }
         };
-        let broadcast = "infer_matmul has checked that the leading axes broadcast";
-        let left = a.layout().broadcast(&sizes(m, k)).expect(broadcast);
-        let right = b.layout().broadcast(&sizes(k, n)).expect(broadcast);
-        let operand = |tensor, layout: &Layout| {
-            let strides = layout.strides();
-            let steps = Steps { row: strides[lead], column: strides[lead + 1] };
-            Operand { tensor, start: layout.offset() as isize, steps }
+        // Along an axis that x lacks, or has once for all, it stays where it is.
+        let step = |x: &Tensor, axis: usize| match (axis + x.shape().len()).checked_sub(out.len()) {
+            Some(own) if x.shape()[own] > 1 => x.layout().strides()[own],
+            _ => 0,
         };
-        let mut plan = Plan {
-            m,
-            k,
-            n,
-            a: operand(a, &left),
-            b: operand(b, &right),
-            batch: (0..lead)
-                .map(|axis| BatchAxis { size: out[axis], a: left.strides()[axis], b: right.strides()[axis] })
-                .filter(|axis| axis.size != 1)
-                .collect(),
-        };
+        let axes = (0..lead).filter(|&axis| out[axis] != 1);
+        let batch = axes.map(|axis| BatchAxis { size: out[axis], a: step(a, axis), b: step(b, axis) });
+        let mut plan = Plan { m, k, n, a: operand(a), b: operand(b), batch: batch.collect() };
         plan.fold_batch_into_rows();
         plan.make_a_column_a_row();
         plan
