@@ -41,6 +41,14 @@ fn find<K: Ord + Copy, V>(list: &[(K, V)], key: K) -> std::result::Result<usize,
 }
 
 impl Gradients {
+    /// Those by parameters alone, in order of their ids.
+    pub(crate) fn by_parameters(
+        parameters: impl Iterator<Item = (ParamId, Tensor)>,
+        unreached: &[String],
+    ) -> Gradients {
+        Gradients { parameters: parameters.collect(), unreached: unreached.to_vec(), ..Gradients::default() }
+    }
+
     /// The gradient by a [`variable`](Tape::variable) or parameter, `None` if the loss does not depend on it.
     ///
     /// # Panics

@@ -82,6 +82,14 @@ pub enum Error {
         /// What should have been recorded.
         planned: String,
     },
+    /// A program has an operation that cannot be run again as it is.
+    #[error("{site}: it cannot be replayed: {why}")]
+    NoReplay {
+        /// Which operation.
+        site: Site,
+        /// What would be wrong.
+        why: String,
+    },
     /// The value was asked of an effect, or of a leaf, that the tape no longer holds.
     #[error("{site}: its value was dropped and cannot be computed again")]
     Dropped {

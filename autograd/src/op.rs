@@ -71,6 +71,16 @@ pub trait Op: fmt::Debug + 'static {
         forward_by_expansion(self, x)
     }
 
+    /// [`forward`](Op::forward) where nobody reads the first operand afterwards, so that the result may take its memory.
+    ///
+    /// # Errors
+    /// As for `forward`.
+    fn forward_consuming(&self, first: Tensor, others: &[&Tensor]) -> limpid_tensor::Result<Tensor> {
+        let operands: SmallVec<[&Tensor; 3]> =
+            std::iter::once(&first).chain(others.iter().copied()).collect();
+        self.forward(&operands)
+    }
+
     /// Which operands' values, and whether the result's, the [`vjp`](Op::vjp) reads when the operands marked in
     /// `tracked` want a cotangent. Everything else may be dropped once the surrounding scope closes.
     fn needs(&self, tracked: &[bool]) -> Needs;

@@ -1,72 +1,93 @@
-//! Operations in memory that is used again.
+//! Operations, and what they share, in memory that is used again.
 //!
-//! A step of training records thousands of operations of a few bytes each, and forgets them. [`SharedOp`] is to an
-//! operation what `Rc<dyn Op>` is, but its memory comes from free blocks that the thread keeps, and goes back to them.
+//! A step of training records thousands of operations of a few bytes each, and forgets them. [`Shared`] is to a value
+//! what `Rc` is, but its memory comes from free blocks that the thread keeps, and goes back to them.
 
 use std::alloc::{self, Layout};
 use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 
 use crate::op::Op;
 
+/// A counted reference.
+pub(crate) struct Shared<T: ?Sized>(NonNull<Counted<T>>);
+
 /// A counted reference to an operation.
-pub(crate) struct SharedOp(NonNull<Counted<dyn Op>>);
+pub(crate) type SharedOp = Shared<dyn Op>;
 
 struct Counted<T: ?Sized> {
     references: Cell<usize>,
-    op: T,
+    value: T,
+}
+
+impl<T> Shared<T> {
+    /// The first reference to a value.
+    pub fn holding(value: T) -> Shared<T> {
+        let memory = take(Layout::new::<Counted<T>>()).cast::<Counted<T>>();
+        // SAFETY: the memory has this layout, and nobody else has it.
+        unsafe { memory.write(Counted { references: Cell::new(1), value }) };
+        Shared(memory)
+    }
 }
 
 impl SharedOp {
     pub fn new<T: Op>(op: T) -> SharedOp {
-        let memory = take(Layout::new::<Counted<T>>()).cast::<Counted<T>>();
-        // SAFETY: the memory has this layout, and nobody else has it.
-        unsafe { memory.write(Counted { references: Cell::new(1), op }) };
-        SharedOp(memory)
+        let typed = ManuallyDrop::new(Shared::holding(op));
+        Shared(typed.0 as NonNull<Counted<dyn Op>>)
     }
+}
 
+impl<T: ?Sized> Shared<T> {
     #[inline]
-    fn counted(&self) -> &Counted<dyn Op> {
-        // SAFETY: it was written in `new` and is there until the last reference has gone; only `drop` changes it, then.
+    fn counted(&self) -> &Counted<T> {
+        // SAFETY: it was written in `holding` and is there until the last reference has gone; only `drop` changes it, then.
         unsafe { self.0.as_ref() }
     }
 }
 
-impl Deref for SharedOp {
-    type Target = dyn Op;
+impl<T: ?Sized> Deref for Shared<T> {
+    type Target = T;
     #[inline]
-    fn deref(&self) -> &dyn Op {
-        &self.counted().op
+    fn deref(&self) -> &T {
+        &self.counted().value
     }
 }
 
-impl Clone for SharedOp {
+impl<T: ?Sized> Clone for Shared<T> {
     #[inline]
-    fn clone(&self) -> SharedOp {
+    fn clone(&self) -> Shared<T> {
         let references = &self.counted().references;
         references.set(references.get() + 1);
-        SharedOp(self.0)
+        Shared(self.0)
     }
 }
 
-impl Drop for SharedOp {
+impl<T: ?Sized> Drop for Shared<T> {
     #[inline]
     fn drop(&mut self) {
         let references = &self.counted().references;
         references.set(references.get() - 1);
         if references.get() == 0 {
             let layout = Layout::for_value(self.counted());
-            // SAFETY: this was the last reference, and its operation is not used again.
+            // SAFETY: this was the last reference, and its value is not used again.
             unsafe { ptr::drop_in_place(self.0.as_ptr()) };
             give(self.0.cast(), layout);
         }
     }
 }
 
+impl<T: ?Sized + fmt::Debug> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 /// Sizes of blocks are multiples of this, up to [`SIZES`] times.
 const STEP: usize = 32;
-const SIZES: usize = 4;
+const SIZES: usize = 16;
 const ALIGN: usize = 16;
 
 /// Which list the blocks for a layout are in, if it is small enough for one.

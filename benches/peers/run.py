@@ -110,7 +110,10 @@ def contestants(arguments):
     there, missing = {}, {}
     if arguments.limpid is None:
         build(["cargo", "build", "--release", "-p", "limpid-bench", "--bin", "contestant"], HERE.parent)
-    there["limpid"] = ([arguments.limpid or str(target(HERE.parent) / "contestant")], "")
+    limpid = arguments.limpid or str(target(HERE.parent) / "contestant")
+    there["limpid"] = ([limpid], "")
+    # The same steps of training, whose tape is written once.
+    there["replayed"] = ([limpid, "replay"], "")
     for other in arguments.also:
         name, _, path = other.partition("=")
         there[name] = ([path], "")

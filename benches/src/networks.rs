@@ -1,6 +1,6 @@
 //! What trains: a step of the two-moons experiment, a block of every variant, and one connection by itself.
 
-use limpid_autograd::Tape;
+use limpid_autograd::{Gradients, Replay, Replayed, Tape, Var};
 use limpid_nn::losses::{Reduction, cross_entropy};
 use limpid_nn::optim::{Optimizer, Sgd};
 use limpid_nn::residual::{Mhc, Residual, Start, Variant, VariantConfig};
@@ -16,6 +16,7 @@ pub struct Training {
     model: Mlp,
     optimizer: Sgd,
     tape: Tape,
+    replay: Option<Replay>,
     features: Tensor,
     labels: Tensor,
     /// The loss and the norms of the last step.
@@ -48,6 +49,7 @@ impl Training {
             model,
             optimizer: Sgd::new().with_momentum(0.9),
             tape: Tape::new(),
+            replay: None,
             features: spread(&[batch, 2], -2.0, 2.0, 2000),
             labels: Tensor::from_vec((0..batch as i64).map(|i| i % 2).collect(), [batch]),
             written_down: (0.0, Vec::new()),
@@ -60,12 +62,39 @@ impl Training {
     /// If something could not be computed, or is not finite.
     pub fn step(&mut self) -> Result<[f64; 2], Failure> {
         self.tape.clear(0);
-        let logits = self.model.forward(self.tape.constant(&self.features));
-        let labels = self.tape.constant(&self.labels);
-        let loss = self.tape.scope("loss", || cross_entropy(logits, labels, Reduction::Mean));
+        let [_, _, loss] = self.record();
         let value = loss.item()?;
-        let mut gradients = self.tape.backward(loss)?;
+        let gradients = self.tape.backward(loss)?;
         self.tape.clear(0);
+        self.learn(value, gradients)
+    }
+
+    /// The same step, of which the tape is written once and then replayed.
+    ///
+    /// # Errors
+    /// If something could not be computed, or is not finite.
+    pub fn replayed_step(&mut self) -> Result<[f64; 2], Failure> {
+        if self.replay.is_none() {
+            self.tape.clear(0);
+            let [features, labels, loss] = self.record();
+            self.replay = Some(self.tape.replay(&[features, labels], loss, &[])?);
+            self.tape.clear(0);
+        }
+        let replay = self.replay.as_mut().expect("made above");
+        let model = &self.model;
+        let Replayed { loss, gradients, .. } = replay
+            .run(&[&self.features, &self.labels], |give| model.visit(&mut |p| give(p.id(), p.value())))?;
+        self.learn(loss.item()?, gradients)
+    }
+
+    /// Features, labels and the loss.
+    fn record(&self) -> [Var<'_>; 3] {
+        let (features, labels) = (self.tape.constant(&self.features), self.tape.constant(&self.labels));
+        let logits = self.model.forward(features);
+        [features, labels, self.tape.scope("loss", || cross_entropy(logits, labels, Reduction::Mean))]
+    }
+
+    fn learn(&mut self, value: f64, mut gradients: Gradients) -> Result<[f64; 2], Failure> {
         let norms = gradient_norms(&self.model, &gradients)?.into_iter().map(|(_, norm)| norm).collect();
         let global = clip_norm(&self.model, &mut gradients, 1.0)?;
         self.optimizer.step(&mut self.model, &gradients, 1e-4)?;

@@ -138,6 +138,16 @@ impl Op for Elementwise {
         Tensor::map(self.0, x)
     }
 
+    fn forward_consuming(&self, first: Tensor, others: &[&Tensor]) -> Result<Tensor> {
+        match (self.0, others) {
+            (Map::Add, &[other]) if first.meta() == other.meta() => first.plus(other),
+            (f, &[]) => Tensor::map(f, &[&first]),
+            (f, &[b]) => Tensor::map(f, &[&first, b]),
+            (f, &[a, b]) => Tensor::map(f, &[&first, a, b]),
+            (f, _) => unreachable!("{} takes three operands at most", f.name()),
+        }
+    }
+
     fn needs(&self, tracked: &[bool]) -> Needs {
         use Map::*;
         let wants = |i: usize| tracked.get(i).copied().unwrap_or(false);

@@ -1,7 +1,6 @@
 //! A linear layer in one pass.
 
 use std::cell::LazyCell;
-use std::rc::Rc;
 
 use limpid_tensor::{Activation, Fused, Inferred, Map, Meta, Result, Shape, Tensor};
 use smallvec::SmallVec;
@@ -10,6 +9,7 @@ use crate::op::{Cotangents, Needs, Op, Pullback, Pushforward};
 use crate::ops::elementwise::Elementwise;
 use crate::ops::fused;
 use crate::ops::together::Together;
+use crate::shared::Shared;
 use crate::var::Var;
 
 /// `y = act(x·Wᵀ + b)`: x `[.., in]`, W `[out, in]`, optional b `[out]` → `[.., out]`.
@@ -27,7 +27,7 @@ pub struct Linear {
 struct LinearBackward {
     activation: Activation,
     of: usize,
-    together: Rc<Together>,
+    together: Shared<Together>,
 }
 
 /// `c ∘ act′`, given the activation's result y.
@@ -105,8 +105,12 @@ impl Op for Linear {
 
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
         let activation = self.activation;
-        let wanted = vec![at.wants(0) || at.wants(1), at.arity() == 3 && at.wants(2)];
-        let together = Rc::new(Together::new(at, Fused::LinearBackward(activation), wanted));
+        let wanted = [at.wants(0) || at.wants(1), at.arity() == 3 && at.wants(2)];
+        let together = Shared::holding(Together::new(
+            at,
+            Fused::LinearBackward(activation),
+            wanted.into_iter().collect(),
+        ));
         let part = |of| {
             let part = LinearBackward { activation, of, together: together.clone() };
             at.g().tape().record(part, &[at.y(), at.g()])

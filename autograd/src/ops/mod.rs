@@ -16,7 +16,7 @@ pub mod sinkhorn;
 pub mod softmax;
 pub mod sort;
 pub mod streams;
-mod together;
+pub(crate) mod together;
 pub mod triangle;
 
 use limpid_tensor::{Fused, Result, Shape, Tensor};

@@ -4,7 +4,6 @@
 //! keeping them would save, and makes every higher order follow.
 
 use std::cell::LazyCell;
-use std::rc::Rc;
 
 use limpid_tensor::{Fused, Inferred, Meta, Result, Tensor};
 
@@ -12,6 +11,7 @@ use crate::op::{Cotangents, Needs, Op, Pullback, Pushforward};
 use crate::ops::fused;
 use crate::ops::softmax::row_sum;
 use crate::ops::together::Together;
+use crate::shared::Shared;
 use crate::var::Var;
 
 /// `y = x̂∘γ + β` with `x̂ = (x − mean)·r`, `r = 1/√(var + eps)`, over the last axis: x `[.., C]`, γ and β `[C]`; var is
@@ -44,7 +44,7 @@ pub struct RmsNorm {
 struct LayerNormBackward {
     eps: f64,
     of: usize,
-    together: Rc<Together>,
+    together: Shared<Together>,
 }
 
 /// One of the cotangents that the vjp of [`RmsNorm`] hands back: x, γ and ȳ → the cotangent of operand `of`.
@@ -52,7 +52,7 @@ struct LayerNormBackward {
 struct RmsNormBackward {
     eps: f64,
     of: usize,
-    together: Rc<Together>,
+    together: Shared<Together>,
 }
 
 /// The normalised rows x̂, and r, by which they were scaled.

@@ -9,8 +9,6 @@
 //!
 //! Coefficients, φ and sums are f32 where the state is bf16.
 
-use std::rc::Rc;
-
 use limpid_tensor::{DType, Fused, Handed, Inferred, Meta, Reduce, Result, Shape, Tensor};
 use smallvec::{SmallVec, smallvec};
 
@@ -18,6 +16,7 @@ use crate::op::{Cotangents, Needs, Op, Pullback};
 use crate::ops::fused;
 use crate::ops::movement::concat;
 use crate::ops::together::Together;
+use crate::shared::Shared;
 use crate::var::{Edge, Var};
 
 /// `(v·φ₁, …, v·φₖ)/r` and r, side by side, with v = vec(X) and r = √(mean(v²) + ε): X `[.., n, C]`, φ `[nC, mᵢ]` →
@@ -44,7 +43,7 @@ pub struct StreamWrite;
 struct ProjectBackward {
     handed: Handed,
     of: usize,
-    together: Rc<Together>,
+    together: Shared<Together>,
 }
 
 /// ā of [`StreamRead`]: X and H.
@@ -55,7 +54,7 @@ struct ReadBackward;
 #[derive(Clone, Debug)]
 struct WriteBackward {
     of: usize,
-    together: Rc<Together>,
+    together: Shared<Together>,
 }
 
 /// `Aᵀ·G + aᵀ ⊗ H`: G and A, H and a.
@@ -227,7 +226,7 @@ impl Op for StreamProject {
         let (handed, others) = at.take_terms(0);
         let kernel = Fused::StreamProjectBackward(handed);
         let wanted = (0..at.arity()).map(|i| at.wants(i)).collect();
-        let together = Rc::new(Together::new(at, kernel, wanted));
+        let together = Shared::holding(Together::new(at, kernel, wanted));
         let x: SmallVec<[Var<'t>; 8]> =
             (0..at.arity()).map(|i| at.x(i)).chain([at.y(), at.g()]).chain(others).collect();
         at.each(|of| {
@@ -464,7 +463,7 @@ impl Op for StreamWrite {
         let mut cotangents: Cotangents<'t> = smallvec![of_x];
         if at.wants(2) {
             let wanted = (1..4).map(|i| at.wants(i)).collect();
-            let together = Rc::new(Together::new(at, Fused::StreamWriteBackward, wanted));
+            let together = Shared::holding(Together::new(at, Fused::StreamWriteBackward, wanted));
             let x = [at.x(0), at.x(1), at.x(3), g];
             let part = |of| tape.record(WriteBackward { of, together: together.clone() }, &x);
             cotangents.extend((0..3).map(|of| at.wants(of + 1).then(|| part(of))));

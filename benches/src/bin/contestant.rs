@@ -1,7 +1,7 @@
 //! Limpid's side of the comparison with other frameworks: does what `benches/peers/run.py` asks for, one line at a time.
 //!
 //! `prepare NAME` is answered by `ok` or `skip WHY`, `check` by the sum of the results' mean squares after one run, `time SECONDS` by the
-//! seconds that one run takes.
+//! seconds that one run takes. Started as `contestant replay` it takes part in steps of training alone, whose tape it writes once.
 
 use std::io::{BufRead, Write};
 use std::time::Duration;
@@ -19,6 +19,7 @@ type Workload = Box<dyn FnMut() -> Result<Vec<Tensor>, Failure>>;
 
 fn main() -> Result<(), Failure> {
     set_threads(1)?;
+    let replays = std::env::args().nth(1).as_deref() == Some("replay");
     let mut prepared: Option<(Workload, Option<usize>)> = None;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
@@ -26,7 +27,8 @@ fn main() -> Result<(), Failure> {
             (("prepare", name), prepared) => {
                 *prepared = None;
                 HostMemory::release_pool();
-                *prepared = workload(name)?.map(|work| (work, None));
+                let work = if replays { replay(name)? } else { workload(name)? };
+                *prepared = work.map(|work| (work, None));
                 let is_there = prepared.is_some();
                 if is_there { "ok".into() } else { format!("skip limpid has no {name}") }
             }
@@ -54,14 +56,26 @@ fn check(results: &[Tensor]) -> Result<f64, Failure> {
     results.iter().map(mean_square).sum()
 }
 
+/// The network of two moons, and nothing else that there is to replay.
+fn replay(name: &str) -> Result<Option<Workload>, Failure> {
+    let Some(mut training) = training(name)? else { return Ok(None) };
+    Ok(Some(Box::new(move || Ok(training.replayed_step()?.map(Tensor::scalar).into()))))
+}
+
+fn training(name: &str) -> Result<Option<Training>, Failure> {
+    let Some((width, batch)) = name.strip_prefix("step-").and_then(|sizes| sizes.split_once('-')) else {
+        return Ok(None);
+    };
+    Ok(Some(Training::new(Variant::Residual, 20, width.parse()?, batch.parse()?)?))
+}
+
 fn workload(name: &str) -> Result<Option<Workload>, Failure> {
+    if let Some(mut training) = training(name)? {
+        return Ok(Some(Box::new(move || Ok(training.step()?.map(Tensor::scalar).into()))));
+    }
     let parts: Vec<&str> = name.split('-').collect();
     let number = |text: &str| text.parse::<usize>().map_err(|e| format!("{name}: {e}"));
     Ok(Some(match parts[..] {
-        ["step", width, batch] => {
-            let mut training = Training::new(Variant::Residual, 20, number(width)?, number(batch)?)?;
-            Box::new(move || Ok(training.step()?.map(Tensor::scalar).into()))
-        }
         ["sinkhorn", matrices] => {
             let (logits, cotangent) = sinkhorn_operands(number(matrices)?);
             let mut tape = Tape::new();

@@ -2,7 +2,7 @@
 
 use limpid_autograd::Gradients;
 use limpid_nn::{
-    Accumulator, Parameter, Parameters, Role, clip_norm, clip_value, global_norm, gradient_norms,
+    Accumulator, Error, Parameter, Parameters, Role, clip_norm, clip_value, global_norm, gradient_norms,
 };
 use limpid_tensor::rng::Key;
 use limpid_tensor::{DType, Tensor};

@@ -3,11 +3,11 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use limpid_autograd::Tape;
+use limpid_autograd::{ParamId, Tape};
 use limpid_nn::losses::{Reduction, cross_entropy};
 use limpid_nn::optim::{Adam, Group, Groups, Optimizer, Sgd};
 use limpid_nn::residual::{Variant, VariantConfig};
-use limpid_nn::{Init, MlpConfig, Module};
+use limpid_nn::{Init, MlpConfig, Module, Parameters};
 use limpid_tensor::rng::Key;
 use limpid_tensor::{DType, Tensor};
 
@@ -96,4 +96,32 @@ fn a_training_step_of_the_two_moons_network_allocates_nothing_after_the_first() 
         assert!(counts[0] > 0, "the first step makes the memory");
         assert_eq!(counts[3..], [0; 3], "{depth} layers");
     }
+}
+
+#[test]
+fn nor_does_one_that_is_replayed() {
+    let rows = 128;
+    let samples = random([rows, 2], DType::F32, Key::new(3));
+    let labels = Tensor::from_vec((0..rows as i64).map(|i| i % 2).collect(), [rows]);
+    let config = MlpConfig::default();
+    let mut model =
+        limpid_nn::Mlp::of_variant(&Init::new(0), config, Variant::Residual, &VariantConfig::default())
+            .unwrap();
+    let mut optimizer = Sgd::new().with_momentum(0.9);
+    let tape = Tape::new();
+    let (x, y) = (tape.constant(&samples), tape.constant(&labels));
+    let loss = cross_entropy(model.forward(x), y, Reduction::Mean);
+    let mut replay = tape.replay(&[x, y], loss, &[]).unwrap();
+    drop(tape);
+    let mut step = |_| {
+        allocations(|| {
+            let give = |give: &mut dyn FnMut(ParamId, &Tensor)| model.visit(&mut |p| give(p.id(), p.value()));
+            let step = replay.run(&[&samples, &labels], give).unwrap();
+            assert!(step.loss.item().unwrap().is_finite());
+            optimizer.step(&mut model, &step.gradients, 0.01).unwrap();
+        })
+    };
+    let counts: Vec<usize> = (0..6).map(&mut step).collect();
+    assert!(counts[0] > 0, "the first step makes the memory");
+    assert_eq!(counts[3..], [0; 3]);
 }
