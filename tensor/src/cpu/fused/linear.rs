@@ -40,9 +40,11 @@ fn finish<T: Real>(y: &mut [T], width: usize, b: Option<&[T]>, act: impl Fn(T) -
         width,
         #[inline(always)]
         |_, row| match b {
+            // Index by index: of two iterators side by side the compiler makes a function.
             Some(b) => {
-                for (y, &b) in row.iter_mut().zip(b) {
-                    *y = act(*y + b);
+                let b = &b[..row.len()];
+                for i in 0..row.len() {
+                    row[i] = act(row[i] + b[i]);
                 }
             }
             None => {
