@@ -499,6 +499,8 @@ pub struct WeightStep {
 pub enum Fused {
     /// `act(x·wᵀ + b)`: x `[.., in]`, w `[out, in]`, optional b `[out]` → `[.., out]`.
     Linear(Activation),
+    /// `act(x·wᵀ + b) + r`: r `[.., out]`, x `[.., in]`, w `[out, in]`, optional b `[out]` → `[.., out]`.
+    LinearAdd(Activation),
     /// `exp(x − max x)/Σ exp(x − max x)` over the last axis.
     Softmax,
     /// The vjp of [`Softmax`](Fused::Softmax), `y∘(g − Σ g∘y)`: its result y and the cotangent g of that, both `[.., C]`, →
@@ -619,7 +621,8 @@ impl Fused {
             }
             Fused::LayerNormBackward { .. } => return smallvec![x[0].clone(), x[1].clone(), x[1].clone()],
             Fused::RmsNormBackward { .. } => return smallvec![x[0].clone(), x[1].clone()],
-            Fused::Softmax
+            Fused::LinearAdd(_)
+            | Fused::Softmax
             | Fused::SoftmaxBackward
             | Fused::LogSoftmax
             | Fused::LogSoftmaxBackward
