@@ -76,6 +76,14 @@ fn table() -> Vec<(&'static str, Function, Vec<Vec<Tensor>>)> {
             vec![vec![wide(1), normal(&[4, 3], 2), normal(&[4], 3)], vec![square(1), square(2), row(3)]],
         ),
         (
+            "linear_add",
+            |x| x[0].linear_add(x[1], x[2], Some(x[3])),
+            vec![
+                vec![normal(&[2, 4], 4), wide(1), normal(&[4, 3], 2), normal(&[4], 3)],
+                vec![square(4), square(1), square(2), row(3)],
+            ],
+        ),
+        (
             "gather",
             |x| x[0].gather(1, x[1]),
             vec![vec![normal(&[3, 5], 1), ints(&[4, 0, 0, 2, 1, 1], &[3, 2])], vec![square(1), index()]],

@@ -1,6 +1,8 @@
 // Matrix products in the arithmetic of the dtype itself: f32 and f64 exact to their own rounding, bf16 summed in float.
 //
-//     y[i, j] = f(Σ_p a[i, p]·b[p, j] + bias[j]),   2·m·n·k operations, (m·k + k·n + m·n)·size bytes at least
+//     y[i, j] = f(Σ_p a[i, p]·b[p, j] + bias[j]) + r[i, j]
+//
+// 2·m·n·k operations and (m·k + k·n + m·n)·size bytes at least, m·n operations and m·n·size bytes more for a residual r.
 //
 // What bounds a large product is arithmetic: an H200 has 67 TFLOP/s of f32 (half of that f64) and 4.8 TB/s, so it has
 // time for 14 operations a byte, and a product of n×n matrices of f32 offers n/6 of them. What bounds it in practice is
@@ -26,6 +28,10 @@
 //   7. Long sums in parts                          where even the smallest tiles are few: parts go to scratch memory,
 //                                                  and `sum_parts` adds them in order. 4·splits bytes more an element,
 //                                                  written and read once.
+//   8. Bias, activation and residual at the end    while a sum is in a register. An addition of its own would read the
+//                                                  result and r and write their sum: 3·size bytes more an element; here
+//                                                  it is r alone, size bytes, and where there is none, a pointer that is
+//                                                  null.
 //
 // Every sum of `direct` and of the tiles is one chain of fma in the order of its terms (of each part), so the size of
 // the tile and the way of reading change no bit.
@@ -214,7 +220,7 @@ __device__ void direct(T* y, const MatrixProduct& p, const Finish& finish, const
 #pragma unroll 4
         for (int term = 0; term < p.k; term++)
             sum = fma(widen(a[term * p.a.term_step]), widen(b[term * p.b.term_step]), sum);
-        y[i] = finished<T>(sum, finish, column);
+        y[i] = finished_at<T>(i, sum, finish, column);
     }
 }
 
@@ -244,7 +250,7 @@ __device__ void sum_parts(T* y, const typename Wide<T>::type* parts, int splits,
         typename Wide<T>::type sum = parts[i];
 #pragma unroll 4
         for (int split = 1; split < splits; split++) sum += parts[split * elements + i];
-        y[i] = finished<T>(sum, finish, (unsigned)i - n.quotient((unsigned)i) * n.d);
+        y[i] = finished_at<T>(i, sum, finish, (unsigned)i - n.quotient((unsigned)i) * n.d);
     }
 }
 

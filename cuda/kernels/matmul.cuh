@@ -1,7 +1,7 @@
 // What every kernel of a matrix product shares: where the factors lie, which part of the work a block has, and what
 // happens to a sum on its way to memory.
 //
-//     y[i, j] = f(Σ_p a[i, p]·b[p, j] + bias[j])        for each matrix of a batch
+//     y[i, j] = f(Σ_p a[i, p]·b[p, j] + bias[j]) + r[i, j]        for each matrix of a batch
 //
 // Both factors are seen alike, as vectors along the sum: a has one for each row of the result, b one for each column.
 // The number of such a vector is its `outer` index, the position in it the `term`; a factor is transposed by exchanging
@@ -25,15 +25,18 @@ struct MatrixProduct {
     Walk<2> batch;
 };
 
-/// What is done to a finished sum: plus bias[column], if there is one, then the activation.
+/// What is done to a finished sum: plus bias[column], if there is one, then the activation, plus the element of the
+/// residual, if there is one, which lies as the result does.
 struct Finish {
     const void* bias;
     i64 bias_step;
-    i64 activation; // 0 none, 1 relu, 2 tanh, 3 sigmoid
+    const void* residual;
+    int activation; // 0 none, 1 relu, 2 tanh, 3 sigmoid
+    int vector;     // whether the residual begins at a multiple of 16 bytes
 };
 
 /// f(x), NaN for NaN.
-template <typename W> __device__ __forceinline__ W activated(W x, i64 activation) {
+template <typename W> __device__ __forceinline__ W activated(W x, int activation) {
     if (activation == 1) return x > W(0) || is_nan(x) ? x : W(0);
     if (activation == 2) return tanh(x);
     if (activation == 3) {
@@ -78,11 +81,32 @@ template <int ROWS, int COLUMNS> __device__ __forceinline__ Tile tile_of(const M
 
 // ── Where sums go ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// The finished sum of a column, rounded.
+/// The finished sum of a column, rounded once; `residual` counts if there is one.
 template <typename T>
-__device__ __forceinline__ T finished(typename Wide<T>::type sum, const Finish& finish, int column) {
+__device__ __forceinline__ T finished(typename Wide<T>::type sum, const Finish& finish, int column, T residual) {
     if (finish.bias) sum += widen(static_cast<const T*>(finish.bias)[column * finish.bias_step]);
-    return narrow<T>(activated(sum, finish.activation));
+    sum = activated(sum, finish.activation);
+    if (finish.residual) sum += widen(residual);
+    return narrow<T>(sum);
+}
+
+/// The same of element `at` of the result.
+template <typename T>
+__device__ __forceinline__ T finished_at(i64 at, typename Wide<T>::type sum, const Finish& finish, int column) {
+    T residual = {};
+    if (finish.residual) residual = static_cast<const T*>(finish.residual)[at];
+    return finished<T>(sum, finish, column, residual);
+}
+
+/// The first `inside` of the V elements at `from`: all of them at once if their address allows.
+template <typename T, int V>
+__device__ __forceinline__ Pack<T, V> get(const T* from, int inside, bool vector) {
+    if (vector && inside >= V) return load_pack<T, V>(from);
+    Pack<T, V> values = {};
+#pragma unroll
+    for (int v = 0; v < V; v++)
+        if (v < inside) values.at[v] = from[v];
+    return values;
 }
 
 /// Writes `values` to the first of the V elements at `to` that lie in the matrix: all of them at once if their address
@@ -106,9 +130,11 @@ __device__ __forceinline__ void put_sums(void* y, const MatrixProduct& p, const 
     const i64 at = tile.y + (i64)row * p.n + column;
     const bool vector = p.n % V == 0;
     if (p.splits > 1) return put(static_cast<W*>(y) + at, sums, inside, vector);
-    Pack<T, V> values;
+    Pack<T, V> values, residual = {};
+    if (finish.residual)
+        residual = get<T, V>(static_cast<const T*>(finish.residual) + at, inside, vector && finish.vector);
 #pragma unroll
     for (int v = 0; v < V; v++)
-        if (v < inside) values.at[v] = finished<T>(sums.at[v], finish, column + v);
+        if (v < inside) values.at[v] = finished<T>(sums.at[v], finish, column + v, residual.at[v]);
     put(static_cast<T*>(y) + at, values, inside, vector);
 }

@@ -27,6 +27,9 @@
 //                                for them.
 //   5. Tiles by size             128×256, 128×128 or 64×64, by the size of the result; where even the smallest are few,
 //                                long sums are cut in parts as in matmul.cu.
+//   6. Sums by shared memory     a warp writes rows of 128 bytes of the result, 4 neighbours a thread, and what is added to a
+//                                sum (bias, residual) is read in the same order: m·n elements more for a residual, where
+//                                an addition of its own would move three times as many.
 //
 // Either axis of a factor may be the contiguous one: `ldmatrix` transposes 16-bit elements on the way. Along the sum a
 // stage has 64 terms of bf16 or 32 of tf32, and all tiles multiply them in the same order, so the size of the tile

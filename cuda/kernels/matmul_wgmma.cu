@@ -17,7 +17,8 @@
 //
 // The layout of a stage is that of matmul_stage.cuh, which the instructions know as rows of 128 bytes with swizzled
 // chunks; either axis of a factor may be the contiguous one. Terms are multiplied in the order of
-// matmul_tensor_core.cu, 16 at a time.
+// matmul_tensor_core.cu, 16 at a time. Sums leave by way of shared memory as there, and get bias, activation and residual
+// on the way: of a residual m·n elements are read.
 #include "matmul_stage.cuh"
 
 #ifdef HAS_WGMMA

@@ -2,5 +2,5 @@
 //! that demonstrations, checks and measurements run every kernel there is.
 
 pub use crate::ops::connection::recompute;
-pub use crate::ops::matmul::{has_product, product_by};
+pub use crate::ops::matmul::{has_product, linear_add_by, product_by};
 pub use crate::ops::reduce::reduce_in_turns;

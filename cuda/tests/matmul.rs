@@ -8,7 +8,7 @@ mod emulated;
 mod products {
     use super::emulated::{assert_same_bits, device, findings, is_card, place, stand_in};
     use limpid_tensor::DType::{self, *};
-    use limpid_tensor::{Activation, Device, Fused, Shape, Tensor};
+    use limpid_tensor::{Activation, Device, Fused, Map, Shape, Tensor};
 
     const FLOATS: [DType; 3] = [F32, F64, BF16];
 
@@ -103,7 +103,7 @@ mod products {
     }
 
     #[test]
-    fn linear_adds_a_bias_and_activates() {
+    fn linear_adds_a_bias_and_a_residual_and_activates() {
         let activations = [Activation::Identity, Activation::Relu, Activation::Tanh, Activation::Sigmoid];
         // A row, few rows, a batch, a long sum in parts, and enough for tensor cores.
         let shapes: [(&[usize], usize); 5] =
@@ -115,19 +115,53 @@ mod products {
                 let bias = fractions(&[2 * out], dtype).slice(0, 0, 2 * out, 2).flip(0);
                 for act in activations {
                     for operands in [vec![&x, &w], vec![&x, &w, &bias]] {
-                        assert_linear(act, &operands);
+                        assert_near(Fused::Linear(act), &operands);
+                    }
+                }
+                // Contiguous, beginning where no pack does, and turned.
+                let y = x.shape().with(x.shape().len() - 1, out);
+                let anywhere = fractions(&[y.elements() + 1], dtype).slice(0, 1, y.elements() + 1, 1);
+                let residuals =
+                    [fractions(&y, dtype), anywhere.reshape(&y).unwrap(), fractions(&y, dtype).flip(0)];
+                for (act, r) in activations.into_iter().zip(residuals.iter().cycle()) {
+                    for operands in [vec![r, &x, &w], vec![r, &x, &w, &bias]] {
+                        assert_near(Fused::LinearAdd(act), &operands);
                     }
                 }
             }
         }
     }
 
+    /// In f32 and f64, where nothing is rounded in between; in bf16 a sum and its residual are rounded together.
+    #[test]
+    fn a_residual_in_the_epilogue_has_the_bits_of_an_addition() {
+        for dtype in [F32, F64] {
+            for [m, k, n] in [[2, 5, 3], [2, 100, 4], [40, 50, 70], [9, 1100, 10], [33, 24, 36]] {
+                let [x, w, r] = [[m, k], [n, k], [m, n]].map(|shape| place(&fractions(&shape, dtype)));
+                let fused =
+                    |f, x: &[&Tensor]| Tensor::fused(f, x).expect("there is a kernel").expect("it runs");
+                for act in [Activation::Identity, Activation::Tanh] {
+                    let layer = fused(Fused::Linear(act), &[&x, &w]);
+                    let sum = Tensor::map(Map::Add, &[&r, &layer]).unwrap();
+                    let added = fused(Fused::LinearAdd(act), &[&r, &x, &w]);
+                    let [added, sum] = [added, sum].map(|y| y.to_f64_vec().unwrap());
+                    assert!(added == sum, "{act:?} {dtype} {m}×{k}×{n}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "linear: the residual must be [2, 3], found [2, 1]")]
+    fn a_residual_does_not_broadcast() {
+        let [x, w, r] = [[2, 4], [3, 4], [2, 1]].map(|shape| place(&whole(&shape, F32)));
+        let _ = Tensor::fused(Fused::LinearAdd(Activation::Relu), &[&r, &x, &w]);
+    }
+
     /// Against the CPU, up to the roundings of sums of at most 1100 terms below ¼.
-    fn assert_linear(act: Activation, operands: &[&Tensor]) {
+    fn assert_near(f: Fused, operands: &[&Tensor]) {
         let placed: Vec<Tensor> = operands.iter().map(|x| place(x)).collect();
-        let fused = |x: &[&Tensor]| {
-            Tensor::fused(Fused::Linear(act), x).expect("there is a kernel").expect("it runs")
-        };
+        let fused = |x: &[&Tensor]| Tensor::fused(f, x).expect("there is a kernel").expect("it runs");
         let found = fused(&placed.iter().collect::<Vec<_>>()).to(&Device::cpu()).unwrap();
         let expected = fused(operands);
         assert_eq!(found.meta(), expected.meta());
@@ -139,10 +173,10 @@ mod products {
         let [found, expected] = [found, expected].map(|y| y.to_f64_vec().unwrap());
         for (found, expected) in found.iter().zip(&expected) {
             let near = (found - expected).abs() <= relative * (expected.abs() + 0.1);
-            assert!(near, "{act:?} of {:?}: {found}, the CPU says {expected}", operands[0].meta());
+            assert!(near, "{f:?} of {:?}: {found}, the CPU says {expected}", operands[0].meta());
         }
         let mistakes = findings();
-        assert!(mistakes.is_empty(), "{act:?}: {}", mistakes[0]);
+        assert!(mistakes.is_empty(), "{f:?}: {}", mistakes[0]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use limpid_cuda::emulated::{self, Config};
 use limpid_cuda::{Cuda, by_name};
 use limpid_emulator::{MemoryTraffic, Traffic};
-use limpid_tensor::DType;
+use limpid_tensor::{Activation, DType};
 
 use case::{Case, Sizes, Work};
 
@@ -203,7 +203,8 @@ impl Judged {
     }
 }
 
-/// Products of a tile by kernels that only large matrices get, and of few rows and columns.
+/// Products of a tile by kernels that only large matrices get, and of few rows and columns; each also with a bias and a
+/// residual.
 fn products_by_name() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add =
@@ -216,11 +217,22 @@ fn products_by_name() -> Vec<Case> {
                 };
                 Ok(vec![of(rows, TERMS, a_turned, 0)?, of(TERMS, columns, b_turned, 1)?])
             };
-            let name = format!("product by {kernel}");
-            let queue = move |x: &mut Vec<limpid_tensor::Tensor>| {
-                Ok(vec![by_name::product_by(&kernel, &x[0], &x[1])?])
-            };
+            let (name, by) = (format!("product by {kernel}"), kernel.clone());
+            let queue =
+                move |x: &mut Vec<limpid_tensor::Tensor>| Ok(vec![by_name::product_by(&by, &x[0], &x[1])?]);
             cases.push(Case::new(name, Work::Bytes { in_place: 0 }, operands, queue));
+            let more = move |source: &case::Source| {
+                let mut x = operands(source)?;
+                x.push(source.normal(&[rows, columns], dtype, 2)?);
+                x.push(source.normal(&[columns], dtype, 3)?);
+                Ok(x)
+            };
+            let name = format!("linear_add by {kernel}");
+            let queue = move |x: &mut Vec<limpid_tensor::Tensor>| {
+                let (w, act) = (x[1].transpose(0, 1), Activation::Relu);
+                Ok(vec![by_name::linear_add_by(&kernel, act, [&x[2], &x[0], &w], Some(&x[3]))?])
+            };
+            cases.push(Case::new(name, Work::Bytes { in_place: 0 }, more, queue));
         };
     for dtype in [DType::F32, DType::F64, DType::BF16] {
         add(format!("matmul_direct_{dtype}"), dtype, 64, 64, [false, false]);

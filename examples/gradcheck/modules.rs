@@ -3,9 +3,9 @@
 use limpid::autograd::check::case::draw::Drawn;
 use limpid::autograd::check::case::{Case, Draw, Looks, Values};
 use limpid::nn::residual::{
-    Connection, Delta, DropPath, DynamicHyperConnection, Gated, HyperConnection, Identity, IdentityHc,
-    Interpolated, LayerScale, Mhc, MhcLite, Plain, PostNorm, ReZero, Residual, Scaled, Start, Variant,
-    VariantConfig,
+    Connection, Delta, DropPath, DynamicHyperConnection, FusedResidual, Gated, HyperConnection, Identity,
+    IdentityHc, Interpolated, LayerScale, Mhc, MhcLite, Plain, PostNorm, ReZero, Residual, Scaled, Start,
+    Variant, VariantConfig,
 };
 use limpid::nn::{
     Activation, BatchNorm1d, Dropout, Init, LayerNorm, Linear, Mlp, MlpConfig, Module, Parameter, RmsNorm,
@@ -130,6 +130,13 @@ pub fn modules() -> Vec<Subject> {
         }),
         block("Residual<Plain>", false, |_, _| Box::new(Plain)),
         block("Residual<Identity>", false, |_, _| Box::new(Identity)),
+        module("FusedResidual", |init, channels, _| {
+            let layer = |i, activation| Linear::new(&init.enter(i), channels, channels, activation);
+            Box::new(FusedResidual {
+                branch: layer(0, Activation::Tanh),
+                last: layer(1, Activation::Identity),
+            })
+        }),
         block("Residual<Scaled>", false, |_, _| Box::new(Scaled::new(0.7))),
         block("Residual<ReZero>", false, |init, _| Box::new(ReZero::new(init))),
         block("Residual<LayerScale>", false, |init, channels| Box::new(LayerScale::new(init, channels, 4))),

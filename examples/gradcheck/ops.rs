@@ -271,20 +271,25 @@ fn reductions() -> Vec<Subject> {
 }
 
 /// `x [.., in]`, `w [out, in]` and, if asked for, `b [out]`; in one case of four square.
+fn linear_shapes(draw: &mut Draw, bias: bool) -> Vec<Vec<usize>> {
+    let mut sizes = draw.sizes(3);
+    if draw.one_in(4) {
+        sizes[1] = sizes[0];
+    }
+    let [inputs, outputs, rows] = sizes[..] else { unreachable!("three were asked for") };
+    let x = match draw.below(3) {
+        0 => vec![rows, inputs],
+        1 => vec![inputs],
+        _ => vec![2, rows, inputs],
+    };
+    let mut shapes = vec![x, vec![outputs, inputs]];
+    shapes.extend(bias.then(|| vec![outputs]));
+    shapes
+}
+
 fn linear_cases(bias: bool, values: Values) -> Drawn<Case> {
     Drawn::new(move |draw| {
-        let mut sizes = draw.sizes(3);
-        if draw.one_in(4) {
-            sizes[1] = sizes[0];
-        }
-        let [inputs, outputs, rows] = sizes[..] else { unreachable!("three were asked for") };
-        let x = match draw.below(3) {
-            0 => vec![rows, inputs],
-            1 => vec![inputs],
-            _ => vec![2, rows, inputs],
-        };
-        let mut shapes = vec![x, vec![outputs, inputs]];
-        shapes.extend(bias.then(|| vec![outputs]));
+        let shapes = linear_shapes(draw, bias);
         let operands = draw.operands(shapes, &Looks::from(values));
         draw.case(operands)
     })
@@ -311,6 +316,19 @@ fn linear(name: &'static str, activation: Activation, bias: bool) -> Subject {
         let line = x[0].linear(x[1], x.get(2).copied(), Activation::Identity) * LINE;
         x[0].linear(x[1], x.get(2).copied(), activation) + line
     })
+}
+
+/// `r [.., out]`, then x, w and perhaps b.
+fn linear_add(name: &'static str, bias: bool) -> Subject {
+    let cases = Drawn::new(move |draw: &mut Draw| {
+        let mut shapes = linear_shapes(draw, bias);
+        let mut sum = shapes[0].clone();
+        sum[shapes[0].len() - 1] = shapes[1][0];
+        shapes.insert(0, sum);
+        let operands = draw.operands(shapes, &Looks::from(Interior));
+        draw.case(operands)
+    });
+    op(name, cases, |x, _| x[0].linear_add(x[1], x[2], x.get(3).copied()))
 }
 
 fn contraction(name: &'static str, spec: &'static str) -> Subject {
@@ -354,6 +372,8 @@ fn products() -> Vec<Subject> {
             .convention_of(|x, _| x[0].linear(x[1], Some(x[2]), Activation::Relu)),
         linear("linear + tanh", Activation::Tanh, true),
         linear("linear + sigmoid", Activation::Sigmoid, true),
+        linear_add("linear_add", true),
+        linear_add("linear_add (no bias)", false),
         contraction("einsum ab,bc->ac", "ab,bc->ac"),
         contraction("einsum abc,cd->bda", "abc,cd->bda"),
         contraction("einsum ab,ab->a", "ab,ab->a"),

@@ -499,6 +499,8 @@ pub struct WeightStep {
 pub enum Fused {
     /// `act(x·wᵀ + b)`: x `[.., in]`, w `[out, in]`, optional b `[out]` → `[.., out]`.
     Linear(Activation),
+    /// `act(x·wᵀ + b) + r`: r `[.., out]`, x `[.., in]`, w `[out, in]`, optional b `[out]` → `[.., out]`.
+    LinearAdd(Activation),
     /// Where the vjp of [`Linear`](Fused::Linear) begins: its result y and the cotangent g of that, both `[.., C]`, → that of
     /// the sum that the activation was applied to, `g∘act′`, which is a function of y, `[.., C]`, and of b, `Σ_rows g∘act′`,
     /// `[C]`.
@@ -627,7 +629,8 @@ impl Fused {
             }
             Fused::LayerNormBackward { .. } => return smallvec![x[0].clone(), x[1].clone(), x[1].clone()],
             Fused::RmsNormBackward { .. } => return smallvec![x[0].clone(), x[1].clone()],
-            Fused::Softmax
+            Fused::LinearAdd(_)
+            | Fused::Softmax
             | Fused::SoftmaxBackward
             | Fused::LogSoftmax
             | Fused::LogSoftmaxBackward

@@ -361,6 +361,15 @@ pub fn linear(
     })
 }
 
+/// `r + y`, y being off by what it may be off, and rounded before it is added.
+pub fn added(r: &Array<f64>, y: &Array<Near>, dtype: DType) -> Array<Near> {
+    Array::from_fn(&y.shape, |index| {
+        let y = y.at(index);
+        let (value, rounding) = (r.at(index) + y.value, unit(accumulator(dtype)) * y.value.abs());
+        Near { value, error: if value.is_finite() { y.error + rounding } else { y.error } }
+    })
+}
+
 /// A row normalised to mean 0 and variance 1, scaled and moved.
 pub fn layer_norm(row: &[f64], gain: &[f64], bias: &[f64], eps: f64, dtype: DType) -> Vec<Near> {
     let n = row.len() as f64;

@@ -876,6 +876,18 @@ fn fused_rows() {
             naive::linear(x[0].float(), w, Some(b), ACTIVATIONS[case.choose(0, 4)], DType::F64).map(value)
         },
     );
+    verify(
+        "linear_add",
+        with_columns(|c, case| {
+            let (x, out) = (&case.operands[0].shape, case.choose(1, 7));
+            [vec![out, c], x[..x.len() - 1].iter().copied().chain([out]).collect()]
+        }),
+        |x, _| x[2].linear_add(x[0], x[1], None),
+        |x, _| {
+            let layer = naive::linear(x[0].float(), x[1].float(), None, Activation::Identity, DType::F64);
+            naive::added(x[2].float(), &layer, DType::F64).map(value)
+        },
+    );
     let classified = indexed().map(|mut case| {
         case.operands.truncate(2);
         let (rows, classes) = (case.choose(1, 6), 1 + case.choose(2, 7));

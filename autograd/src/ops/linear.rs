@@ -1,4 +1,4 @@
-//! A linear layer in one pass.
+//! A linear layer in one pass, and one whose result is added to something else.
 
 use std::cell::LazyCell;
 
@@ -21,6 +21,15 @@ pub struct Linear {
     /// The activation.
     pub activation: Activation,
 }
+
+/// `y = r + x·Wᵀ + b`: r `[.., out]`, x `[.., in]`, W `[out, in]`, optional b `[out]` → `[.., out]`.
+///
+/// With rows for all leading axes together: `r̄ = ȳ`, `x̄ = ȳ·W`, `W̄ = ȳᵀ·x`, `b̄ = Σ_rows ȳ`.
+///
+/// There is no activation, although kernels have one ([`Fused::LinearAdd`]): its derivative is a function of its result,
+/// which y, having r in it, does not show.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LinearAdd;
 
 /// One of the two that the vjp of [`Linear`] begins with: y and ȳ → z̄ (0) or b̄ (1).
 #[derive(Debug)]
@@ -56,6 +65,56 @@ fn rows(v: Var<'_>) -> Var<'_> {
     v.reshape([leading.iter().product(), columns])
 }
 
+/// The result of a product of x with W and b, which is optional.
+fn infer_product(name: &str, x: &[&Meta]) -> Inferred {
+    let (w, b) = (x[1], x.get(2));
+    if let Some(other) = x.iter().find(|m| m.dtype != x[0].dtype) {
+        return Err(format!("operands must have one dtype, found {} and {}", x[0].dtype, other.dtype));
+    }
+    if !x[0].dtype.is_float() {
+        return Err(format!("{name} is not defined for {}", x[0].dtype));
+    }
+    let &[out, columns] = &w.shape[..] else {
+        return Err(format!("the weight must be [out, in], found {}", w.shape));
+    };
+    if x[0].shape.last() != Some(&columns) {
+        return Err(format!(
+            "the last axis of {} must have the size `in` of the weight {}",
+            x[0].shape, w.shape
+        ));
+    }
+    match b {
+        Some(b) if b.shape[..] != [out] => {
+            Err(format!("the bias for weight {} must be [{out}], found {}", w.shape, b.shape))
+        }
+        _ => Ok(Meta { shape: x[0].shape.with(x[0].shape.len() - 1, out), dtype: w.dtype }),
+    }
+}
+
+/// The cotangent of operand i of (x, W, b) of a product, given the product's.
+fn product_cotangent<'t>(i: usize, g: Var<'t>, x: &[Var<'t>]) -> Var<'t> {
+    match i {
+        0 => rows(g).matmul(x[1]).reshape(x[0].shape()),
+        1 => rows(g).transpose(0, 1).matmul(rows(x[0])),
+        _ => g.sum_to(&x[2].shape()),
+    }
+}
+
+/// What the tangent of operand i of (x, W, b) of a product contributes to that of the product, which has `shape`.
+fn product_tangent<'t>(i: usize, dx: Var<'t>, x: &[Var<'t>], shape: Shape) -> Var<'t> {
+    match i {
+        0 => dx.linear(x[1], None, Activation::Identity),
+        1 => x[0].linear(dx, None, Activation::Identity),
+        _ => dx.expand(shape),
+    }
+}
+
+/// `x·Wᵀ + b`, by primitives.
+fn product<'t>(x: &[Var<'t>]) -> Var<'t> {
+    let product = x[0].matmul(x[1].transpose(0, 1));
+    x.get(2).map_or(product, |&b| product + b)
+}
+
 impl Op for Linear {
     fn name(&self) -> &'static str {
         "linear"
@@ -66,28 +125,7 @@ impl Op for Linear {
     }
 
     fn infer(&self, x: &[&Meta]) -> Inferred {
-        let (w, b) = (x[1], x.get(2));
-        if let Some(other) = x.iter().find(|m| m.dtype != x[0].dtype) {
-            return Err(format!("operands must have one dtype, found {} and {}", x[0].dtype, other.dtype));
-        }
-        if !x[0].dtype.is_float() {
-            return Err(format!("linear is not defined for {}", x[0].dtype));
-        }
-        let &[out, columns] = &w.shape[..] else {
-            return Err(format!("the weight must be [out, in], found {}", w.shape));
-        };
-        if x[0].shape.last() != Some(&columns) {
-            return Err(format!(
-                "the last axis of {} must have the size `in` of the weight {}",
-                x[0].shape, w.shape
-            ));
-        }
-        match b {
-            Some(b) if b.shape[..] != [out] => {
-                Err(format!("the bias for weight {} must be [{out}], found {}", w.shape, b.shape))
-            }
-            _ => Ok(Meta { shape: x[0].shape.with(x[0].shape.len() - 1, out), dtype: w.dtype }),
-        }
+        infer_product(self.name(), x)
     }
 
     fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
@@ -105,39 +143,27 @@ impl Op for Linear {
 
     fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
         let activation = self.activation;
+        if activation == Activation::Identity {
+            return at.each(|i| product_cotangent(i, at.g(), &at.x));
+        }
         let wanted = [at.wants(0) || at.wants(1), at.arity() == 3 && at.wants(2)];
-        let together = Shared::holding(Together::new(
-            at,
-            Fused::LinearBackward(activation),
-            wanted.into_iter().collect(),
-        ));
+        let kernel = Fused::LinearBackward(activation);
+        let together = Shared::holding(Together::new(at, kernel, wanted.into_iter().collect()));
         let part = |of| {
             let part = LinearBackward { activation, of, together: together.clone() };
             at.g().tape().record(part, &[at.y(), at.g()])
         };
-        // Of the identity z̄ is ȳ, and there is nothing to share.
-        let is_identity = activation == Activation::Identity;
-        let dz = LazyCell::new(|| if is_identity { at.g() } else { part(0) });
-        at.each(|i| match i {
-            0 => rows(*dz).matmul(at.x(1)).reshape(at.x(0).shape()),
-            1 => rows(*dz).transpose(0, 1).matmul(rows(at.x(0))),
-            _ if is_identity => at.g().sum_to(&at.x(2).shape()),
-            _ => part(1),
-        })
+        let dz = LazyCell::new(|| part(0));
+        at.each(|i| if i < 2 { product_cotangent(i, *dz, &at.x) } else { part(1) })
     }
 
     fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
-        let dz = at.sum(|i, dx| match i {
-            0 => dx.linear(at.x(1), None, Activation::Identity),
-            1 => at.x(0).linear(dx, None, Activation::Identity),
-            _ => dx.expand(at.y().shape()),
-        })?;
+        let dz = at.sum(|i, dx| product_tangent(i, dx, &at.x, at.y().shape()))?;
         Some(chain(self.activation, at.y(), dz))
     }
 
     fn expand<'t>(&self, x: &[Var<'t>]) -> Option<Var<'t>> {
-        let product = x[0].matmul(x[1].transpose(0, 1));
-        let z = x.get(2).map_or(product, |&b| product + b);
+        let z = product(x);
         Some(self.activation.map().map_or(z, |f| z.tape().record(Elementwise(f), &[z])))
     }
 
@@ -188,6 +214,50 @@ impl Op for LinearBackward {
     }
 }
 
+impl Op for LinearAdd {
+    fn name(&self) -> &'static str {
+        "linear_add"
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        let product = infer_product(self.name(), &x[1..])?;
+        if *x[0] != product {
+            return Err(format!("the product is {product}, what it is added to {}", x[0]));
+        }
+        Ok(product)
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> Result<Tensor> {
+        fused(self, Fused::LinearAdd(Activation::Identity), x)
+    }
+
+    fn needs(&self, tracked: &[bool]) -> Needs {
+        Needs::inputs(&[2]).when(tracked[1]).or(Needs::inputs(&[1]).when(tracked[2]))
+    }
+
+    fn vjp<'t>(&self, at: &Pullback<'_, 't>) -> Cotangents<'t> {
+        at.each(|i| match i {
+            0 => at.g(),
+            _ => product_cotangent(i - 1, at.g(), &at.x[1..]),
+        })
+    }
+
+    fn jvp<'t>(&self, at: &Pushforward<'_, 't>) -> Option<Var<'t>> {
+        at.sum(|i, dx| match i {
+            0 => dx,
+            _ => product_tangent(i - 1, dx, &at.x[1..], at.y().shape()),
+        })
+    }
+
+    fn expand<'t>(&self, x: &[Var<'t>]) -> Option<Var<'t>> {
+        Some(x[0] + product(&x[1..]))
+    }
+
+    fn flops(&self, x: &[&Meta], y: &Meta) -> u64 {
+        Linear { activation: Activation::Identity }.flops(&x[1..], y) + y.shape.elements() as u64
+    }
+}
+
 impl<'t> Var<'t> {
     /// `act(x·Wᵀ + b)` over the last axis: x `[.., in]`, w `[out, in]`, b `[out]` → `[.., out]`.
     ///
@@ -210,5 +280,28 @@ impl<'t> Var<'t> {
     pub fn linear(self, w: Var<'t>, b: Option<Var<'t>>, activation: Activation) -> Var<'t> {
         let x: SmallVec<[Var<'t>; 3]> = [self, w].into_iter().chain(b).collect();
         self.tape().record(Linear { activation }, &x)
+    }
+
+    /// `self + x·Wᵀ + b`, the sum taken while the product is written: `self` `[.., out]`, x `[.., in]`, w `[out, in]`, b `[out]`.
+    /// The bits are those of `self + x.linear(w, b, Activation::Identity)`; of bf16, which is rounded once, one rounding fewer.
+    ///
+    /// ```
+    /// use limpid_autograd::Tape;
+    /// use limpid_tensor::Tensor;
+    /// let tape = Tape::new();
+    /// let x = tape.variable(&Tensor::from_vec(vec![1.0f64, 2.0], [1, 2]));
+    /// let w = tape.constant(&Tensor::from_vec(vec![1.0f64, 1.0, 1.0, -1.0], [2, 2]));
+    /// let y = x.linear_add(x, w, None);
+    /// assert_eq!(y.value().unwrap().to_vec::<f64>().unwrap(), [4.0, 1.0]);
+    /// let gradients = tape.backward(y.sum(&[])).unwrap();
+    /// assert_eq!(gradients.of(x).unwrap().to_vec::<f64>().unwrap(), [3.0, 1.0]);
+    /// ```
+    ///
+    /// # Panics
+    /// If the shapes are not these, or the dtypes differ.
+    #[track_caller]
+    pub fn linear_add(self, x: Var<'t>, w: Var<'t>, b: Option<Var<'t>>) -> Var<'t> {
+        let x: SmallVec<[Var<'t>; 4]> = [self, x, w].into_iter().chain(b).collect();
+        self.tape().record(LinearAdd, &x)
     }
 }

@@ -1,6 +1,9 @@
-//! `act(x·Wᵀ + b)`.
+//! `act(x·Wᵀ + b)`, and `r + x·Wᵀ + b`.
 
-use limpid_autograd::{Op, Tape, ops::linear::Linear};
+use limpid_autograd::{
+    Op, Tape,
+    ops::linear::{Linear, LinearAdd},
+};
 use limpid_tensor::{Activation, DType, Meta, Tensor};
 
 use crate::check::{check, layouts, normal};
@@ -21,6 +24,54 @@ fn derivatives() {
             let name = format!("{act:?} {shape:?} → {out}");
             check(&name, |x| x[0].linear(x[1], Some(x[2]), act), &[x.clone(), w.clone(), b]);
             check(&name, |x| x[0].linear(x[1], None, act), &[x, w]);
+        }
+    }
+}
+
+/// r, x, w and b.
+fn added(shape: &[usize], out: usize, seed: u64) -> [Tensor; 4] {
+    let last = shape.len() - 1;
+    let r: Vec<usize> = shape[..last].iter().copied().chain([out]).collect();
+    [
+        normal(&r, seed),
+        normal(shape, seed + 1),
+        normal(&[out, shape[last]], seed + 2),
+        normal(&[out], seed + 3),
+    ]
+}
+
+#[test]
+fn derivatives_of_what_is_added() {
+    for (shape, out) in SHAPES {
+        let operands = added(shape, out, 1);
+        let name = format!("added, {shape:?} → {out}");
+        check(&name, |x| x[0].linear_add(x[1], x[2], Some(x[3])), &operands);
+        check(&name, |x| x[0].linear_add(x[1], x[2], None), &operands[..3]);
+    }
+    // r, x and w are one: three cotangents meet in one node.
+    check("x + x·xᵀ", |x| x[0].linear_add(x[0], x[0], None), &[normal(&[3, 3], 1)]);
+}
+
+#[test]
+fn what_is_added_has_the_bits_of_a_sum() {
+    for dtype in [DType::F32, DType::F64] {
+        for (shape, out) in SHAPES {
+            let tape = Tape::new();
+            let [r, x, w, b] = added(shape, out, 7).map(|x| tape.variable(&x.cast(dtype).unwrap()));
+            for b in [None, Some(b)] {
+                let (y, sum) = (r.linear_add(x, w, b), r + x.linear(w, b, Activation::Identity));
+                let bits = |y: limpid_autograd::Var<'_>| to_vec(y.cast(DType::F64));
+                assert_eq!(bits(y), bits(sum), "{dtype} {shape:?} → {out}");
+                // A square, so that the cotangent is not the same everywhere.
+                let gradients = |y: limpid_autograd::Var<'_>| {
+                    let gradients = tape.backward((y * y).sum(&[])).unwrap();
+                    [Some(r), Some(x), Some(w), b]
+                        .map(|v| v.map(|v| gradients.of(v).unwrap().to_f64_vec().unwrap()))
+                };
+                let (of_y, of_sum) =
+                    (gradients(r.linear_add(x, w, b)), gradients(r + x.linear(w, b, Activation::Identity)));
+                assert_eq!(of_y, of_sum, "{dtype} {shape:?} → {out}");
+            }
         }
     }
 }
@@ -50,6 +101,11 @@ fn fused_is_expanded() {
             agrees(&name, |x| x[0].linear(x[1], Some(x[2]), act), &[x.clone(), w.clone(), b]);
             agrees(&name, |x| x[0].linear(x[1], None, act), &[x, w]);
         }
+    }
+    for (shape, out) in SHAPES {
+        let (operands, name) = (added(shape, out, 4), format!("added, {shape:?} → {out}"));
+        agrees(&name, |x| x[0].linear_add(x[1], x[2], Some(x[3])), &operands);
+        agrees(&name, |x| x[0].linear_add(x[1], x[2], None), &operands[..3]);
     }
 }
 
@@ -95,6 +151,8 @@ fn flops_are_those_of_the_expansion() {
     assert_eq!(flops(Activation::Identity, &[&x, &w]), 2 * 10 * 4 * 3);
     assert_eq!(flops(Activation::Identity, &[&x, &w, &b]), 2 * 10 * 4 * 3 + 40);
     assert_eq!(flops(Activation::Relu, &[&x, &w, &b]), 2 * 10 * 4 * 3 + 80);
+    assert_eq!(LinearAdd.flops(&[&y, &x, &w], &y), 2 * 10 * 4 * 3 + 40);
+    assert_eq!(LinearAdd.flops(&[&y, &x, &w, &b], &y), 2 * 10 * 4 * 3 + 80);
 }
 
 #[test]
@@ -117,6 +175,10 @@ fn wrong_operands_panic() {
         linear(&[2, 3], &[4, 3], Some(&[3])),
         "linear: the bias for weight [4, 3] must be [4], found [3]"
     );
+    let added = panic_message(|tape| {
+        zeros(tape, &[2, 1]).linear_add(zeros(tape, &[2, 3]), zeros(tape, &[4, 3]), None)
+    });
+    assert_eq!(added, "linear_add: the product is f64[2, 4], what it is added to f64[2, 1]");
     let mixed = panic_message(|tape| {
         let w = tape.variable(&Tensor::zeros([4, 3], DType::F32));
         zeros(tape, &[2, 3]).linear(w, None, Activation::Relu)

@@ -306,9 +306,30 @@ fn products() -> Vec<Demo> {
         for act in [Activation::Identity, Activation::Relu, Activation::Tanh, Activation::Sigmoid] {
             demos.push(Demo::new(format!("linear {act:?} {dtype} 33×20×24"), move |device| {
                 let (x, w) = (numbers(device, &[33, 20], dtype, 1)?, numbers(device, &[24, 20], dtype, 2)?);
-                let b = numbers(device, &[24], dtype, 3)?;
+                let (b, r) = (numbers(device, &[24], dtype, 3)?, numbers(device, &[33, 24], dtype, 4)?);
                 let linear = |x: &[&Tensor]| fused_of(Fused::Linear(act), x);
-                Ok(vec![linear(&[&x, &w, &b])?, linear(&[&x, &w])?])
+                let added = |x: &[&Tensor]| fused_of(Fused::LinearAdd(act), x);
+                Ok(vec![
+                    linear(&[&x, &w, &b])?,
+                    linear(&[&x, &w])?,
+                    added(&[&r, &x, &w, &b])?,
+                    added(&[&r, &x, &w])?,
+                ])
+            }));
+        }
+        // A thread for each element, a warp, and sums in parts; the residual begins anywhere, or lies turned.
+        for (m, k, n) in [(5, 7, 3), (4, 700, 4), (3, 3000, 5), (34, 65, 36)] {
+            demos.push(Demo::new(format!("linear_add {dtype} {m}×{k}×{n}"), move |device| {
+                let (x, w) = (numbers(device, &[m, k], dtype, 1)?, numbers(device, &[n, k], dtype, 2)?);
+                let (b, r) = (numbers(device, &[n], dtype, 3)?, numbers(device, &[n * m + 1], dtype, 4)?);
+                let (inside, first) = (r.slice(0, 1, n * m + 1, 1), r.slice(0, 0, n * m, 1));
+                let turned = first.reshape([n, m])?.transpose(0, 1);
+                let added = |x: &[&Tensor]| fused_of(Fused::LinearAdd(Activation::Identity), x);
+                Ok(vec![
+                    added(&[&first.reshape([m, n])?, &x, &w])?,
+                    added(&[&inside.reshape([m, n])?, &x, &w, &b])?,
+                    added(&[&turned, &x, &w])?,
+                ])
             }));
         }
     }
@@ -329,11 +350,20 @@ fn products_by_name() -> Vec<Demo> {
         };
         let name = kernel.clone();
         let demo = Demo::new(format!("by {kernel}"), move |device| {
-            let product = |&[m, k, n]: &[usize; 3]| {
+            let mut results = Vec::new();
+            for &[m, k, n] in &sizes {
                 let (a, b) = (matrix(device, m, k, a_turned, 1)?, matrix(device, k, n, b_turned, 2)?);
-                if *device == Device::cpu() { a.matmul(&b) } else { by_name::product_by(&name, &a, &b) }
-            };
-            sizes.iter().map(product).collect()
+                let (w, act) = (b.transpose(0, 1), Activation::Relu);
+                let (bias, r) = (matrix(device, 1, n, false, 3)?, matrix(device, m, n, false, 4)?);
+                let bias = bias.reshape([n])?;
+                results.extend(if *device == Device::cpu() {
+                    [a.matmul(&b)?, fused_of(Fused::LinearAdd(act), &[&r, &a, &w, &bias])?]
+                } else {
+                    let added = by_name::linear_add_by(&name, act, [&r, &a, &w], Some(&bias))?;
+                    [by_name::product_by(&name, &a, &b)?, added]
+                });
+            }
+            Ok(results)
         });
         // Both round a sum in float once to bf16. A card's tensor cores have an order of their own, and cut off where they add.
         let roundings = match dtype {

@@ -292,6 +292,15 @@ fn linear(sizes: &Sizes) -> Vec<Case> {
             move |x| Ok(vec![fused(Fused::Linear(activation), x)?]),
         ));
     }
+    cases.push(Case::new(
+        format!("linear with bias and residual bf16 {n}"),
+        work,
+        move |source| {
+            let square = |label| source.normal(&[n, n], DType::BF16, label);
+            Ok(vec![square(0)?, square(1)?, square(2)?, source.normal(&[n], DType::BF16, 3)?])
+        },
+        move |x| Ok(vec![fused(Fused::LinearAdd(Activation::Identity), x)?]),
+    ));
     // Sums of many terms for few elements, in parts.
     let (m, k) = (n / 32, n * 4);
     cases.push(Case::new(

@@ -21,8 +21,12 @@ pub(crate) fn fused(cuda: &'static Cuda, f: Fused, x: &[&Tensor]) -> Option<Resu
 
 fn launched(cuda: &'static Cuda, f: Fused, x: &[&Tensor]) -> Result<Results> {
     let only = match (f, x) {
-        (Fused::Linear(act), &[x, w]) => matmul::linear(cuda, act, x, w, None),
-        (Fused::Linear(act), &[x, w, b]) => matmul::linear(cuda, act, x, w, Some(b)),
+        (Fused::Linear(act), &[x, w, ref b @ ..]) if b.len() < 2 => {
+            matmul::linear(cuda, act, x, w, b.first().copied(), None)
+        }
+        (Fused::LinearAdd(act), &[r, x, w, ref b @ ..]) if b.len() < 2 => {
+            matmul::linear(cuda, act, x, w, b.first().copied(), Some(r))
+        }
         (Fused::Softmax, &[x]) => softmax::softmax(cuda, x),
         (Fused::SoftmaxBackward, &[y, g]) => softmax::softmax_backward(cuda, y, g),
         (Fused::LogSoftmax, &[x]) => softmax::log_softmax(cuda, x),

@@ -35,26 +35,22 @@ pub(crate) fn matmul(cuda: &'static Cuda, a: &Tensor, b: &Tensor) -> Result<Tens
     product(cuda, a, b, y, Finish::NONE)
 }
 
-/// `act(x·wᵀ + b)`: x `[.., in]`, w `[out, in]`, b `[out]` → `[.., out]`.
+/// `act(x·wᵀ + b) + r`: x `[.., in]`, w `[out, in]`, b `[out]`, r `[.., out]` → `[.., out]`. If r is not contiguous, it is
+/// copied first.
 pub(crate) fn linear(
     cuda: &'static Cuda,
     act: Activation,
     x: &Tensor,
     w: &Tensor,
     b: Option<&Tensor>,
+    r: Option<&Tensor>,
 ) -> Result<Tensor> {
     let y = x.shape().with(x.shape().len() - 1, w.shape()[0]);
-    let finish = Finish {
-        bias: b.map_or(0, address_of),
-        bias_step: b.map_or(0, |b| b.layout().strides()[0] as i64),
-        activation: match act {
-            Activation::Identity => 0,
-            Activation::Relu => 1,
-            Activation::Tanh => 2,
-            Activation::Sigmoid => 3,
-            other => return Err(cuda.error(format!("linear has no kernel for {other:?}"))),
-        },
-    };
+    if let Some(r) = r {
+        assert!(*r.shape() == y, "linear: the residual must be {y}, found {}", r.shape());
+    }
+    let r = r.map(|r| r.contiguous()).transpose()?;
+    let finish = Finish::new(cuda, act, b, r.as_ref())?;
     if x.shape().len() == 1 {
         let row =
             product(cuda, &x.reshape([1, x.shape()[0]])?, &w.transpose(0, 1), [1, y[0]].into(), finish)?;
@@ -76,6 +72,29 @@ pub fn has_product(cuda: &Cuda, kernel: &str) -> bool {
 /// # Panics
 /// If the factors are not on a card, or their shapes do not agree.
 pub fn product_by(kernel: &str, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    finished_by(kernel, a, b, Finish::NONE)
+}
+
+/// `act(x·wᵀ + b) + r` of matrices by the kernel of products of that name: x `[rows, in]`, w `[out, in]`, b `[out]`, r
+/// `[rows, out]`, which is contiguous.
+///
+/// # Errors
+/// As [`product_by`].
+///
+/// # Panics
+/// As [`product_by`], or if r has another shape or order.
+pub fn linear_add_by(
+    kernel: &str,
+    act: Activation,
+    [r, x, w]: [&Tensor; 3],
+    b: Option<&Tensor>,
+) -> Result<Tensor> {
+    let cuda = Cuda::of(x.device()).expect("the factors are on a card");
+    assert!(r.layout().is_contiguous() && r.shape()[..] == [x.shape()[0], w.shape()[0]], "{}", r.meta());
+    finished_by(kernel, x, &w.transpose(0, 1), Finish::new(cuda, act, b, Some(r))?)
+}
+
+fn finished_by(kernel: &str, a: &Tensor, b: &Tensor, finish: Finish) -> Result<Tensor> {
     let cuda = Cuda::of(a.device()).expect("the factors are on a card");
     let y = infer_matmul(&a.meta(), &b.meta()).unwrap_or_else(|message| panic!("{message}")).shape;
     let (p, dtype) = (Problem::new(a, b, &y[..y.len() - 2]), a.dtype());
@@ -95,7 +114,7 @@ pub fn product_by(kernel: &str, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         );
     };
     let mut y = cuda.empty(&y, dtype)?;
-    queue(cuda, found, &p, &mut y, Finish::NONE)?;
+    queue(cuda, found, &p, &mut y, finish)?;
     Ok(y)
 }
 
@@ -105,11 +124,32 @@ pub fn product_by(kernel: &str, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 struct Finish {
     bias: u64,
     bias_step: i64,
-    activation: i64,
+    residual: u64,
+    activation: u32,
+    vector: u32,
 }
 
 impl Finish {
-    const NONE: Finish = Finish { bias: 0, bias_step: 0, activation: 0 };
+    const NONE: Finish = Finish { bias: 0, bias_step: 0, residual: 0, activation: 0, vector: 0 };
+
+    /// b `[columns]`, and r of the result's shape, contiguous.
+    fn new(cuda: &Cuda, act: Activation, b: Option<&Tensor>, r: Option<&Tensor>) -> Result<Finish> {
+        let activation = match act {
+            Activation::Identity => 0,
+            Activation::Relu => 1,
+            Activation::Tanh => 2,
+            Activation::Sigmoid => 3,
+            other => return Err(cuda.error(format!("linear has no kernel for {other:?}"))),
+        };
+        let residual = r.map_or(0, address_of);
+        Ok(Finish {
+            bias: b.map_or(0, address_of),
+            bias_step: b.map_or(0, |b| b.layout().strides()[0] as i64),
+            residual,
+            activation,
+            vector: u32::from(residual.is_multiple_of(16)),
+        })
+    }
 }
 
 /// The product of shape `y`, finished.

@@ -52,12 +52,13 @@
 //! of the A's where there is nothing but the algebra, and of the Jacobians of what else happens to the stream where
 //! there is more.
 //!
-//! [`Variant`] lists them all by name.
+//! [`Variant`] lists them all by name. [`FusedResidual`] is [`Identity`]'s block with its addition in the branch's last product.
 
 mod attn_res;
 mod delta;
 mod drop_path;
 mod euler;
+mod fused;
 mod gated;
 mod hyper;
 mod identity;
@@ -79,6 +80,7 @@ pub use attn_res::AttnRes;
 pub use delta::Delta;
 pub use drop_path::DropPath;
 pub use euler::Euler;
+pub use fused::FusedResidual;
 pub use gated::{Gated, Interpolated};
 pub use hyper::{DynamicHyperConnection, HyperConnection};
 pub use identity::Identity;

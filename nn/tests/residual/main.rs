@@ -4,6 +4,7 @@ mod algebra;
 mod blocks;
 mod edges;
 mod extremes;
+mod fused;
 mod gradients;
 mod grid;
 mod identities;

@@ -713,6 +713,34 @@ fn fused_linear() {
     });
 }
 
+#[test]
+fn fused_linear_add() {
+    let values = [Values::Interior, Values::Positive, Values::Ties, Values::Tiny, Values::Special];
+    let operands = broadcastable(4, full_shapes(1..=4), &FLOATS, &values, Layouts::Any);
+    let cases = cases(operands).map(|mut case| {
+        if case.operands[1].shape.is_empty() {
+            case.operands[1].shape = vec![3];
+        }
+        let (out, x) = (case.choose(5, 9), case.operands[1].shape.clone());
+        let last = x.len() - 1;
+        case.operands[0].shape = with(&x, last, out);
+        case.operands[2].shape = vec![out, x[last]];
+        case.operands[3].shape = vec![out];
+        case
+    });
+    let activations = [Activation::Identity, Activation::Relu, Activation::Tanh, Activation::Sigmoid];
+    check("fused linear_add", 8 * CASES, cases, |case| {
+        let (x, numbers) = made(case);
+        let (dtype, activation) = (x[0].dtype(), activations[case.choose(0, 4)]);
+        let operands = if case.choose(1, 4) == 0 { &x[..3] } else { &x[..] };
+        let y = fused(Fused::LinearAdd(activation), &operands.iter().collect::<Vec<_>>())?;
+        let [r, rows, w, b] = [0, 1, 2, 3].map(|i| numbers[i].float());
+        let b = (operands.len() == 4).then_some(b);
+        let layer = naive::linear(rows, w, b, activation, dtype);
+        judge::near(&y, dtype, &naive::added(r, &layer, dtype), 4.0)
+    });
+}
+
 /// The results of a word for streams, each near what is expected of it.
 fn streams_are_near(f: Fused, x: &[&Tensor], expected: &[(DType, Array<Near>)]) -> Result<(), String> {
     let results = Tensor::fused_all(f, x).ok_or_else(|| format!("there is no kernel for {f:?}"))?;

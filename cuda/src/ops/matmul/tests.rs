@@ -142,6 +142,48 @@ fn tensor_cores_multiply_every_layout() {
     }
 }
 
+/// Around the edges of tiles, in parts of sums, and wherever a residual begins. Of whole numbers, so that all is exact.
+#[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
+fn every_kernel_adds_bias_and_residual_to_what_it_has_summed() {
+    let emulated = Emulated::device();
+    let cases = PLAIN.into_iter().flat_map(|kernel| FLOATS.map(|dtype| (kernel, dtype)));
+    let cases = cases.chain(TENSOR_CORES.map(|(kernel, _)| (kernel, DType::BF16)));
+    let tf32 = [Tile::T64x64, Tile::T128x128].map(|tile| (Kernel::TensorCores(tile), DType::F32));
+    for (kernel, dtype) in cases.chain(tf32) {
+        let long = if kernel == Kernel::Dot { 2100 } else { 600 };
+        for [m, n, k] in [[2, 4, long], [33, 36, 20], [5, 7, 40]] {
+            let a = Matrix::new(&emulated, [m, k], dtype, false, Lies::Aligned, whole);
+            let b = Matrix::new(&emulated, [k, n], dtype, true, Lies::Aligned, |i| whole(i + 5));
+            let numbers = |count: usize, first: usize| -> Tensor {
+                Tensor::from_f64(&(first..first + count).map(whole).collect::<Vec<_>>(), [count], dtype)
+            };
+            for offset in [0, 1] {
+                let (bias, r) = (numbers(2 * n, 3), numbers(m * n + 1, 11));
+                let [on_bias, on_r] = [&bias, &r].map(|x| emulated.place(x));
+                let bias_of = |x: &Tensor| x.slice(0, 0, 2 * n, 2);
+                let r_of = |x: &Tensor| x.slice(0, offset, offset + m * n, 1).reshape([m, n]).unwrap();
+                let act = Activation::Relu;
+                let finish = Finish::new(emulated.cuda, act, Some(&bias_of(&on_bias)), Some(&r_of(&on_r)));
+                let p = Problem::new(&a.placed, &b.placed, &[]);
+                let mut y = emulated.cuda.empty([m, n], dtype).unwrap();
+                let done = queue(emulated.cuda, kernel, &p, &mut y, finish.unwrap());
+                let found = emulated.read(done.map(|()| y));
+                let [bias, r] = [bias_of(&bias), r_of(&r)].map(|x| x.to_f64_vec().unwrap());
+                let expected: Vec<f64> = (0..m * n)
+                    .map(|i| {
+                        let (row, column) = (i / n, i % n);
+                        let sum: f64 = (0..k).map(|p| a.values[row * k + p] * b.values[p * n + column]).sum();
+                        (sum + bias[column]).max(0.0) + r[i]
+                    })
+                    .collect();
+                let expected = Tensor::from_f64(&expected, [m * n], dtype).to_f64_vec().unwrap();
+                assert!(found == expected, "{kernel:?} {dtype} {m}×{k}×{n}, offset {offset}");
+            }
+        }
+    }
+}
+
 #[test]
 #[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
 fn empty_sums_are_zero() {

@@ -1,5 +1,5 @@
-//! `act(x·wᵀ + b)`: a matrix product, then bias and activation in one pass over each row of the result; and the pass over
-//! the cotangent of that with which its derivative begins.
+//! `act(x·wᵀ + b) + r`: a matrix product, then bias, activation and residual in one pass over the rows of the result; and the
+//! pass over the cotangent of a product with which its derivative begins.
 
 use smallvec::smallvec;
 
@@ -11,45 +11,66 @@ use crate::cpu::threads;
 use crate::primitive::Activation;
 use crate::{HostBuffer, Result, Results, Shape, Tensor};
 
-/// x `[.., in]`, w `[out, in]`, b `[out]` → `[.., out]`. Whatever the strides of w, it is not copied.
-pub(super) fn linear<T: Real>(act: Activation, x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+/// x `[.., in]`, w `[out, in]`, b `[out]`, r `[.., out]` → `[.., out]`. Whatever the strides of w, it is not copied.
+pub(super) fn linear<T: Real>(
+    act: Activation,
+    x: &Tensor,
+    w: &Tensor,
+    b: Option<&Tensor>,
+    r: Option<&Tensor>,
+) -> Result<Tensor> {
     assert_eq!(w.shape().len(), 2, "linear: the weight must be [out, in], found {}", w.shape());
+    let width = w.shape()[0];
     if let &[columns] = &x.shape()[..] {
-        let row = linear::<T>(act, &x.reshape([1, columns])?, w, b)?;
-        return row.reshape([w.shape()[0]]);
+        let r = r.map(|r| r.reshape([1, width])).transpose()?;
+        let row = linear::<T>(act, &x.reshape([1, columns])?, w, b, r.as_ref())?;
+        return row.reshape([width]);
     }
     let b = b.map(Tensor::contiguous).transpose()?;
-    let b = b.as_ref().map(|b| per_column::<T>("linear", b, w.shape()[0]));
+    let b = b.as_ref().map(|b| per_column::<T>("linear", b, width));
     let mut y = matmul(x, &w.transpose(0, 1))?;
+    let r = r.map(|r| r.contiguous()).transpose()?;
+    let r = r.as_ref().map(|r| {
+        assert!(r.shape() == y.shape(), "linear: the residual must be {}, found {}", y.shape(), r.shape());
+        row_major::<T>(r)
+    });
     let rows = y.as_mut_slice::<T>().expect("nobody else refers to a product just made");
-    let width = w.shape()[0];
     match act {
-        Activation::Identity if b.is_none() => {}
-        Activation::Identity => finish(rows, width, b, |v| v),
-        Activation::Relu => finish(rows, width, b, T::relu),
-        Activation::Tanh => finish(rows, width, b, T::tanh),
-        Activation::Sigmoid => finish(rows, width, b, T::sigmoid),
+        Activation::Identity if b.is_none() && r.is_none() => {}
+        Activation::Identity => finish(rows, width, b, r, |v| v),
+        Activation::Relu => finish(rows, width, b, r, T::relu),
+        Activation::Tanh => finish(rows, width, b, r, T::tanh),
+        Activation::Sigmoid => finish(rows, width, b, r, T::sigmoid),
     }
     Ok(y)
 }
 
-fn finish<T: Real>(y: &mut [T], width: usize, b: Option<&[T]>, act: impl Fn(T) -> T + Sync) {
+fn finish<T: Real>(y: &mut [T], width: usize, b: Option<&[T]>, r: Option<&[T]>, act: impl Fn(T) -> T + Sync) {
     for_rows(
         y,
         width,
         width,
         #[inline(always)]
-        |_, row| match b {
+        |i, row| {
             // Index by index: of two iterators side by side the compiler makes a function.
-            Some(b) => {
-                let b = &b[..row.len()];
-                for i in 0..row.len() {
-                    row[i] = act(row[i] + b[i]);
+            match b {
+                Some(b) => {
+                    let b = &b[..row.len()];
+                    for i in 0..row.len() {
+                        row[i] = act(row[i] + b[i]);
+                    }
+                }
+                None => {
+                    for y in row.iter_mut() {
+                        *y = act(*y);
+                    }
                 }
             }
-            None => {
-                for y in row {
-                    *y = act(*y);
+            // The row is still at hand.
+            if let Some(r) = r {
+                let r = &r[i * width..][..row.len()];
+                for i in 0..row.len() {
+                    row[i] = row[i] + r[i];
                 }
             }
         },
@@ -184,7 +205,7 @@ mod tests {
     use super::super::tests::{assert_near, assert_one_answer, numbers};
     use super::*;
     use crate::cpu::fixture::{naive, views};
-    use crate::{DType, Fused, Map, Reduce};
+    use crate::{DType, Fused, Map, Reduce, Shape};
 
     const ACTIVATIONS: [Activation; 4] =
         [Activation::Identity, Activation::Relu, Activation::Tanh, Activation::Sigmoid];
@@ -217,6 +238,23 @@ mod tests {
         assert_near(&y, &definition(act, x, w, b), &format!("{act:?} {}, {what}", x.dtype()));
     }
 
+    /// A residual is what is added to the layer, with the same bits; of bf16, before the sum is rounded.
+    fn check_added(act: Activation, r: &Tensor, x: &Tensor, w: &Tensor, b: Option<&Tensor>, what: &str) {
+        let of = |f, first: Option<&Tensor>, x: &Tensor, w: &Tensor, b: Option<&Tensor>| {
+            let operands: Vec<&Tensor> = first.into_iter().chain([x, w]).chain(b).collect();
+            Tensor::fused(f, &operands).unwrap().unwrap()
+        };
+        let y = of(Fused::LinearAdd(act), Some(r), x, w, b);
+        let wide =
+            |x: &Tensor| if x.dtype() == DType::BF16 { x.cast(DType::F32).unwrap() } else { x.clone() };
+        let b = b.map(wide);
+        let layer = of(Fused::Linear(act), None, &wide(x), &wide(w), b.as_ref());
+        let expected = Tensor::map(Map::Add, &[&wide(r), &layer]).unwrap().cast(x.dtype()).unwrap();
+        assert_eq!(y.meta(), expected.meta());
+        let bits = |y: Tensor| y.storage().host().unwrap().to_vec();
+        assert!(bits(y) == bits(expected), "{act:?} {}, {what}", x.dtype());
+    }
+
     #[test]
     fn every_layout_gives_the_definition() {
         for dtype in [DType::F32, DType::F64] {
@@ -229,6 +267,9 @@ mod tests {
                             check(act, &x, &w, None, &what);
                             check(act, &x, &w, Some(&b.slice(0, 1, out + 1, 1)), &what);
                             check(act, &x, &w, Some(&b.slice(0, 0, 2 * out, 2).flip(0)), &what);
+                            let r = numbers([out, rows], dtype, 4).transpose(0, 1);
+                            check_added(act, &r, &x, &w, None, &what);
+                            check_added(act, &r.flip(1), &x, &w, Some(&b.slice(0, 1, out + 1, 1)), &what);
                         }
                     }
                 }
@@ -242,7 +283,12 @@ mod tests {
             let (w, b) = (numbers([3, 4], dtype, 1), numbers([3], dtype, 2));
             let shapes: [&[usize]; 6] = [&[4], &[1, 4], &[2, 3, 4], &[2, 1, 5, 4], &[0, 4], &[2, 0, 4]];
             for shape in shapes {
-                check(Activation::Relu, &numbers(shape, dtype, 3), &w, Some(&b), "");
+                let x = numbers(shape, dtype, 3);
+                check(Activation::Relu, &x, &w, Some(&b), "");
+                let r = numbers(x.shape().with(shape.len() - 1, 3), dtype, 4);
+                for act in ACTIVATIONS {
+                    check_added(act, &r, &x, &w, Some(&b), "");
+                }
             }
             check(Activation::Tanh, &numbers([2, 4, 5], dtype, 3).transpose(1, 2), &w, Some(&b), "");
             check(Activation::Identity, &numbers([8], dtype, 3).slice(0, 1, 8, 2), &w, None, "");
@@ -277,6 +323,9 @@ mod tests {
             for act in ACTIVATIONS {
                 assert_one_answer(Fused::Linear(act), &[&x, &w, &b]);
                 assert_one_answer(Fused::Linear(act), &[&x.slice(0, 0, 30, 1), &w, &b]);
+                let r = numbers([400, 211], dtype, 4);
+                assert_one_answer(Fused::LinearAdd(act), &[&r, &x, &w, &b]);
+                assert_one_answer(Fused::LinearAdd(act), &[&r.slice(0, 0, 30, 1), &x.slice(0, 0, 30, 1), &w]);
             }
         }
     }
@@ -349,6 +398,13 @@ mod tests {
     #[should_panic(expected = "linear_backward: expected a cotangent [2, 3], found [2, 4]")]
     fn a_cotangent_of_another_shape_panics() {
         backward(Activation::Relu, &numbers([2, 3], DType::F32, 1), &numbers([2, 4], DType::F32, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "linear: the residual must be [2, 3], found [2, 1]")]
+    fn a_residual_does_not_broadcast() {
+        let (x, w) = (numbers([2, 4], DType::F32, 1), numbers([3, 4], DType::F32, 2));
+        let _ = Tensor::fused(Fused::LinearAdd(Activation::Relu), &[&numbers([2, 1], DType::F32, 3), &x, &w]);
     }
 
     #[test]

@@ -46,8 +46,12 @@ pub(super) fn fused(f: Fused, x: &[&Tensor]) -> Option<Result<Results>> {
 
 fn kernel<T: Real>(f: Fused, x: &[&Tensor]) -> Result<Results> {
     let only = match (f, x) {
-        (Fused::Linear(act), &[x, w]) => linear::linear::<T>(act, x, w, None),
-        (Fused::Linear(act), &[x, w, b]) => linear::linear::<T>(act, x, w, Some(b)),
+        (Fused::Linear(act), &[x, w, ref b @ ..]) if b.len() < 2 => {
+            linear::linear::<T>(act, x, w, b.first().copied(), None)
+        }
+        (Fused::LinearAdd(act), &[r, x, w, ref b @ ..]) if b.len() < 2 => {
+            linear::linear::<T>(act, x, w, b.first().copied(), Some(r))
+        }
         (Fused::LinearBackward(act), &[y, g]) => return linear::linear_backward::<T>(act, y, g),
         (Fused::Softmax, &[x]) => softmax::softmax::<T>(x),
         (Fused::SoftmaxBackward, &[y, g]) => softmax::softmax_backward::<T>(y, g),
