@@ -1,8 +1,8 @@
 //! exp, log and their kin in f32, and exp in f64, without a branch, a call or a table: a loop over one becomes vector
 //! instructions of any width.
 //!
-//! Each is additions, multiplications and at most one division in an order that the text fixes, so every width gives
-//! the same bits. The largest errors are in the table of [`math`](super::math).
+//! Each is additions, multiplications, both fused where the text says `mul_add`, and at most one division in an order that the
+//! text fixes, so every width gives the same bits. The largest errors are in the table of [`math`](super::math).
 //!
 //! The polynomials are minimax approximations by Remez' exchange, in 40 digits, weighted so that the error relative to
 //! the function is level; coefficients were rounded from the lowest up, the others fitted again each time. Beside each
@@ -11,14 +11,14 @@
 /// c₀ + c₁x + c₂x² + …, with the even and the odd powers apart, which are computed at the same time.
 macro_rules! polynomial {
     ($x:expr, $square:expr; $($even:literal, $odd:literal),+ $(; $last:literal)?) => {
-        horner!($square; $($even),+ $(, $last)?) + $x * horner!($square; $($odd),+)
+        $x.mul_add(horner!($square; $($odd),+), horner!($square; $($even),+ $(, $last)?))
     };
 }
 
 /// c₀ + x·(c₁ + x·(c₂ + …)).
 macro_rules! horner {
     ($x:expr; $c:literal) => { $c };
-    ($x:expr; $c:literal, $($higher:literal),+) => { $c + $x * horner!($x; $($higher),+) };
+    ($x:expr; $c:literal, $($higher:literal),+) => { $x.mul_add(horner!($x; $($higher),+), $c) };
 }
 
 /// The smaller of a value and a bound; NaN stays.
@@ -54,16 +54,16 @@ impl Exponential {
     fn of(x: f32, y: f32) -> Exponential {
         // A sum near 1.5·2²³ has an integer in its low bits, the nearest. 254 is the bias of two exponents.
         const SHIFT: f32 = 12_582_912.0 + 254.0;
-        let shifted = (x - y) * std::f32::consts::LOG2_E + SHIFT;
+        let shifted = (x - y).mul_add(std::f32::consts::LOG2_E, SHIFT);
         let n = shifted - SHIFT;
-        let head = x - n * LN_2[0];
-        let rest = n * LN_2[1] + y;
+        let head = n.mul_add(-LN_2[0], x);
+        let rest = n.mul_add(LN_2[1], y);
         let r = head - rest;
         let square = r * r;
         // 1.4·10⁻⁸ of eʳ − 1.
         let p =
             polynomial!(r, square; 0.499_999_97, 0.166_665_39, 0.041_667_74, 0.008_367_048; 0.001_383_996_3);
-        Exponential { exponent: shifted.to_bits(), head, tail: square * p - rest }
+        Exponential { exponent: shifted.to_bits(), head, tail: square.mul_add(p, -rest) }
     }
 
     /// 2ⁿ⁺ᵏ, for −126 ≤ n + k ≤ 127.
@@ -97,7 +97,7 @@ pub(super) fn expm1(x: f32) -> f32 {
     let e = Exponential::of(between(-18.0, x, 89.0), 0.0);
     // Half of everything, as 2¹²⁸ is too large.
     let power = e.power(-1);
-    let y = 2.0 * (((power - 0.5) + power * e.head) + power * e.tail);
+    let y = 2.0 * power.mul_add(e.tail, power.mul_add(e.head, power - 0.5));
     if x.abs() < 1e-10 { x } else { y }
 }
 
@@ -110,9 +110,9 @@ pub(super) fn tanh(x: f32) -> f32 {
     let twice = at_most(2.0 * size, 20.0);
     let e = Exponential::of(twice, 0.0);
     let power = e.power(0);
-    let (large, small) = ((power - 1.0) + power * e.head, power * e.tail);
+    let (large, small) = (power.mul_add(e.head, power - 1.0), power * e.tail);
     let t = large + small;
-    let (c, rest) = if size < 0.55 { (size, ((large - twice) + small) - size * t) } else { (1.0, -2.0) };
+    let (c, rest) = if size < 0.55 { (size, (-size).mul_add(t, (large - twice) + small)) } else { (1.0, -2.0) };
     (c + rest / (t + 2.0)).copysign(x)
 }
 
@@ -125,7 +125,7 @@ pub(super) fn sigmoid(x: f32) -> f32 {
     let a = f32::from_bits(0x7F00_0000u32.wrapping_sub(over_a.to_bits()));
     let sum = a + b;
     // What a loses where it is small beside b goes with the small terms.
-    a / (sum + (b * (e.head + e.tail) + (a - (sum - b))))
+    a / (sum + b.mul_add(e.head + e.tail, a - (sum - b)))
 }
 
 /// erf |x| = 1 − e^(−v), where v = −ln erfc |x| = |x| + |x|·P(|x|) is smooth.
@@ -139,7 +139,7 @@ pub(super) fn erf(x: f32) -> f32 {
         0.001_675_659_3, -6.373_495e-4, 1.188_559_8e-4; -9.387_179e-6);
     let e = Exponential::of(-t, t * p);
     let power = e.power(0);
-    (((1.0 - power) - power * e.head) - power * e.tail).copysign(x)
+    (-power).mul_add(e.tail, (-power).mul_add(e.head, 1.0 - power)).copysign(x)
 }
 
 /// ln(2ᵏ·(1 + f)) for √½ ≤ 1 + f < √2, where ln(1 + f) = f − f²/2 + f³·P(f).
@@ -149,7 +149,7 @@ fn log_of(k: f32, f: f32) -> f32 {
     // 6.4·10⁻⁹ of ln(1 + f).
     let p = polynomial!(f, square; 0.333_333_3, -0.250_008_2, 0.200_012_27, -0.166_233_57,
         0.142_017_56, -0.131_601_81, 0.127_615_91, -0.076_345_16);
-    let small = square * (f * p - 0.5) + k * LN_2[1];
+    let small = square.mul_add(f.mul_add(p, -0.5), k * LN_2[1]);
     let large = k * LN_2[0];
     let sum = large + f;
     // With what the sum has lost.
@@ -200,9 +200,9 @@ pub(super) fn exp_f64(x: f64) -> f64 {
     let x = if x > 710.0 { 710.0 } else { x };
     let x = if x < -746.0 { -746.0 } else { x };
     const SHIFT: f64 = 6_755_399_441_055_744.0 + 2046.0;
-    let shifted = x * std::f64::consts::LOG2_E + SHIFT;
+    let shifted = x.mul_add(std::f64::consts::LOG2_E, SHIFT);
     let n = shifted - SHIFT;
-    let head = x - n * 0.693_147_180_369_123_8;
+    let head = n.mul_add(-0.693_147_180_369_123_8, x);
     let rest = n * 1.908_214_929_270_587_7e-10;
     let r = head - rest;
     let square = r * r;
@@ -212,6 +212,6 @@ pub(super) fn exp_f64(x: f64) -> f64 {
         2.755_726_908_641_356e-6, 2.755_739_709_730_79e-7, 2.509_961_056_980_090_8e-8; 2.086_787_947_191_34e-9);
     let half = shifted.to_bits() >> 1;
     let power_of_two = |exponent: u64| f64::from_bits(exponent << 52);
-    let y = 1.0 + (head + (square * p - rest));
+    let y = 1.0 + (head + square.mul_add(p, -rest));
     y * power_of_two(half) * power_of_two(shifted.to_bits().wrapping_sub(half))
 }
