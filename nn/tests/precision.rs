@@ -290,7 +290,7 @@ fn every_plan_gives_the_same_bits_and_takes_what_was_planned() {
                 );
                 Sgd::new().step(&mut model, &found, 0.1).unwrap();
                 if step == 1 {
-                    model.visit_mut(&mut |p| drop(p.value_mut()));
+                    model.parameters_mut().into_iter().for_each(|p| p.set_value(p.value().clone()));
                 }
             }
         }
