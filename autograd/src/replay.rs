@@ -5,13 +5,14 @@
 //! infers no shapes and runs no rule. What a step needs in memory is known from the list, and comes from where the step before
 //! left it.
 
+use std::cell::Cell;
+
 use limpid_tensor::{Device, Meta, Tensor};
 use smallvec::SmallVec;
 
 use crate::backward::Gradients;
 use crate::error::{Error, Result, Site};
 use crate::op::Purity;
-use crate::ops::together::while_replaying;
 use crate::shared::SharedOp;
 use crate::tape::{ParamId, Tape};
 use crate::var::Var;
@@ -259,7 +260,7 @@ impl Replay {
     }
 
     fn compute(&mut self) -> Result<()> {
-        let _replaying = while_replaying();
+        let _running = while_running();
         let values = &mut self.values;
         for step in &self.steps {
             let result = step.compute(values);
@@ -285,6 +286,25 @@ impl Step {
             None => self.op.forward(&x),
         }
     }
+}
+
+thread_local! {
+    static RUNNING: Cell<bool> = const { Cell::new(false) };
+}
+
+fn while_running() -> impl Drop {
+    struct Running(bool);
+    impl Drop for Running {
+        fn drop(&mut self) {
+            RUNNING.set(self.0);
+        }
+    }
+    Running(RUNNING.replace(true))
+}
+
+/// Whether this thread runs a replay. Operations that remember something of the run that was recorded ask for it.
+pub(crate) fn is_running() -> bool {
+    RUNNING.get()
 }
 
 impl std::fmt::Debug for Replay {

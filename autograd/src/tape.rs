@@ -16,6 +16,7 @@ use crate::effects::Note;
 use crate::error::{Error, Result, Site};
 use crate::hooks::Hooks;
 use crate::op::{Derivative, Op};
+use crate::ops::cast::CastKept;
 use crate::ops::streams::Terms;
 use crate::plan::costs::Rehearsed;
 use crate::plan::run::Run;
@@ -75,6 +76,8 @@ pub struct Tape {
     pub(crate) aside: Cell<bool>,
     /// What is recorded is constant: no gradient passes it, even if asked for by `grad`.
     constant: Cell<bool>,
+    /// The dtype in which parameters are read, if it is another than their own.
+    precision: Cell<Option<DType>>,
     /// What is done to the derivative rules that run, when it is asked whether a check would notice.
     pub(crate) mutation: Option<Rc<Mutation>>,
     settings: Settings,
@@ -171,6 +174,7 @@ impl Tape {
             aside: Cell::new(false),
             terms: RefCell::default(),
             constant: Cell::new(kind == Kind::Inference),
+            precision: Cell::new(None),
             mutation: None,
             settings: Settings {
                 kind,
@@ -360,6 +364,69 @@ impl Tape {
         parameters.node.insert(id, var.id);
         parameters.order.push((var.id, id));
         var
+    }
+
+    /// Places a parameter and reads it in another dtype, in which `rounded` gives the same value: made once by whoever owns
+    /// it, it is not made again for every tape. The gradient is the parameter's, in its own dtype; of several uses each is
+    /// widened before they add up.
+    ///
+    /// ```
+    /// use limpid_autograd::{ParamId, Tape};
+    /// use limpid_tensor::{DType, Tensor};
+    /// let w = Tensor::scalar(1.0f32 + 1.0 / 1024.0);
+    /// let tape = Tape::new();
+    /// let y = tape.parameter_in(DType::BF16, ParamId(7), "w", &w, false, || w.cast(DType::BF16)) * 3.0;
+    /// assert_eq!((y.dtype(), y.item()?), (DType::BF16, 3.0));
+    /// let gradients = tape.backward(y)?;
+    /// assert_eq!(gradients.of_parameter(ParamId(7)).unwrap().dtype(), DType::F32);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[track_caller]
+    pub fn parameter_in(
+        &self,
+        dtype: DType,
+        id: ParamId,
+        path: &str,
+        value: &Tensor,
+        frozen: bool,
+        rounded: impl FnOnce() -> limpid_tensor::Result<Tensor>,
+    ) -> Var<'_> {
+        let master = self.parameter(id, path, value, frozen);
+        // What is on the tape may have been bound, or be the value before a step.
+        let is_of_value = self.with_node(master, |node| {
+            let same = |here: &Tensor| {
+                here.storage().id() == value.storage().id() && here.layout() == value.layout()
+            };
+            node.op.is_none() && node.name.as_deref() == Some(path) && node.value.as_ref().is_none_or(same)
+        });
+        if master.dtype() == dtype || !is_of_value {
+            return master.cast(dtype);
+        }
+        let rounded = if self.is_dry() {
+            let meta = Meta { dtype, ..value.meta() };
+            self.push(None, SmallVec::new(), meta, false, None)
+        } else {
+            match rounded() {
+                Ok(rounded) => self.constant(&rounded),
+                Err(error) => {
+                    self.fail(self.backend_error(master, error));
+                    return master.cast(dtype);
+                }
+            }
+        };
+        self.record(CastKept(dtype), &[master, rounded])
+    }
+
+    /// Runs `f`, in which parameters that modules place are read in this dtype: what they compute with them is in it, and the
+    /// gradients are in the parameters' own. Buffers are read as they are.
+    pub fn in_precision<R>(&self, dtype: DType, f: impl FnOnce() -> R) -> R {
+        let _precision = set_while_alive(&self.precision, Some(dtype));
+        f()
+    }
+
+    /// The dtype in which parameters are to be read here, if [one is set](Tape::in_precision).
+    pub fn precision(&self) -> Option<DType> {
+        self.precision.get()
     }
 
     /// Lets a value that is on the tape stand for a parameter: further uses of the same `id` are this value. How a
@@ -740,9 +807,9 @@ pub(crate) fn references<T>(list: &[T]) -> SmallVec<[&T; 3]> {
 }
 
 /// Sets a flag until the result is dropped, by a panic too.
-pub(crate) fn set_while_alive(flag: &Cell<bool>, value: bool) -> impl Drop + '_ {
-    struct Restore<'a>(&'a Cell<bool>, bool);
-    impl Drop for Restore<'_> {
+pub(crate) fn set_while_alive<T: Copy>(flag: &Cell<T>, value: T) -> impl Drop + '_ {
+    struct Restore<'a, T: Copy>(&'a Cell<T>, T);
+    impl<T: Copy> Drop for Restore<'_, T> {
         fn drop(&mut self) {
             self.0.set(self.1);
         }

@@ -87,6 +87,9 @@ impl Backend for CudaBackend {
     fn norm_and_scale(&self, gradients: &[(&str, &Tensor)], most: f64) -> Option<Result<Tensor>> {
         Some(optimizer::norm_and_scale(self.0, gradients, most))
     }
+    fn is_capturing(&self) -> bool {
+        self.0.is_capturing()
+    }
     fn usage(&self) -> Option<Usage> {
         Some(self.0.usage())
     }

@@ -104,7 +104,9 @@ impl Cuda {
     /// each replay where it is a [tensor](limpid_tensor::Rate::Stored), to be [overwritten](Cuda::overwrite) in between. What
     /// limits the norm of the gradients must be part of that step too. The optimiser's first step comes before the capture,
     /// and nothing else may refer to a weight or to what is remembered. That holds for steps outside the graph as well, as
-    /// long as it is replayed: a step that finds a weight referred to gives it new memory, and the graph keeps the old.
+    /// long as it is replayed: a step that finds a weight referred to gives it new memory, and the graph keeps the old. A
+    /// weight's copy in bf16 is changed with it; a replay reads the copy, and so does not see that the weight alone was
+    /// overwritten.
     ///
     /// # Errors
     /// That of `step`, or the driver's, for example where something was read.

@@ -39,6 +39,7 @@ fn weight(elements: usize, dtype: DType, rule: Descent) -> WeightStep {
         gradient: of(1.0),
         memory: (0..rule.remembers()).map(|_| place(&Tensor::zeros([elements], dtype))).collect(),
         steps: place(&Tensor::scalar(0i64)),
+        copy: None,
         rate_scale: 1.0 / elements as f64,
         weight_decay: 0.1,
     }

@@ -76,6 +76,7 @@ pub fn network(settings: &Settings, variant: Variant, seed: u64) -> Result<Mlp, 
         depth: a.depth,
         activation: settings.activation,
         initial: settings.initial,
+        branch_dtype: settings.branch_dtype,
         ..MlpConfig::default()
     };
     let init = Init::new(seed);

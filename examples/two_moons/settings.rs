@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
-use limpid::Device;
 use limpid::autograd::ops::sinkhorn::Sinkhorn;
 use limpid::nn::residual::{Variant, VariantConfig};
 use limpid::nn::{Activation, Fan, Init, Initializer};
 use limpid::tensor::Stop;
+use limpid::{DType, Device};
 use serde_json::{Map, Value, json};
 
 use crate::norm::Norm;
@@ -77,6 +77,9 @@ pub struct Arguments {
         help_heading = "Network"
     )]
     pub norm: Norm,
+    /// What the branches of the hidden blocks compute in: f32, or bf16 between a stream and weights in f32
+    #[arg(long, default_value = "f32", value_name = "f32|bf16", help_heading = "Network")]
+    pub branch_dtype: String,
     /// Linear layers, first and last included (at least 2)
     #[arg(long, default_value_t = 20, value_name = "N", help_heading = "Network")]
     pub depth: usize,
@@ -170,6 +173,15 @@ fn initializer(name: &str, activation: Activation) -> Result<Option<Initializer>
     }
 }
 
+/// What branches compute in, where that is not f32.
+fn branch_dtype(name: &str) -> Result<Option<DType>, String> {
+    match name {
+        "f32" => Ok(None),
+        "bf16" => Ok(Some(DType::BF16)),
+        _ => Err(format!("--branch-dtype: expected f32 or bf16, found {name:?}")),
+    }
+}
+
 /// How the step size is kept in bounds.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Recipe {
@@ -200,6 +212,8 @@ pub struct Settings {
     pub activation: Activation,
     /// `None`: as a linear layer usually starts.
     pub initial: Option<Initializer>,
+    /// `None`: branches compute in what everything else does.
+    pub branch_dtype: Option<DType>,
     pub clip: Option<f64>,
     pub device: Device,
 }
@@ -275,6 +289,7 @@ impl Settings {
             of_variants,
             activation,
             initial: initializer(&a.init, activation)?,
+            branch_dtype: branch_dtype(&a.branch_dtype)?,
             clip: a.clip.or(default_clip).filter(|&clip| clip > 0.0),
             device: limpid::device(&a.device).map_err(|e| format!("--device: {e}"))?,
             arguments,
@@ -330,6 +345,7 @@ impl Settings {
             ("streams", json!(a.streams), any(&[Hc, HcDynamic, Mhc, MhcLite, IdentityHc])),
             ("sinkhorn_iters", json!(a.sinkhorn_iters), any(&[Mhc])),
             ("norm", json!(a.norm.name()), a.norm != Norm::None),
+            ("branch_dtype", json!(a.branch_dtype), self.branch_dtype.is_some()),
             ("device", json!(a.device), a.device != "cpu"),
         ];
         let read = settings.into_iter().filter(|(_, _, read)| *read);
@@ -349,6 +365,7 @@ impl Settings {
         add("streams", a.streams.to_string(), "4");
         add("sinkhorn-iters", a.sinkhorn_iters.to_string(), "20");
         add("norm", a.norm.name().into(), "none");
+        add("branch-dtype", a.branch_dtype.clone(), "f32");
         add("recipe", format!("{:?}", a.recipe).to_lowercase(), "stable");
         add("clip", a.clip.map_or(String::new(), |clip| clip.to_string()), "");
         add("depth", a.depth.to_string(), "20");

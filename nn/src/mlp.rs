@@ -1,6 +1,7 @@
 //! A deep multilayer perceptron whose hidden layers are joined by a residual connection of choice.
 
 use limpid_autograd::Var;
+use limpid_tensor::DType;
 
 use crate::activation::Activation;
 use crate::error::Result;
@@ -8,6 +9,7 @@ use crate::init::{Init, Initializer};
 use crate::linear::Linear;
 use crate::module::{Module, Parameters};
 use crate::parameter::Parameter;
+use crate::precision::Mixed;
 use crate::residual::{Connection, Normed, Residual, Variant, VariantConfig, Wiring};
 
 /// The sizes of an [`Mlp`] and how its layers are made. The default is the two-moons network: 20 linear layers,
@@ -26,11 +28,22 @@ pub struct MlpConfig {
     pub activation: Activation,
     /// How weights are drawn, with biases 0. `None`: weights and biases as [`Linear::new`] draws them.
     pub initial: Option<Initializer>,
+    /// What the branches of hidden blocks compute in, as [`Mixed`] says; the first layer, the stream and the last layer stay
+    /// in the parameters' dtype. `None`: all of the network does.
+    pub branch_dtype: Option<DType>,
 }
 
 impl Default for MlpConfig {
     fn default() -> MlpConfig {
-        MlpConfig { inputs: 2, width: 64, outputs: 2, depth: 20, activation: Activation::Relu, initial: None }
+        MlpConfig {
+            inputs: 2,
+            width: 64,
+            outputs: 2,
+            depth: 20,
+            activation: Activation::Relu,
+            initial: None,
+            branch_dtype: None,
+        }
     }
 }
 
@@ -77,7 +90,7 @@ impl MlpConfig {
 pub struct Mlp {
     first: Linear,
     enter: Option<Box<dyn Module>>,
-    blocks: Vec<Residual<Box<dyn Connection>, Normed<Linear>>>,
+    blocks: Vec<Residual<Box<dyn Connection>, Mixed<Normed<Linear>>>>,
     steps: usize,
     leave: Option<Box<dyn Module>>,
     last: Linear,
@@ -88,7 +101,7 @@ impl Mlp {
     /// the connection's own parameters.
     ///
     /// # Panics
-    /// If `depth` is less than 2.
+    /// If `depth` is less than 2, or `branch_dtype` is not a float.
     #[track_caller]
     pub fn new(init: &Init, config: MlpConfig, connect: impl Fn(&Init) -> Box<dyn Connection>) -> Mlp {
         config.expect_two_layers();
@@ -113,7 +126,7 @@ impl Mlp {
     /// As [`Variant::wiring`].
     ///
     /// # Panics
-    /// If `depth` is less than 2.
+    /// If `depth` is less than 2, or `branch_dtype` is not a float.
     #[track_caller]
     pub fn of_variant(
         init: &Init,
@@ -132,7 +145,7 @@ impl Mlp {
     #[track_caller]
     fn with_wiring(init: &Init, config: MlpConfig, wiring: Wiring) -> Mlp {
         let place = |i: usize| init.enter("layers").enter(i);
-        let MlpConfig { inputs, width, outputs, depth, activation, initial } = config;
+        let MlpConfig { inputs, width, outputs, depth, activation, initial, branch_dtype } = config;
         let linear = |i: usize, inputs: usize, outputs, activation, gain| {
             let bias = match initial {
                 None => Initializer::Uniform { bound: 1.0 / (inputs as f64).sqrt() },
@@ -144,7 +157,8 @@ impl Mlp {
         let Wiring { enter, connections, steps, placement, gain, leave } = wiring;
         let block = |(i, connection): (usize, Box<dyn Connection>)| {
             let branch = linear(i, width, width, activation, gain);
-            Residual { connection, branch: Normed::new(&place(i), width, placement, branch) }
+            let branch = Normed::new(&place(i), width, placement, branch);
+            Residual { connection, branch: Mixed::of(branch_dtype, branch) }
         };
         Mlp {
             first: linear(0, inputs, width, activation, 1.0),
@@ -171,12 +185,12 @@ impl Mlp {
         match i.checked_sub(1) {
             None => &self.first,
             Some(block) if block == self.blocks.len() => &self.last,
-            Some(block) => &self.blocks[block].branch.branch,
+            Some(block) => &self.blocks[block].branch.module.branch,
         }
     }
 
     /// The hidden blocks: `layers.1` and those that follow it, without the last layer.
-    pub fn blocks(&self) -> &[Residual<Box<dyn Connection>, Normed<Linear>>] {
+    pub fn blocks(&self) -> &[Residual<Box<dyn Connection>, Mixed<Normed<Linear>>>] {
         &self.blocks
     }
 
@@ -234,7 +248,7 @@ mod tests {
     use crate::losses::{Reduction, cross_entropy};
     use crate::residual::{Gated, Identity, Interpolated, Plain, Scaled};
     use limpid_autograd::Tape;
-    use limpid_tensor::{DType, Tensor};
+    use limpid_tensor::Tensor;
 
     type Connect = fn(&Init) -> Box<dyn Connection>;
 

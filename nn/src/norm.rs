@@ -123,6 +123,31 @@ impl BatchNorm1d {
         }
     }
 
+    /// Statistics and what they scale, in their dtype.
+    fn normalised<'t>(&self, x: Var<'t>) -> Var<'t> {
+        let (tape, shape) = (x.tape(), x.shape());
+        let channels = self.weight.value().elements();
+        assert!(
+            matches!(shape.len(), 2 | 3) && shape[1] == channels,
+            "batch_norm: the operand must be [N, {channels}] or [N, {channels}, L], found {shape}"
+        );
+        let axes: &[isize] = if shape.len() == 2 { &[0] } else { &[0, 2] };
+        let per_channel = |v: Var<'t>| v.keep(axes, &shape);
+        let (centred, var) = if tape.is_training() {
+            let n = shape.elements() / channels;
+            assert!(n > 1, "batch_norm: a batch of one value per channel has no variance, found {shape}");
+            let mean = x.mean(axes);
+            let centred = x - per_channel(mean);
+            let var = (centred * centred).mean(axes);
+            self.update_running(mean, var, n);
+            (centred, var)
+        } else {
+            (x - per_channel(self.running_mean.on(tape)), self.running_var.on(tape))
+        };
+        let scale = (var + self.eps).rsqrt() * self.weight.on(tape);
+        centred * per_channel(scale) + per_channel(self.bias.on(tape))
+    }
+
     /// Notes what the running statistics become after a batch of n values per channel.
     fn update_running(&self, mean: Var<'_>, var: Var<'_>, n: usize) {
         let tape = mean.tape();
@@ -151,29 +176,17 @@ impl Parameters for BatchNorm1d {
     }
 }
 
+/// In [another precision](limpid_autograd::Tape::in_precision) it computes in that of its statistics, between casts.
 impl Module for BatchNorm1d {
     fn forward<'t>(&self, x: Var<'t>) -> Var<'t> {
-        let (tape, shape) = (x.tape(), x.shape());
-        let channels = self.weight.value().elements();
-        assert!(
-            matches!(shape.len(), 2 | 3) && shape[1] == channels,
-            "batch_norm: the operand must be [N, {channels}] or [N, {channels}, L], found {shape}"
-        );
-        let axes: &[isize] = if shape.len() == 2 { &[0] } else { &[0, 2] };
-        let per_channel = |v: Var<'t>| v.keep(axes, &shape);
-        let (centred, var) = if tape.is_training() {
-            let n = shape.elements() / channels;
-            assert!(n > 1, "batch_norm: a batch of one value per channel has no variance, found {shape}");
-            let mean = x.mean(axes);
-            let centred = x - per_channel(mean);
-            let var = (centred * centred).mean(axes);
-            self.update_running(mean, var, n);
-            (centred, var)
-        } else {
-            (x - per_channel(self.running_mean.on(tape)), self.running_var.on(tape))
-        };
-        let scale = (var + self.eps).rsqrt() * self.weight.on(tape);
-        centred * per_channel(scale) + per_channel(self.bias.on(tape))
+        let of_statistics = self.running_mean.meta().dtype;
+        match x.tape().precision() {
+            None => self.normalised(x),
+            Some(_) => {
+                let normalised = || self.normalised(x.cast(of_statistics));
+                x.tape().in_precision(of_statistics, normalised).cast(x.dtype())
+            }
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! A parameter: a named tensor that outlives the tapes it is used on.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use limpid_autograd::{ParamId, Tape, Var};
-use limpid_tensor::{Meta, Tensor};
+use limpid_tensor::{DType, Meta, Tensor};
 
 /// What a parameter is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,9 +39,30 @@ pub struct Parameter {
     id: ParamId,
     path: String,
     value: Tensor,
+    copy: Rounded,
     role: Role,
     frozen: bool,
     decays: bool,
+}
+
+/// A parameter's value in a narrower dtype, made when it is first read so and kept for as long as it is the value's.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rounded {
+    tensor: OnceLock<Tensor>,
+    /// A graph changes the value, and does not know of a copy that is made after it was captured.
+    is_graphs: bool,
+}
+
+impl Rounded {
+    /// Takes the copy out, if there is one in bf16, to be written beside the value. One in another dtype is dropped.
+    pub fn take_bf16(&mut self) -> Option<Tensor> {
+        self.tensor.take().filter(|copy| copy.dtype() == DType::BF16)
+    }
+
+    /// Keeps what is the value, rounded.
+    pub fn keep(&mut self, copy: Option<Tensor>) {
+        self.tensor = copy.map(OnceLock::from).unwrap_or_default();
+    }
 }
 
 impl Parameter {
@@ -56,7 +78,7 @@ impl Parameter {
             "parameter {path}: {} carries no gradient",
             value.dtype()
         );
-        Parameter { id: next_id(), path, value, role, frozen: false, decays: true }
+        Parameter { id: next_id(), path, value, copy: Rounded::default(), role, frozen: false, decays: true }
     }
 
     /// The same, left alone by the weight decay of an optimiser unless one of its [`Groups`](crate::optim::Groups) names it:
@@ -123,18 +145,54 @@ impl Parameter {
             self.path
         );
         self.value = value;
+        self.copy.keep(None);
     }
 
     /// Its value for an update in place; see [`Tensor::as_mut_slice`].
     pub fn value_mut(&mut self) -> &mut Tensor {
+        self.copy.keep(None);
         &mut self.value
+    }
+
+    /// A step of it has been captured, to be run again and again.
+    pub(crate) fn is_stepped_by_graph(&mut self) {
+        self.copy.is_graphs = true;
+    }
+
+    /// Value and copy for an update of both.
+    pub(crate) fn value_and_copy_mut(&mut self) -> (&mut Tensor, &mut Rounded) {
+        (&mut self.value, &mut self.copy)
     }
 
     /// Places it on a tape. Every use on one tape is the same node, so gradients add up. Buffers and frozen weights
     /// are constants there.
+    ///
+    /// Where the tape [is to compute in another precision](Tape::in_precision), a weight is read as its value in that dtype,
+    /// and its gradient is in its own. The rounded value is made at the first use and kept; an optimiser's step writes it
+    /// beside the weight, and any other change of the value drops it.
     #[track_caller]
     pub fn on<'t>(&self, tape: &'t Tape) -> Var<'t> {
-        tape.parameter(self.id, &self.path, &self.value, !self.is_trainable())
+        let frozen = !self.is_trainable();
+        match tape.precision().filter(|_| self.role == Role::Weight) {
+            None => tape.parameter(self.id, &self.path, &self.value, frozen),
+            Some(dtype) => {
+                tape.parameter_in(dtype, self.id, &self.path, &self.value, frozen, || self.rounded(dtype))
+            }
+        }
+    }
+
+    /// The value in another dtype.
+    fn rounded(&self, dtype: DType) -> limpid_tensor::Result<Tensor> {
+        if let Some(copy) = self.copy.tensor.get().filter(|copy| copy.dtype() == dtype) {
+            return Ok(copy.clone());
+        }
+        let rounded = self.value.cast(dtype)?;
+        // What is captured has not been computed when the capture ends.
+        if !self.copy.is_graphs && !self.value.device().backend().is_capturing() {
+            // If it is kept in another dtype, or another thread was faster, that stays.
+            let _ = self.copy.tensor.set(rounded.clone());
+        }
+        Ok(rounded)
     }
 }
 
@@ -142,7 +200,8 @@ impl Parameter {
 /// can be used on one tape.
 impl Clone for Parameter {
     fn clone(&self) -> Parameter {
-        Parameter { id: next_id(), path: self.path.clone(), value: self.value.clone(), ..*self }
+        let Parameter { path, value, copy, .. } = self;
+        Parameter { id: next_id(), path: path.clone(), value: value.clone(), copy: copy.clone(), ..*self }
     }
 }
 
@@ -188,6 +247,50 @@ mod tests {
         w.set_frozen(true);
         assert!(w.on(&Tape::new()).is_tracked().eq(&false));
         assert!(!w.is_trainable() && !buffer.is_trainable());
+    }
+
+    /// Its copy, if it has one.
+    fn copy(p: &Parameter) -> Option<f64> {
+        p.copy.tensor.get().map(|copy| copy.item().unwrap())
+    }
+
+    #[test]
+    fn a_copy_is_made_once_written_by_steps_and_dropped_by_other_changes() {
+        use crate::optim::{Adam, Optimizer, Sgd};
+        use crate::{Activation, Init, Linear};
+        let mut layer = Linear::new(&Init::new(0), 1, 1, Activation::Identity).without_bias();
+        let use_in = |layer: &Linear, dtype: DType| {
+            let tape = Tape::new();
+            let w = tape.in_precision(dtype, || layer.weight.on(&tape)).cast(DType::F32).sum(&[]);
+            tape.backward(w).unwrap()
+        };
+        assert_eq!(copy(&layer.weight), None, "nobody has asked");
+        let gradients = use_in(&layer, DType::BF16);
+        let made = copy(&layer.weight).unwrap();
+        for optimizer in [&mut Sgd::new() as &mut dyn Optimizer, &mut Adam::adamw()] {
+            optimizer.step(&mut layer, &gradients, 0.1).unwrap();
+            let expected = layer.weight.value().cast(DType::BF16).unwrap().item().unwrap();
+            assert_eq!(copy(&layer.weight), Some(expected), "it is written, not dropped");
+            assert_ne!(expected, made);
+        }
+        let value = layer.weight.value().clone();
+        let changes: [&dyn Fn(&mut Parameter); 2] = [&|p| p.set_value(value.clone()), &|p| {
+            p.value_mut();
+        }];
+        for change in changes {
+            use_in(&layer, DType::BF16);
+            assert!(copy(&layer.weight).is_some());
+            change(&mut layer.weight);
+            assert_eq!(copy(&layer.weight), None);
+        }
+        // One dtype is kept, and only bf16 is written by steps.
+        layer.weight = Parameter::new("w", Tensor::full([1, 1], 0.3, DType::F64), Role::Weight);
+        let gradients = use_in(&layer, DType::F32);
+        assert_eq!(copy(&layer.weight), Some(f64::from(0.3f32)));
+        use_in(&layer, DType::BF16);
+        assert_eq!(copy(&layer.weight), Some(f64::from(0.3f32)));
+        Sgd::new().step(&mut layer, &gradients, 0.1).unwrap();
+        assert_eq!(copy(&layer.weight), None);
     }
 
     #[test]

@@ -126,6 +126,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Whether what this thread queues now does not run, but is kept as a graph to be run later.
+    fn is_capturing(&self) -> bool {
+        false
+    }
+
     /// The device that this one stands in for, if it does: operands of both may then be mixed.
     fn stands_for(&self) -> Option<&Device> {
         None

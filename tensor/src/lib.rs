@@ -56,7 +56,7 @@ mod storage;
 mod tensor;
 
 pub use backend::{Backend, Device, Results, Usage};
-pub use cpu::{Cpu, set_threads, widest};
+pub use cpu::{Cpu, round_to_bf16, set_threads, widest};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub use half::bf16;

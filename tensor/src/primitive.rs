@@ -473,8 +473,8 @@ pub struct Pace<'a> {
     pub clip: Option<&'a Tensor>,
 }
 
-/// One weight in a step of an optimiser. Its tensors, but for the count, have one shape and one dtype, f32 or f64; the
-/// gradient of one in f32 may be bf16.
+/// One weight in a step of an optimiser. Its tensors, but for the count and the copy, have one shape and one dtype, f32 or
+/// f64; the gradient of one in f32 may be bf16.
 #[derive(Debug)]
 pub struct WeightStep {
     /// w, which is changed.
@@ -486,6 +486,9 @@ pub struct WeightStep {
     pub memory: SmallVec<[Tensor; 2]>,
     /// How many steps were made, i64 `[]`, wherever it lies; the step counts itself. t is one more than before.
     pub steps: Tensor,
+    /// Of one in f32, if it has one: w rounded to bf16, on its device. It is written where w is: the bits of
+    /// [`Tensor::cast`].
+    pub copy: Option<Tensor>,
     /// What the rate of the step is multiplied by; the product is η.
     pub rate_scale: f64,
     /// λ.

@@ -13,7 +13,7 @@ use limpid_nn::{
     Activation, Checkpoint, Init, Mlp, MlpConfig, Module, Parameter, Parameters, Role, Schedule, clip_norm,
     global_norm, gradient_norms,
 };
-use limpid_tensor::{DType, Descent, Device, Pace, Rate, Tensor, WeightStep};
+use limpid_tensor::{DType, Descent, Device, Pace, Rate, Tensor, WeightStep, bf16};
 use limpid_tests::emulated::{assert_silent, calls, device, place};
 
 /// Held for writing by a test that counts bytes or calls, which are the whole device's.
@@ -24,7 +24,16 @@ type Outcome = Result<(), Failure>;
 
 /// A network of the two-moons experiment on a device.
 fn network(variant: Variant, depth: usize, width: usize, on: &Device) -> Mlp {
-    let config = MlpConfig { depth, width, ..MlpConfig::default() };
+    network_of(MlpConfig { depth, width, ..MlpConfig::default() }, variant, on)
+}
+
+/// The same with branches in bf16.
+fn mixed(variant: Variant, depth: usize, width: usize, on: &Device) -> Mlp {
+    let branch_dtype = Some(DType::BF16);
+    network_of(MlpConfig { depth, width, branch_dtype, ..MlpConfig::default() }, variant, on)
+}
+
+fn network_of(config: MlpConfig, variant: Variant, on: &Device) -> Mlp {
     let mut model = Mlp::of_variant(&Init::new(3), config, variant, &VariantConfig::default()).unwrap();
     model.move_to(on).unwrap();
     model
@@ -52,7 +61,7 @@ fn gradients(model: &Mlp, data: &(Tensor, Tensor), on: &Device) -> Gradients {
 /// A first step of plain descent.
 fn plain_step(weight: Tensor, gradient: Tensor) -> WeightStep {
     let (memory, steps) = (Default::default(), place(&Tensor::scalar(0i64)));
-    WeightStep { weight, gradient, memory, steps, rate_scale: 1.0, weight_decay: 0.0 }
+    WeightStep { weight, gradient, memory, steps, copy: None, rate_scale: 1.0, weight_decay: 0.0 }
 }
 
 /// Makes plain steps with rate 1 on the emulated device.
@@ -332,7 +341,7 @@ struct Training<O> {
 }
 
 /// Bits of weights, and what an optimiser remembers by name.
-#[derive(PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 struct State {
     weights: Vec<Vec<u32>>,
     remembered: Vec<(String, Vec<f64>)>,
@@ -340,8 +349,12 @@ struct State {
 
 impl<O: Optimizer> Training<O> {
     fn new(optimizer: O, on: &Device) -> Training<O> {
+        Training::of(network(Variant::Residual, 3, 8, on), optimizer, on)
+    }
+
+    fn of(model: Mlp, optimizer: O, on: &Device) -> Training<O> {
         Training {
-            model: network(Variant::Residual, 3, 8, on),
+            model,
             optimizer,
             tape: Tape::new().with_device(on.clone()),
             data: batch(16, on),
@@ -568,9 +581,15 @@ fn a_plan_holds_on_a_device_byte_for_byte() {
     let _alone = ALONE.write().unwrap();
     let (cuda, _) = device();
     let on = cuda.device();
-    let (model, data) = (network(Variant::Mhc, 8, 8, &on), batch(16, &on));
+    for model in [network(Variant::Mhc, 8, 8, &on), mixed(Variant::Mhc, 8, 8, &on)] {
+        expect_plans_to_hold(&model, &on);
+    }
+}
+
+fn expect_plans_to_hold(model: &Mlp, on: &Device) {
+    let data = batch(16, on);
     let gradients = |tape: &Tape| {
-        let gradients = tape.backward(loss(tape, &model, &data)).unwrap();
+        let gradients = tape.backward(loss(tape, model, &data)).unwrap();
         let of =
             |p: &limpid_nn::Parameter| gradients.of_parameter(p.id()).unwrap().to(&Device::cpu()).unwrap();
         model.parameters().into_iter().map(of).collect::<Vec<Tensor>>()
@@ -580,12 +599,136 @@ fn a_plan_holds_on_a_device_byte_for_byte() {
         [Policy::everything(), Policy::blocks(Every::Root), Policy::connections(2), Policy::nothing()]
     {
         let dry = Tape::dry().with_device(on.clone());
-        let plan = dry.plan(loss(&dry, &model, &data), &policy).unwrap();
+        let plan = dry.plan(loss(&dry, model, &data), &policy).unwrap();
         let tape = Tape::new().with_device(on.clone()).with_plan(&plan);
         assert_eq!(bits(&gradients(&tape)), expected, "{}", plan.policy());
         let receipt = tape.receipt().unwrap();
         assert_eq!(receipt.differences(&plan), [""; 0], "{}", plan.policy());
     }
+    assert_silent();
+}
+
+/// A weight as a branch in bf16 reads it.
+fn read_narrow(p: &Parameter) -> Tensor {
+    let tape = Tape::new().with_device(p.value().device().clone());
+    tape.in_precision(DType::BF16, || p.on(&tape)).value().unwrap()
+}
+
+fn narrow_bits(x: &Tensor) -> Vec<u16> {
+    x.to_vec::<bf16>().unwrap().into_iter().map(bf16::to_bits).collect()
+}
+
+/// Makes sure that every weight is read as its cast. What each is read as.
+#[track_caller]
+fn expect_rounded(model: &Mlp) -> Vec<Vec<u16>> {
+    let expect = |p: &Parameter| {
+        let found = narrow_bits(&read_narrow(p));
+        assert_eq!(found, narrow_bits(&p.value().cast(DType::BF16).unwrap()), "{p:?}");
+        found
+    };
+    model.parameters().into_iter().map(expect).collect()
+}
+
+#[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
+fn steps_in_mixed_precision_agree_with_the_cpu_and_cast_no_weight() {
+    let _alone = ALONE.write().unwrap();
+    let (cuda, stand_in) = device();
+    let optimizers: [fn() -> Box<dyn Optimizer>; 3] =
+        [|| Box::new(Sgd::new()), || Box::new(Sgd::new().with_momentum(0.9)), || Box::new(Adam::adamw())];
+    for (variant, optimizer) in [Variant::Residual, Variant::Gated, Variant::Mhc].into_iter().zip(optimizers)
+    {
+        let run = |on: &Device| {
+            let mut model = mixed(variant, 5, 16, on);
+            let found = train(&mut model, &mut *optimizer(), on, 3);
+            expect_rounded(&model);
+            found
+        };
+        let (found, expected) = (run(&cuda.device()), run(&Device::cpu()));
+        assert_silent();
+        // A product may be rounded to the next bf16, 2⁻⁸ of an element; Adam divides by sizes.
+        for (a, b) in found.0.iter().zip(&expected.0) {
+            assert!((a - b).abs() < 1e-2 * b, "{variant}: losses {:?} {:?}", found.0, expected.0);
+        }
+        let off = apart(&found.2, &expected.2);
+        assert!(off < 0.2, "{variant}: weights differ by {off:e}");
+    }
+
+    let Some(stand_in) = stand_in else { return };
+    let on = cuda.device();
+    let (mut model, mut optimizer) = (mixed(Variant::Residual, 5, 16, &on), Sgd::new().with_momentum(0.9));
+    let casts = |model: &mut Mlp, optimizer: &mut Sgd| {
+        let launches: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = launches.clone();
+        stand_in.observe(move |launched| seen.lock().unwrap().push(launched.kernel.to_string()));
+        train(model, optimizer, &on, 1);
+        stand_in.stop_observing();
+        let launches = launches.lock().unwrap();
+        launches.iter().filter(|kernel| kernel.contains("cast") && kernel.ends_with("bf16")).count()
+    };
+    let counts = [(); 3].map(|()| casts(&mut model, &mut optimizer));
+    // Of each block: what the branch reads, and the cotangent of what it writes. In the first step weight and bias too.
+    assert_eq!(counts, [3 * 4, 3 * 2, 3 * 2]);
+    assert_silent();
+}
+
+#[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
+fn a_captured_step_in_mixed_precision_is_the_next_step() {
+    let _others = ALONE.write().unwrap();
+    let (cuda, _) = device();
+    let on = cuda.device();
+    let begin = || Training::of(mixed(Variant::Residual, 4, 8, &on), Adam::adamw().with_max_norm(0.05), &on);
+    let (mut eager, mut steps) = (begin(), Vec::new());
+    for _ in 0..6 {
+        eager.set_rate(0.05);
+        let loss = eager.step().unwrap().item().unwrap();
+        steps.push((loss, eager.state(), expect_rounded(&eager.model)));
+    }
+    let mut training = begin();
+    training.set_rate(0.05);
+    for _ in 0..2 {
+        training.step().unwrap();
+    }
+    let (mut graph, loss) = cuda.capture(|| training.step()).unwrap();
+    for (t, (expected, state, narrow)) in steps.iter().enumerate().take(5).skip(2) {
+        graph.replay().unwrap();
+        assert_eq!(loss.item().unwrap(), *expected, "loss of step {t}");
+        assert_eq!((&training.state(), &expect_rounded(&training.model)), (state, narrow), "step {t}");
+    }
+    training.step().unwrap();
+    assert_eq!((training.state(), expect_rounded(&training.model)), (steps[5].1.clone(), steps[5].2.clone()));
+
+    // A copy made after the capture is not kept: replays would not write it.
+    let mut weights = training.model.parameters_mut();
+    weights.iter_mut().find(|p| p.path() == "layers.1.weight").unwrap().value_mut();
+    for _ in 0..2 {
+        graph.replay().unwrap();
+        expect_rounded(&training.model);
+    }
+
+    // One that is made in a capture is not kept either: it has not been computed.
+    let model = mixed(Variant::Residual, 4, 8, &on);
+    let data = batch(16, &on);
+    let evaluate = || -> limpid_autograd::Result<Tensor> {
+        let tape = Tape::inference().with_device(on.clone());
+        model.forward(tape.constant(&data.0)).value()
+    };
+    let (mut graph, captured) = cuda.capture(|| evaluate().map_err(Failure::from)).unwrap();
+    expect_rounded(&model);
+    let expected = evaluate().unwrap();
+    graph.replay().unwrap();
+    assert_eq!(bits(&[captured]), bits(&[expected]));
+
+    // What is referred to elsewhere cannot be changed where it is.
+    let mut training = begin();
+    training.set_rate(0.05);
+    training.step().unwrap();
+    let held = read_narrow(&training.model.layer(1).weight);
+    let message = cuda.capture(|| training.step()).err().expect("it is refused").to_string();
+    assert!(message.contains("a graph cannot change a weight"), "{message}");
+    drop(held);
+    expect_rounded(&training.model);
     assert_silent();
 }
 

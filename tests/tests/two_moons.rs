@@ -386,6 +386,45 @@ fn a_norm_around_the_branch_of_a_residual_network_is_the_variant_of_that_name() 
 }
 
 #[test]
+fn branches_in_bf16_learn_as_well_and_leave_weights_in_f32() {
+    let folder = Folder::new("precision");
+    let run = |name: &str, arguments: &[&str]| {
+        let out = folder.join(name);
+        let common =
+            ["--variants", "residual,mhc", "--depth", "6", "--samples", "600", "--epochs", "30", "--quiet"];
+        succeed(small(&out, &[&common, arguments].concat()));
+        out
+    };
+    let (default, wide, narrow) = (
+        run("default", &[]),
+        run("wide", &["--branch-dtype", "f32"]),
+        run("narrow", &["--branch-dtype", "bf16"]),
+    );
+    assert_same_files(&default, &wide);
+    for variant in ["residual", "mhc"] {
+        let tensors =
+            |out: &Path| safetensors::load(out.join(format!("{variant}.safetensors"))).unwrap().tensors;
+        let metas =
+            |out: &Path| tensors(out).iter().map(|(name, x)| (name.clone(), x.meta())).collect::<Vec<_>>();
+        assert_eq!(metas(&narrow), metas(&wide), "{variant}");
+        let weight = |out: &Path| tensors(out)["layers.1.weight"].to_f64_vec().unwrap();
+        assert_ne!(weight(&narrow), weight(&wide), "{variant}");
+        let accuracy = |out: &Path| results(out)[variant]["validation_accuracy"].as_f64().unwrap();
+        let (wide, narrow) = (accuracy(&wide), accuracy(&narrow));
+        assert!(wide > 0.85 && (wide - narrow).abs() < 0.04, "{variant}: {wide} in f32, {narrow} in bf16");
+    }
+    let (before, after) = (run_json(&wide), run_json(&narrow));
+    assert_eq!(
+        (&before["settings"]["branch_dtype"], &after["settings"]["branch_dtype"]),
+        (&Value::Null, &"bf16".into())
+    );
+    assert!(after["command"].as_str().unwrap().contains(" --branch-dtype bf16 "), "{}", after["command"]);
+    let message =
+        fail(small(&narrow, &["--variants", "mhc", "--depth", "6", "--samples", "600", "--resume"]), 2);
+    assert!(message.ends_with("expected branch_dtype null, found \"bf16\""), "{message}");
+}
+
+#[test]
 fn full_size_is_the_same_with_one_thread_and_two() {
     let folder = Folder::new("threads");
     let [one, two] = ["1", "2"].map(|threads| {
@@ -618,6 +657,10 @@ fn bad_input_is_one_line_and_leaves_nothing() {
             "two_moons: --norm pre: expected only plain, residual, scaled, complete-p, rezero, layerscale, gated, \
              interpolated, droppath in --variants, found hc"
                 .into(),
+        ),
+        (
+            vec!["--branch-dtype", "i64"],
+            "two_moons: --branch-dtype: expected f32 or bf16, found \"i64\"".into(),
         ),
         (
             vec!["--norm", "post"],

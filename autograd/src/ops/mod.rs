@@ -16,7 +16,7 @@ pub mod sinkhorn;
 pub mod softmax;
 pub mod sort;
 pub mod streams;
-pub(crate) mod together;
+mod together;
 pub mod triangle;
 
 use limpid_tensor::{Fused, Result, Shape, Tensor};

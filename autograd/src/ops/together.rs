@@ -7,6 +7,7 @@ use limpid_tensor::{Fused, Result, Results, Tensor};
 use smallvec::SmallVec;
 
 use crate::op::{Cotangents, Op, Pullback, forward_by_expansion};
+use crate::replay;
 use crate::shared::Shared;
 use crate::var::Var;
 
@@ -25,21 +26,6 @@ pub(crate) struct Together {
     called: Cell<bool>,
     /// What nobody has fetched yet.
     left: RefCell<SmallVec<[Option<Tensor>; 3]>>,
-}
-
-thread_local! {
-    static REPLAYING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Until what is returned is dropped, the operations of a [`Replay`](crate::Replay) are computed, in their order.
-pub(crate) fn while_replaying() -> impl Drop {
-    struct Replaying(bool);
-    impl Drop for Replaying {
-        fn drop(&mut self) {
-            REPLAYING.set(self.0);
-        }
-    }
-    Replaying(REPLAYING.replace(true))
 }
 
 impl Together {
@@ -67,7 +53,7 @@ impl Together {
 
     /// Result i, for `op`, which stands for it.
     pub fn result(&self, i: usize, op: &impl Op, x: &[&Tensor]) -> Result<Tensor> {
-        let replays = REPLAYING.get();
+        let replays = replay::is_running();
         if (self.once || replays)
             && let Some(result) = self.left.borrow_mut().get_mut(i).and_then(Option::take)
         {

@@ -582,6 +582,7 @@ fn updates() -> Vec<Demo> {
                         gradient: numbers(device, &[elements], of_gradient, 10 * i + 2)?,
                         memory: memory.into_iter().take(rule.remembers()).collect::<Result<_>>()?,
                         steps: Tensor::scalar(2i64),
+                        copy: None,
                         rate_scale: (i + 1) as f64,
                         weight_decay: 0.1,
                     });

@@ -264,7 +264,8 @@ fn step(rule: Descent, operands: &mut Vec<Tensor>) -> Result<()> {
     let weight = all.next().expect("the weight is the first");
     let memory = all.by_ref().take(rule.remembers()).collect();
     let (gradient, steps) = (all.next().expect("the gradient"), all.next().expect("the count of steps"));
-    let mut step = WeightStep { weight, gradient, memory, steps, rate_scale: 1.0, weight_decay: 0.01 };
+    let mut step =
+        WeightStep { weight, gradient, memory, steps, copy: None, rate_scale: 1.0, weight_decay: 0.01 };
     let pace = Pace { rate: Rate::Number(1e-3), clip: None };
     let done = device.backend().descend(rule, pace, &mut [&mut step]);
     operands.push(step.weight);

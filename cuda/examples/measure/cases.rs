@@ -356,6 +356,7 @@ fn step(rule: Descent, weights: usize, operands: &mut Vec<Tensor>) -> Result<()>
             gradient,
             memory: Default::default(),
             steps,
+            copy: None,
             rate_scale: 1.0,
             weight_decay: 0.01,
         })

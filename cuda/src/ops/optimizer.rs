@@ -63,8 +63,9 @@ fn check_repeatable(cuda: &'static Cuda, rule: Descent, weights: &[&mut WeightSt
 
 /// Brings a step's operands to where a kernel takes them.
 fn settle(cuda: &'static Cuda, rule: Descent, step: &mut WeightStep) -> Result<()> {
-    let WeightStep { weight, gradient, memory, steps, .. } = step;
+    let WeightStep { weight, gradient, memory, steps, copy, .. } = step;
     own(cuda, weight)?;
+    copy.iter_mut().try_for_each(|copy| own(cuda, copy))?;
     if memory.is_empty() {
         let zeros = |_| copy::assemble(cuda, weight.shape(), weight.dtype(), &[]);
         *memory = (0..rule.remembers()).map(zeros).collect::<Result<_>>()?;
@@ -204,13 +205,13 @@ pub(crate) struct Weight<'a> {
 
 impl Weight<'_> {
     fn of(step: &mut WeightStep) -> Weight<'_> {
-        let WeightStep { weight, gradient, memory, steps, rate_scale, weight_decay } = step;
+        let WeightStep { weight, gradient, memory, steps, copy, rate_scale, weight_decay } = step;
         let memory = memory.iter_mut().collect();
         Weight {
             value: weight,
             gradient,
             memory,
-            copy: None,
+            copy: copy.as_mut(),
             steps,
             scale: *rate_scale,
             decay: *weight_decay,

@@ -6,7 +6,9 @@ use std::ops::{Add, Div, Mul, Sub};
 
 use bytemuck::Pod;
 use limpid_autograd::{Gradients, ParamId};
-use limpid_tensor::{DType, Descent, Device, Element, Meta, Pace, Rate, Shape, Tensor, WeightStep, widest};
+use limpid_tensor::{
+    DType, Descent, Device, Element, Meta, Pace, Rate, Shape, Tensor, WeightStep, bf16, round_to_bf16, widest,
+};
 use smallvec::SmallVec;
 
 use super::{Group, Groups};
@@ -20,6 +22,9 @@ pub(super) trait Real:
 {
     /// Correctly rounded, so that every machine agrees.
     fn sqrt(self) -> Self;
+
+    /// The nearest bf16, as a cast rounds.
+    fn narrow(self) -> bf16;
 }
 
 impl Real for f32 {
@@ -27,12 +32,22 @@ impl Real for f32 {
     fn sqrt(self) -> f32 {
         self.sqrt()
     }
+
+    #[inline(always)]
+    fn narrow(self) -> bf16 {
+        round_to_bf16(self)
+    }
 }
 
 impl Real for f64 {
     #[inline(always)]
     fn sqrt(self) -> f64 {
         self.sqrt()
+    }
+
+    #[inline(always)]
+    fn narrow(self) -> bf16 {
+        <bf16 as Element>::from_f64(self)
     }
 }
 
@@ -67,11 +82,12 @@ pub(super) struct Memory {
 }
 
 /// A weight on a device, and what is remembered of it, lent to a step. Both go back when this is dropped: after the step, an
-/// error, or a panic.
+/// error, or a panic. The weight's copy goes back after the step alone.
 struct Lent<'a> {
     weight: &'a mut Parameter,
     slot: &'a mut Slot,
     step: WeightStep,
+    is_done: bool,
 }
 
 /// Its tensors lie where the last step was made.
@@ -85,6 +101,9 @@ struct Slot {
 }
 
 const STEP: &str = "step";
+
+/// The elements that the host updates before it rounds them.
+const BLOCK: usize = 1 << 12;
 
 impl Memory {
     /// Changes every trainable weight by `rule` and by gradients whose norm is at most `max_norm`.
@@ -189,8 +208,16 @@ impl Memory {
         }
         for (device, of_device) in &mut devices {
             let mut steps: Vec<&mut WeightStep> = of_device.iter_mut().map(|lent| &mut lent.step).collect();
-            if device.backend().descend(rule.descent(), pace, &mut steps).transpose()?.is_some() {
-                done.extend(of_device.iter().map(|lent| lent.weight.id()));
+            if device.backend().descend(rule.descent(), pace, &mut steps).transpose()?.is_none() {
+                continue;
+            }
+            let is_captured = device.backend().is_capturing();
+            for lent in of_device {
+                lent.is_done = true;
+                done.insert(lent.weight.id());
+                if is_captured {
+                    lent.weight.is_stepped_by_graph();
+                }
             }
         }
         Ok(done)
@@ -304,16 +331,20 @@ impl<'a> Lent<'a> {
         let Group { rate_scale, weight_decay } = slot.group;
         let nothing = Tensor::zeros([0], weight.value().dtype());
         let steps = mem::replace(&mut slot.steps, nothing.clone());
-        let value = mem::replace(weight.value_mut(), nothing);
+        let (value, copy) = weight.value_and_copy_mut();
+        let copy = copy.take_bf16().filter(|_| value.dtype() == DType::F32);
+        let value = mem::replace(value, nothing);
         let memory = mem::take(&mut slot.tensors);
-        let step = WeightStep { weight: value, gradient, memory, steps, rate_scale, weight_decay };
-        Ok(Lent { weight, slot, step })
+        let step = WeightStep { weight: value, gradient, memory, steps, copy, rate_scale, weight_decay };
+        Ok(Lent { weight, slot, step, is_done: false })
     }
 }
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        mem::swap(self.weight.value_mut(), &mut self.step.weight);
+        let (value, copy) = self.weight.value_and_copy_mut();
+        mem::swap(value, &mut self.step.weight);
+        copy.keep(self.step.copy.take().filter(|_| self.is_done));
         mem::swap(&mut self.slot.tensors, &mut self.step.memory);
         mem::swap(&mut self.slot.steps, &mut self.step.steps);
     }
@@ -355,11 +386,29 @@ impl Slot {
         for tensor in &mut self.tensors {
             memory.push(writable(tensor)?);
         }
-        let weights = writable(weight.value_mut())?;
-        widest(
-            #[inline(always)]
-            || rule.update(at, weights, gradient, &mut memory),
-        );
+        let (value, copy) = weight.value_and_copy_mut();
+        let mut rounded = copy.take_bf16().filter(|_| device == Device::cpu());
+        let weights = writable::<T>(value)?;
+        let mut narrow = rounded.as_mut().map(overwritable);
+        // A block is rounded while it is in the caches.
+        let block = if narrow.is_some() { BLOCK } else { weights.len().max(1) };
+        for start in (0..weights.len()).step_by(block) {
+            let within = start..weights.len().min(start + block);
+            let mut memory: SmallVec<[&mut [T]; 2]> =
+                memory.iter_mut().map(|memory| &mut memory[within.clone()]).collect();
+            let (weights, gradient) = (&mut weights[within.clone()], &gradient[within.clone()]);
+            let narrow = narrow.as_mut().map(|narrow| &mut narrow[within]);
+            widest(
+                #[inline(always)]
+                || {
+                    rule.update(at, weights, gradient, &mut memory);
+                    if let Some(narrow) = narrow {
+                        narrow.iter_mut().zip(weights).for_each(|(to, w)| *to = w.narrow());
+                    }
+                },
+            );
+        }
+        copy.keep(rounded);
         if device != Device::cpu() {
             let value = weight.value().to(&device)?;
             weight.set_value(value);
@@ -399,6 +448,14 @@ fn writable<T: Element + Pod>(x: &mut Tensor) -> Result<&mut [T]> {
         *x = Tensor::from_slice(host.as_slice::<T>().expect("made contiguous on the CPU"), x.shape());
     }
     Ok(x.as_mut_slice().expect("a fresh tensor has one reference"))
+}
+
+/// The elements for writing, of which none is read before; if something else refers to them, others take their place.
+fn overwritable(x: &mut Tensor) -> &mut [bf16] {
+    if x.as_mut_slice::<bf16>().is_none() {
+        *x = Tensor::zeros(x.shape(), DType::BF16);
+    }
+    x.as_mut_slice().expect("a fresh tensor has one reference")
 }
 
 fn weights(model: &dyn Parameters) -> impl Iterator<Item = &Parameter> {

@@ -34,10 +34,11 @@
 //!
 //! [`Expand`] makes streams of an embedding; [`Reduce`] and [`SigmoidRead`] make one value of them again.
 //!
-//! Four are not of this form. Each is still a `Connection`, with a write of its own, so that [`Residual`] stays the only
-//! place that knows how a block is wired: [`PostNorm`] (and DeepNorm, which is one) and [`ResiDual`] normalise the stream
-//! after the write; [`AttnRes`] writes by appending, so that its state grows by a row with every block; [`Delta`] mixes
-//! channels, by a matrix that its branch chooses. Where norms of the branch itself go is [`Normed`]'s business.
+//! Four are not of this form. Each is still a `Connection`, with a write of its own, so that [`Residual`] stays the
+//! only place that knows how a block is wired: [`PostNorm`] (and DeepNorm, which is one) and [`ResiDual`] normalise
+//! the stream after the write; [`AttnRes`] writes by appending, so that its state grows by a row with every block;
+//! [`Delta`] mixes channels, by a matrix that its branch chooses. Where norms of the branch go is [`Normed`]'s
+//! business, in what it computes [`Mixed`](crate::Mixed)'s.
 //!
 //! Backpropagation through a block has three kinds of edges, and the operations that join it are marked with them:
 //!

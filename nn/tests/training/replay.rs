@@ -82,6 +82,15 @@ fn a_replayed_step_of_every_variant_has_the_bits_of_a_recorded_one() {
     }
 }
 
+#[test]
+fn a_branch_in_bf16_is_rounded_from_the_weights_that_are_given() {
+    let config = MlpConfig { width: 12, depth: 6, branch_dtype: Some(DType::BF16), ..MlpConfig::default() };
+    for variant in [Variant::Residual, Variant::Mhc] {
+        let model = || Mlp::of_variant(&Init::new(4), config, variant, &VariantConfig::default()).unwrap();
+        assert_same_training(&format!("{variant} in bf16"), model, DType::F32);
+    }
+}
+
 /// A norm and a linear layer.
 struct Normed<N>(N, Linear);
 

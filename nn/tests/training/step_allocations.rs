@@ -73,8 +73,8 @@ fn a_training_step_of_the_two_moons_network_allocates_nothing_after_the_first() 
     let rows = 128;
     let samples = random([rows, 2], DType::F32, Key::new(3));
     let labels = Tensor::from_vec((0..rows as i64).map(|i| i % 2).collect(), [rows]);
-    for depth in [3, 20] {
-        let config = MlpConfig { depth, ..MlpConfig::default() };
+    for (depth, branch_dtype) in [(3, None), (20, None), (20, Some(DType::BF16))] {
+        let config = MlpConfig { depth, branch_dtype, ..MlpConfig::default() };
         let settings = VariantConfig::default();
         let mut model =
             limpid_nn::Mlp::of_variant(&Init::new(0), config, Variant::Residual, &settings).unwrap();
@@ -94,7 +94,7 @@ fn a_training_step_of_the_two_moons_network_allocates_nothing_after_the_first() 
         };
         let counts: Vec<usize> = (0..6).map(&mut step).collect();
         assert!(counts[0] > 0, "the first step makes the memory");
-        assert_eq!(counts[3..], [0; 3], "{depth} layers");
+        assert_eq!(counts[3..], [0; 3], "{depth} layers, branches in {branch_dtype:?}");
     }
 }
 

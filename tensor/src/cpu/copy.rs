@@ -111,9 +111,15 @@ pub(super) fn widen_bf16(v: bf16) -> f32 {
     f32::from_bits(u32::from(v.to_bits()) << 16)
 }
 
-/// Rounds to nearest even, without a branch so that loops over it vectorise. NaN stays NaN.
+/// The nearest bf16, ties to even, as [`Tensor::cast`] rounds; without a branch so that loops over it vectorise. NaN stays
+/// NaN.
+///
+/// ```
+/// use limpid_tensor::{bf16, round_to_bf16};
+/// assert_eq!(round_to_bf16(1.0 + 1.0 / 256.0), bf16::ONE); // a tie, to even
+/// ```
 #[inline(always)]
-pub(super) fn round_to_bf16(v: f32) -> bf16 {
+pub fn round_to_bf16(v: f32) -> bf16 {
     let bits = v.to_bits();
     let rounded = (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16;
     // A NaN whose payload lies in the lower half must not become infinite: set a bit that stays.

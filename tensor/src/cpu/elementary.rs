@@ -112,7 +112,8 @@ pub(super) fn tanh(x: f32) -> f32 {
     let power = e.power(0);
     let (large, small) = (power.mul_add(e.head, power - 1.0), power * e.tail);
     let t = large + small;
-    let (c, rest) = if size < 0.55 { (size, (-size).mul_add(t, (large - twice) + small)) } else { (1.0, -2.0) };
+    let (c, rest) =
+        if size < 0.55 { (size, (-size).mul_add(t, (large - twice) + small)) } else { (1.0, -2.0) };
     (c + rest / (t + 2.0)).copysign(x)
 }
 

@@ -18,6 +18,7 @@ mod threads;
 mod vector;
 mod walk;
 
+pub use copy::round_to_bf16;
 pub use simd::widest;
 pub use threads::set_threads;
 

@@ -94,10 +94,10 @@ fn through_f32(f: Fused, x: &[&Tensor]) -> Result<Results> {
         DType::F32 if mixed => Ok((*x).clone()),
         other => panic!("a fused kernel found an operand of {other}, expected bf16"),
     };
-    let wide = x.iter().map(widen).collect::<Result<Vec<Tensor>>>()?;
+    let wide = x.iter().map(widen).collect::<Result<SmallVec<[Tensor; 3]>>>()?;
     let metas: SmallVec<[Meta; 3]> = x.iter().map(|x| x.meta()).collect();
     let expected = f.results(&metas.iter().collect::<SmallVec<[&Meta; 3]>>());
-    let results = kernel::<f32>(f, &wide.iter().collect::<Vec<_>>())?;
+    let results = kernel::<f32>(f, &wide.iter().collect::<SmallVec<[&Tensor; 3]>>())?;
     results.iter().zip(expected).map(|(y, expected)| y.cast(expected.dtype)).collect()
 }
 
