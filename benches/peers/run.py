@@ -24,6 +24,8 @@ WORKLOADS = [
     "step-64-128",
     "step-256-512",
     "step-1024-512",
+    "deep-20-64-128",
+    "deep-1000-64-128",
     "tape-record",
     "tape-differentiate",
     "sinkhorn-32768",
@@ -42,6 +44,7 @@ WORKLOADS = [
 RATES = {
     "matmul": lambda m, k, n, _: (2 * int(m) * int(k) * int(n), "GFLOP/s"),
     "step": lambda width, batch: (6 * int(batch) * (18 * int(width) ** 2 + 4 * int(width)), "GFLOP/s"),
+    "deep": lambda depth, *_: (int(depth), "layers/s"),
     "tape": lambda _: (10_000, "nodes/ns"),
     **{name: lambda count: (8 * int(count), "GB/s") for name in ["exp", "log", "tanh", "sigmoid", "erf"]},
     **{name: lambda rows, columns: (8 * int(rows) * int(columns), "GB/s") for name in ["softmax", "layernorm"]},
@@ -159,6 +162,8 @@ def rate(workload, value):
     work, unit = RATES[name](*parts)
     if unit == "nodes/ns":
         return f"{value / work * 1e9:.0f} ns a node"
+    if unit == "layers/s":
+        return f"{value / work * 1e6:.0f} µs a layer"
     return f"{work / value / 1e9:.1f} {unit}"
 
 

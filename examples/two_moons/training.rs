@@ -1,10 +1,10 @@
 //! The experiment itself: one network, one seed, every layer's gradient norm at every step.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use limpid::autograd::{Profile, Tape, format_bytes};
+use limpid::autograd::{Gradients, Profile, Replay, Tape, format_bytes};
 use limpid::nn::data::{Batch, Batches, Dataset, StandardScaler};
 use limpid::nn::losses::{Reduction, cross_entropy};
 use limpid::nn::optim::{Optimizer, Sgd};
@@ -93,7 +93,8 @@ pub fn train(
     let mut step = history.metrics.len() * batches.per_epoch();
     let (first, steps) = (step, a.epochs * batches.per_epoch() - step);
     let profile = Profile::after_warm_up(if a.profile { steps as u64 } else { 0 });
-    let mut tape = beside(&model, Tape::new()).with_seed(seed).with_profile(&profile);
+    let tape = beside(&model, Tape::new()).with_seed(seed).with_profile(&profile);
+    let mut by = Differentiation { tape, replays: a.replay.then(BTreeMap::new) };
     for epoch in history.metrics.len()..a.epochs {
         if history.divergence.is_some() {
             break;
@@ -104,12 +105,7 @@ pub fn train(
         for batch in batches.of(&data.train, epoch as u64)? {
             let batch = batch?;
             let _step = profile.step((step - first) as u64);
-            tape.clear(step as u64);
-            let loss = loss(&tape, &model, &batch);
-            let value = loss.item()?;
-            let mut gradients = tape.backward(loss)?;
-            tape.clear(step as u64); // nothing refers to the weights any more: they can be updated in place
-
+            let (value, mut gradients) = by.differentiate(&model, &batch, step as u64)?;
             let all_norms = profile.span("gradient norms", || gradient_norms(&model, &gradients))?;
             if !value.is_finite() || all_norms.iter().any(|(_, norm)| !norm.is_finite()) {
                 let cause = first_non_finite(&model, &batch, seed, step);
@@ -170,10 +166,46 @@ fn beside(model: &Mlp, tape: Tape) -> Tape {
     tape.with_device(model.layer(0).weight.value().device().clone())
 }
 
+/// How the loss of a batch is differentiated: on a tape that is written at every step, or by a replay.
+struct Differentiation {
+    tape: Tape,
+    /// By the size of the batch.
+    replays: Option<BTreeMap<usize, Replay>>,
+}
+
+impl Differentiation {
+    /// The loss and its gradients. Nothing refers to the weights any more: they can be updated in place.
+    fn differentiate(&mut self, model: &Mlp, batch: &Batch, step: u64) -> Result<(f64, Gradients), Failure> {
+        let Differentiation { tape, replays } = self;
+        let Some(replays) = replays else {
+            tape.clear(step);
+            let loss = loss(tape, model, batch);
+            let (value, gradients) = (loss.item()?, tape.backward(loss)?);
+            tape.clear(step);
+            return Ok((value, gradients));
+        };
+        let rows = batch.labels.elements();
+        if !replays.contains_key(&rows) {
+            tape.clear(step);
+            let inputs = [&batch.features, &batch.labels].map(|x| tape.constant_here(x));
+            replays.insert(rows, tape.replay(&inputs, loss_of(model, inputs), &[])?);
+            tape.clear(step);
+        }
+        let replay = replays.get_mut(&rows).expect("made above");
+        let (features, labels) = (batch.features.to(tape.device())?, batch.labels.to(tape.device())?);
+        let run = replay.run(&[&features, &labels], |give| model.visit(&mut |p| give(p.id(), p.value())))?;
+        Ok((run.loss.item()?, run.gradients))
+    }
+}
+
 /// The mean cross-entropy of a batch.
 fn loss<'t>(tape: &'t Tape, model: &Mlp, batch: &Batch) -> Var<'t> {
-    let logits = model.forward(tape.constant_here(&batch.features));
-    tape.scope("loss", || cross_entropy(logits, tape.constant_here(&batch.labels), Reduction::Mean))
+    loss_of(model, [&batch.features, &batch.labels].map(|x| tape.constant_here(x)))
+}
+
+fn loss_of<'t>(model: &Mlp, [features, labels]: [Var<'t>; 2]) -> Var<'t> {
+    let logits = model.forward(features);
+    features.tape().scope("loss", || cross_entropy(logits, labels, Reduction::Mean))
 }
 
 /// Repeats a step that went wrong in anomaly mode, which stops at the first operation whose result is not finite.

@@ -746,6 +746,31 @@ fn a_folder_that_cannot_be_made_is_one_line_before_anything_runs() {
 }
 
 #[test]
+fn a_replayed_run_writes_the_same_numbers() {
+    let folder = Folder::new("replay");
+    let run = |name: &str, more: &[&str]| {
+        let out = folder.join(name);
+        // 140 points to train on: batches of two sizes.
+        let common = ["--variants", "residual,mhc", "--samples", "200", "--epochs", "5", "--every-step"];
+        succeed(small(&out, &[&common, more].concat()));
+        out
+    };
+    let (recorded, replayed) = (run("recorded", &[]), run("replayed", &["--replay"]));
+    for name in [
+        "metrics.csv",
+        "gradient_norms.csv",
+        "gradient_norms_steps.csv",
+        "residual.safetensors",
+        "mhc.safetensors",
+    ] {
+        let [a, b] = [&recorded, &replayed].map(|out| std::fs::read(out.join(name)).unwrap());
+        assert!(a == b, "{name} differs");
+    }
+    let drawn = fail(small(&folder.join("drawn"), &["--variants", "drop-path", "--replay"]), 1);
+    assert!(drawn.ends_with("it cannot be replayed: it would draw the same numbers every time"), "{drawn}");
+}
+
+#[test]
 fn your_own_points_train_with_a_header_and_without() {
     let folder = Folder::new("own-points");
     // Two separable clouds on a grid.

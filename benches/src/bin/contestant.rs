@@ -76,6 +76,10 @@ fn workload(name: &str) -> Result<Option<Workload>, Failure> {
     let parts: Vec<&str> = name.split('-').collect();
     let number = |text: &str| text.parse::<usize>().map_err(|e| format!("{name}: {e}"));
     Ok(Some(match parts[..] {
+        ["deep", depth, width, batch] => {
+            let mut training = Training::new(Variant::Mhc, number(depth)?, number(width)?, number(batch)?)?;
+            Box::new(move || Ok(training.step()?.map(Tensor::scalar).into()))
+        }
         ["sinkhorn", matrices] => {
             let (logits, cotangent) = sinkhorn_operands(number(matrices)?);
             let mut tape = Tape::new();
