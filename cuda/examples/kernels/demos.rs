@@ -310,6 +310,18 @@ fn products() -> Vec<Demo> {
                 let linear = |x: &[&Tensor]| fused_of(Fused::Linear(act), x);
                 Ok(vec![linear(&[&x, &w, &b])?, linear(&[&x, &w])?])
             }));
+            // Few columns and many, one slab of rows and several, aligned and not.
+            for [rows, width] in [[150, 7], [300, 8], [5, 40], [150, 33], [130, 200], [3, 1500]] {
+                let name = format!("linear backward {act:?} {dtype} [{rows}, {width}]");
+                demos.push(Demo::new(name, move |device| {
+                    let (y, g) = (
+                        numbers(device, &[rows, width], dtype, 1)?,
+                        numbers(device, &[rows, width], dtype, 2)?,
+                    );
+                    let results = Tensor::fused_all(Fused::LinearBackward(act), &[&y, &g]);
+                    Ok(results.expect("every device here has this kernel")?.into_vec())
+                }));
+            }
         }
     }
     demos

@@ -1,14 +1,14 @@
-//! Which fused kernels there are: f32, f64 and bf16 have all of them but one.
+//! Which fused kernels there are: f32, f64 and bf16 have all of them.
 
 use limpid_tensor::{DType, Fused, Result, Results, Tensor};
 use smallvec::smallvec;
 
-use super::{connection, matmul, norm, sinkhorn, softmax};
+use super::{connection, linear, matmul, norm, sinkhorn, softmax};
 use crate::device::Cuda;
 
 /// Whether there is a kernel for a first operand of this dtype.
-pub(crate) fn has(f: Fused, dtype: DType) -> bool {
-    dtype.is_float() && !matches!(f, Fused::LinearBackward(_))
+pub(crate) fn has(_: Fused, dtype: DType) -> bool {
+    dtype.is_float()
 }
 
 /// The kernel's result, if there is a kernel.
@@ -23,6 +23,7 @@ fn launched(cuda: &'static Cuda, f: Fused, x: &[&Tensor]) -> Result<Results> {
     let only = match (f, x) {
         (Fused::Linear(act), &[x, w]) => matmul::linear(cuda, act, x, w, None),
         (Fused::Linear(act), &[x, w, b]) => matmul::linear(cuda, act, x, w, Some(b)),
+        (Fused::LinearBackward(act), &[y, g]) => return linear::backward(cuda, act, y, g),
         (Fused::Softmax, &[x]) => softmax::softmax(cuda, x),
         (Fused::SoftmaxBackward, &[y, g]) => softmax::softmax_backward(cuda, y, g),
         (Fused::LogSoftmax, &[x]) => softmax::log_softmax(cuda, x),
