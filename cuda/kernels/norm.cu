@@ -15,7 +15,7 @@
 //
 // Bytes an element, in sizes of the dtype: layer_norm and rms_norm 2, the cotangent of x 3, those of gain and bias 2.
 // Operations: 8 and 4, the cotangent of x 12 and 9, those of gain and bias 5.
-#include "prelude.cuh"
+#include "columns.cuh"
 
 // ── Statistics ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -177,38 +177,15 @@ __device__ __forceinline__ void apply_backward(typename R::Element* dx, RowStati
 FOR_ROWS(NORM_ENTRIES)
 
 // ── Columns ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-// The cotangents of gain and bias, Σ_rows g∘x̂ and Σ_rows g, in two stages of a fixed shape: slabs of rows, then the sum of
-// the slabs.
-
-constexpr int LANES = 32, LINES = 8; // of a block
-
-/// Adds up what the lines of a block have found for its columns, and writes it.
-template <int WIDTH>
-__device__ __forceinline__ void store_slab(double* to, const double (&sums)[WIDTH], i64 first, i64 columns) {
-    // Rows a few elements longer: the lanes that read 16 neighbouring columns meet no bank twice.
-    SHARED(double, lines, [LINES][WIDTH][LANES + 16 / WIDTH]);
-    const int lane = threadIdx.x % LANES, line = threadIdx.x / LANES;
-#pragma unroll
-    for (int k = 0; k < WIDTH; k++) lines[line][k][lane] = sums[k];
-    __syncthreads();
-    // The lanes of a line have neighbouring columns: element k of lane l is column l·WIDTH + k.
-    const i64 tile = first - lane * WIDTH;
-    if (line < WIDTH && tile + threadIdx.x < columns) {
-        double sum = 0;
-#pragma unroll
-        for (int other = 0; other < LINES; other++) sum += lines[other][threadIdx.x % WIDTH][threadIdx.x / WIDTH];
-        to[tile + threadIdx.x] = sum;
-    }
-    __syncthreads();
-}
+// The cotangents of gain and bias, Σ_rows g∘x̂ and Σ_rows g, by slabs of rows (columns.cuh).
 
 /// The sums of a slab of rows, for one pack of columns a lane: block (tile, slab), results [slabs, columns].
 template <typename T>
 __device__ __forceinline__ void sum_slab(double* gains, double* biases, const RowStatistics* statistics, const T* x,
                                          i64 stride, const T* g, i64 g_stride, i64 slab, const Rows& rows) {
     typedef typename Wide<T>::type W;
-    constexpr int WIDTH = pack_width<T>();
-    const i64 first = ((i64)blockIdx.x * LANES + threadIdx.x % LANES) * WIDTH;
+    constexpr int WIDTH = pack_width<T>(), LANES = 32, LINES = lines<LANES>();
+    const i64 first = first_column<LANES, WIDTH>();
     const i64 begin = blockIdx.y * slab, end = begin + slab < rows.count ? begin + slab : rows.count;
     double gain[WIDTH] = {}, bias[WIDTH] = {};
     if (first < rows.columns) {
@@ -225,25 +202,8 @@ __device__ __forceinline__ void sum_slab(double* gains, double* biases, const Ro
             }
         }
     }
-    store_slab(gains + blockIdx.y * rows.columns, gain, first, rows.columns);
-    if (biases) store_slab(biases + blockIdx.y * rows.columns, bias, first, rows.columns);
-}
-
-/// The sum of the slabs, for one column a lane.
-template <typename T> __device__ __forceinline__ void sum_slabs(T* sums, const double* slabs, i64 count, i64 columns) {
-    SHARED(double, lines, [LINES][LANES]);
-    const int lane = threadIdx.x % LANES, line = threadIdx.x / LANES;
-    const i64 column = (i64)blockIdx.x * LANES + lane;
-    double sum = 0;
-    if (column < columns)
-#pragma unroll 4
-        for (i64 slab = line; slab < count; slab += LINES) sum += slabs[slab * columns + column];
-    lines[line][lane] = sum;
-    __syncthreads();
-    if (line > 0 || column >= columns) return;
-#pragma unroll
-    for (int other = 1; other < LINES; other++) sum += lines[other][lane];
-    sums[column] = narrow<T>((typename Wide<T>::type)sum);
+    add_up_lines<LANES>(gain, rows.columns, ToSlab{gains + blockIdx.y * rows.columns});
+    if (biases) add_up_lines<LANES>(bias, rows.columns, ToSlab{biases + blockIdx.y * rows.columns});
 }
 
 #define COLUMN_ENTRIES(dtype, T)                                                                                       \

@@ -29,8 +29,9 @@ pub struct Family {
 }
 
 /// What kernels include: name and text.
-pub const HEADERS: [(&str, &str); 4] = [
+pub const HEADERS: [(&str, &str); 5] = [
     ("prelude.cuh", include_str!("../kernels/prelude.cuh")),
+    ("columns.cuh", include_str!("../kernels/columns.cuh")),
     ("ptx.cuh", include_str!("../kernels/ptx.cuh")),
     ("matmul.cuh", include_str!("../kernels/matmul.cuh")),
     ("matmul_stage.cuh", include_str!("../kernels/matmul_stage.cuh")),

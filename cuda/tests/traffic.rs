@@ -82,6 +82,7 @@ const WASTED_SECTORS: Limits = &[
 const WASTED_PASSES: Limits = &[
     ("matmul_*x*", 0.101, "a factor that is read along the terms is turned when it is stored: two passes"),
     ("sum_columns_*", 0.1, "the tree over a block's rows of threads"),
+    ("linear_slabs_*", 0.13, "of 8 columns: the lanes beyond them store their zeros by themselves"),
     ("tiles_f32", 0.51, "steps of the sorting network over 1 to 16 items meet in banks"),
     ("tiles_i64", 0.43, "as above"),
 ];
@@ -102,6 +103,7 @@ const UNMEASURED: &[(&str, &str)] = &[
     ("index.cu gather_*", "gathers of other units"),
     ("index.cu scatter_columns_*", "nothing: a thread follows a column wherever its index leads"),
     ("index.cu scatter_runs_*", "those of f32 and bf16"),
+    ("linear.cu linear_backward_*", "those of relu: another derivative of what was read"),
     ("map.cu *", "other functions: all have the loads and stores of `each`"),
     (
         "matmul.cu matmul_sum_parts_*",

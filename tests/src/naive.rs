@@ -3,7 +3,7 @@
 use limpid_tensor::{Activation, DType, Map, Reduce};
 
 use crate::array::{Array, broadcast, with};
-use crate::judge::{Near, accumulator, largest, stored, unit};
+use crate::judge::{Near, accumulator, largest, round, stored, unit};
 
 /// The error function. A series of positive terms (Abramowitz & Stegun 7.1.6) for small arguments, and for large ones
 /// the continued fraction of its complement (7.1.14).
@@ -368,6 +368,32 @@ pub fn added(r: &Array<f64>, y: &Array<Near>, dtype: DType) -> Array<Near> {
         let (value, rounding) = (r.at(index) + y.value, unit(accumulator(dtype)) * y.value.abs());
         Near { value, error: if value.is_finite() { y.error + rounding } else { y.error } }
     })
+}
+
+/// From the result y of [`linear`] and its cotangent g: `g∘act′(y)`, and its sum over rows.
+pub fn linear_backward(
+    y: &Array<f64>,
+    g: &Array<f64>,
+    activation: Activation,
+    dtype: DType,
+) -> [Array<Near>; 2] {
+    let wide = accumulator(dtype);
+    let pull = |(&y, &g): (&f64, &f64)| {
+        // As computed: each step may overflow or be subnormal, and 1 − y² cancels.
+        let r = |v: f64| round(v, wide);
+        r(g * match activation {
+            Activation::Relu => float_map(Map::Sign, &[y]),
+            Activation::Tanh => r(1.0 - r(y * y)),
+            Activation::Sigmoid => r(y * r(1.0 - y)),
+            _ => 1.0,
+        })
+    };
+    let dz: Vec<f64> = y.data.iter().zip(&g.data).map(pull).collect();
+    let columns = y.shape[y.shape.len() - 1];
+    let column = |c: usize| dz.iter().skip(c).step_by(columns).copied().collect::<Vec<f64>>();
+    let sums = (0..columns).map(|c| Near::sum(&column(c), dtype)).collect();
+    let near = dz.iter().map(|&value| Near { value, error: 0.0 }).collect();
+    [Array::new(&y.shape, near), Array::new(&[columns], sums)]
 }
 
 /// A row normalised to mean 0 and variance 1, scaled and moved.

@@ -528,6 +528,52 @@ fn what_a_graph_could_not_repeat_is_refused() {
     assert_silent();
 }
 
+/// The derivative of a linear layer begins with one kernel, for what was activated and for the bias; with a second, small one if
+/// there are many rows.
+#[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
+fn the_derivative_of_a_linear_layer_begins_with_one_pass() {
+    let _alone = ALONE.write().unwrap();
+    let (cuda, stand_in) = device();
+    for (rows, expected) in [
+        (128, &["linear_backward_relu_f32_warp"][..]),
+        (129, &["linear_backward_relu_f32_warp", "linear_slabs_f32"]),
+    ] {
+        let run = |on: &Device, ready: &dyn Fn()| {
+            let numbers = |shape: [usize; 2], k: f64| {
+                let values: Vec<f64> = (0..shape[0] * shape[1]).map(|i| (i as f64 * k).sin()).collect();
+                Tensor::from_f64(&values, shape, DType::F32).to(on).unwrap()
+            };
+            let tape = Tape::new().with_device(on.clone());
+            let x = tape.variable(&numbers([rows, 8], 0.7));
+            let w = tape.variable(&numbers([20, 8], 0.3));
+            let b = tape.variable(&numbers([1, 20], 0.9).reshape([20]).unwrap());
+            let y = x.linear(w, Some(b), limpid_tensor::Activation::Relu);
+            let g = numbers([rows, 20], 1.1);
+            y.value().unwrap();
+            ready();
+            let gradients = tape.backward_from(y, &g).unwrap();
+            [x, w, b].map(|v| gradients.of(v).unwrap().to(&Device::cpu()).unwrap())
+        };
+        let launches: Arc<Mutex<Vec<String>>> = Arc::default();
+        let observe = || {
+            let seen = launches.clone();
+            if let Some(stand_in) = stand_in {
+                stand_in.observe(move |launched| seen.lock().unwrap().push(launched.kernel.to_string()));
+            }
+        };
+        let found = run(&cuda.device(), &observe);
+        assert_silent();
+        let off = apart(&found, &run(&Device::cpu(), &|| ()));
+        assert!(off < 1e-5, "{rows} rows: results differ by {off:e}");
+        let Some(stand_in) = stand_in else { continue };
+        stand_in.stop_observing();
+        let launches = std::mem::take(&mut *launches.lock().unwrap());
+        let others: Vec<&String> = launches.iter().filter(|name| !name.starts_with("matmul")).collect();
+        assert_eq!(others, expected, "beside the products {launches:?}");
+    }
+}
+
 /// Three kernels go through the streams of a block forward, and four backward: for the write's cotangents, the read's, X̄ with all
 /// of its shares, and φ̄. The others handle sums and coefficients.
 #[test]

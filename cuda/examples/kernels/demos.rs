@@ -331,6 +331,18 @@ fn products() -> Vec<Demo> {
                     added(&[&turned, &x, &w])?,
                 ])
             }));
+            // Few columns and many, one slab of rows and several, aligned and not.
+            for [rows, width] in [[150, 7], [300, 8], [5, 40], [150, 33], [130, 200], [3, 1500]] {
+                let name = format!("linear backward {act:?} {dtype} [{rows}, {width}]");
+                demos.push(Demo::new(name, move |device| {
+                    let (y, g) = (
+                        numbers(device, &[rows, width], dtype, 1)?,
+                        numbers(device, &[rows, width], dtype, 2)?,
+                    );
+                    let results = Tensor::fused_all(Fused::LinearBackward(act), &[&y, &g]);
+                    Ok(results.expect("every device here has this kernel")?.into_vec())
+                }));
+            }
         }
     }
     demos

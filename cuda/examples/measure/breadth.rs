@@ -7,7 +7,7 @@ use limpid_tensor::{
 };
 
 use crate::case::{Case, Sizes, Source, Work};
-use crate::cases::{FLOATS, fused, map, one};
+use crate::cases::{FLOATS, fused, linear_backward, map, one};
 use crate::report::Goal;
 
 /// All of them.
@@ -302,6 +302,13 @@ fn linear(sizes: &Sizes) -> Vec<Case> {
         },
         move |x| Ok(vec![fused(Fused::LinearAdd(Activation::Identity), x)?]),
     ));
+    for dtype in FLOATS {
+        for activation in [Activation::Identity, Activation::Tanh, Activation::Sigmoid] {
+            cases.push(linear_backward(activation, dtype, sizes.rows_of(4096, dtype)));
+        }
+        // So few columns that many rows are taken at once.
+        cases.push(linear_backward(Activation::Relu, dtype, [sizes.elements(dtype) / 8, 8]));
+    }
     // Sums of many terms for few elements, in parts.
     let (m, k) = (n / 32, n * 4);
     cases.push(Case::new(

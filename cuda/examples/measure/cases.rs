@@ -231,9 +231,23 @@ fn rows(sizes: &Sizes) -> Vec<Case> {
                     },
                 ));
             }
+            cases.push(linear_backward(Activation::Relu, dtype, shape));
         }
     }
     cases
+}
+
+/// Where the derivative of a linear layer begins: y and its cotangent in, that of what was activated and the bias's out.
+pub fn linear_backward(act: Activation, dtype: DType, shape: [usize; 2]) -> Case {
+    Case::new(
+        format!("linear backward {act:?} {dtype} {shape:?}"),
+        BYTES,
+        move |source| (0..2).map(|label| source.normal(&shape, dtype, label)).collect(),
+        move |x| {
+            let results = Tensor::fused_all(Fused::LinearBackward(act), &[&x[0], &x[1]]);
+            Ok(results.expect("a CUDA device has all fused kernels")?.into_vec())
+        },
+    )
 }
 
 fn indexed(sizes: &Sizes) -> Vec<Case> {

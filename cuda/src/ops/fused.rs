@@ -1,14 +1,14 @@
-//! Which fused kernels there are: f32, f64 and bf16 have all of them but one.
+//! Which fused kernels there are: f32, f64 and bf16 have all of them.
 
 use limpid_tensor::{DType, Fused, Result, Results, Tensor};
 use smallvec::smallvec;
 
-use super::{connection, matmul, norm, sinkhorn, softmax};
+use super::{connection, linear, matmul, norm, sinkhorn, softmax};
 use crate::device::Cuda;
 
 /// Whether there is a kernel for a first operand of this dtype.
-pub(crate) fn has(f: Fused, dtype: DType) -> bool {
-    dtype.is_float() && !matches!(f, Fused::LinearBackward(_))
+pub(crate) fn has(_: Fused, dtype: DType) -> bool {
+    dtype.is_float()
 }
 
 /// The kernel's result, if there is a kernel.
@@ -27,6 +27,7 @@ fn launched(cuda: &'static Cuda, f: Fused, x: &[&Tensor]) -> Result<Results> {
         (Fused::LinearAdd(act), &[r, x, w, ref b @ ..]) if b.len() < 2 => {
             matmul::linear(cuda, act, x, w, b.first().copied(), Some(r))
         }
+        (Fused::LinearBackward(act), &[y, g]) => return linear::backward(cuda, act, y, g),
         (Fused::Softmax, &[x]) => softmax::softmax(cuda, x),
         (Fused::SoftmaxBackward, &[y, g]) => softmax::softmax_backward(cuda, y, g),
         (Fused::LogSoftmax, &[x]) => softmax::log_softmax(cuda, x),

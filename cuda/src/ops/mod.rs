@@ -4,6 +4,7 @@ pub(crate) mod connection;
 pub(crate) mod copy;
 pub(crate) mod fused;
 pub(crate) mod index;
+pub(crate) mod linear;
 pub(crate) mod map;
 pub(crate) mod matmul;
 pub(crate) mod norm;
@@ -24,6 +25,7 @@ pub fn families() -> Vec<&'static Family> {
         &connection::CONNECTION,
         &copy::COPY,
         &index::INDEX,
+        &linear::LINEAR,
         &map::MAP,
         &matmul::MATMUL,
         &matmul::TENSOR_CORE,

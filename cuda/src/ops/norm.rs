@@ -3,7 +3,7 @@
 use limpid_tensor::{DType, Result, Results, Shape, Tensor};
 use smallvec::smallvec;
 
-use super::rows::{Matrix, Rows, assert_cotangent};
+use super::rows::{Matrix, Rows, assert_cotangent, slab};
 use crate::device::Cuda;
 use crate::launch::{Arguments, Grid};
 use crate::module::Family;
@@ -70,11 +70,6 @@ fn columns_of(function: &str, x: &Tensor, operands: &[&Tensor]) -> Result<Vec<Te
     operands.iter().map(side_by_side).collect()
 }
 
-/// The rows of a slab: few enough for blocks to be many, and slabs to be few. A function of the shape alone.
-fn slab(rows: usize) -> usize {
-    rows.div_ceil(256).max(64)
-}
-
 /// The cotangents of x, gain and bias, from that of the result: g `[.., C]`.
 ///
 /// # Panics
@@ -131,7 +126,7 @@ fn backward(
     arguments.value(eps).value(rows);
     cuda.launch(&NORM, &kernel, grid, &mut arguments)?;
 
-    let slab = slab(count);
+    let slab = slab(count, 64);
     let slabs = count.div_ceil(slab);
     let mut sums = Vec::new();
     for _ in 0..per_column {

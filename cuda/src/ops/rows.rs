@@ -46,6 +46,12 @@ pub(crate) fn assert_cotangent(function: &str, g: &Tensor, expected: &Meta) {
     assert!(g.meta() == *expected, "{function}: expected a cotangent {expected}, found {}", g.meta());
 }
 
+/// The rows of a slab, if sums over rows are made of the sums of slabs (`columns.cuh`): few enough for blocks to be many, and
+/// at least so many for slabs to be few. A function of the shape alone.
+pub(crate) fn slab(rows: usize, at_least: usize) -> usize {
+    rows.div_ceil(256).max(at_least)
+}
+
 /// `Rows` of `prelude.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable, PartialEq, Debug)]
 #[repr(C)]

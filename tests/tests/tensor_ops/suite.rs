@@ -741,6 +741,27 @@ fn fused_linear_add() {
     });
 }
 
+#[test]
+fn fused_derivative_of_linear() {
+    let cases = with_columns(&EVERY).map(|mut case| {
+        case.operands[1].shape = case.operands[0].shape.clone();
+        case
+    });
+    let activations = [Activation::Identity, Activation::Relu, Activation::Tanh, Activation::Sigmoid];
+    check("fused linear_backward", 8 * CASES, cases, |case| {
+        let (x, numbers) = made(case);
+        let (dtype, activation) = (x[0].dtype(), activations[case.choose(0, 4)]);
+        let f = Fused::LinearBackward(activation);
+        let results = Tensor::fused_all(f, &[&x[0], &x[1]])
+            .ok_or_else(|| format!("there is no kernel for {f:?}"))?
+            .map_err(|e| e.to_string())?;
+        let expected = naive::linear_backward(numbers[0].float(), numbers[1].float(), activation, dtype);
+        let [dz, db] = &results[..] else { return Err(format!("{} results, expected 2", results.len())) };
+        judge::exact(dz, dtype, &expected[0].map(|near| near.value))?;
+        judge::near(db, dtype, &expected[1], 0.5)
+    });
+}
+
 /// The results of a word for streams, each near what is expected of it.
 fn streams_are_near(f: Fused, x: &[&Tensor], expected: &[(DType, Array<Near>)]) -> Result<(), String> {
     let results = Tensor::fused_all(f, x).ok_or_else(|| format!("there is no kernel for {f:?}"))?;
