@@ -518,7 +518,8 @@ fn connections() -> Vec<Demo> {
                     };
                     let (x, left) = (state(device, 1)?, (0..3).map(left).collect::<Result<Vec<_>>>()?);
                     if *device != Device::cpu() {
-                        return by_name::recompute(&x, &left);
+                        let x: Vec<&Tensor> = [&x].into_iter().chain(left.iter().flatten()).collect();
+                        return Ok(all(Fused::StreamWrites, &x)?.to_vec());
                     }
                     let mut streams = vec![x];
                     for [f, mix, b] in &left {
