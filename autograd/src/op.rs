@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use limpid_tensor::{Handed, Inferred, Meta, Tensor};
+use limpid_tensor::{Fused, Handed, Inferred, Meta, Tensor};
 use smallvec::SmallVec;
 
 use crate::error::Error;
@@ -113,6 +113,13 @@ pub trait Op: fmt::Debug + 'static {
     /// Whether the result may be computed a second time.
     fn purity(&self) -> Purity {
         Purity::Pure
+    }
+
+    /// For an operation that a device may compute several of in one call, each with the result of the one before as its first
+    /// operand: the kernel. Its operands are those of the first operation, then those of each other without its first; its
+    /// results are theirs, bit for bit. A [plan](crate::plan) that brings several back one after the other calls it.
+    fn chain(&self) -> Option<Fused> {
+        None
     }
 
     /// Whether a gradient passes. [`Derivative::Stops`] makes the result a constant; [`Derivative::Missing`] makes

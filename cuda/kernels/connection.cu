@@ -17,7 +17,8 @@
 //   stream         X̄               (2n + 1)C        nC            13C      2m + 2n + 4       60
 //   phi_backward   φ̄               nC                              4C      2m                48      32C together
 //   cotangent      X̄ without φ     (n + 1)C         nC             9C      2n + 2            10
-//   recompute      X of L blocks   (n + L)C         LnC           (4 + 5L)C; by `write` it would be 9LC
+//   recompute      X of L blocks   (n + L)C         LnC           (4 + 5L)C; by `write` it would be 9LC. For plans, where
+//                                                                 L states come back one after the other
 //
 //   1. A kernel for each product and sum        every intermediate stream is written and read: 34C forward.
 //   2. One pass for each row above              a thread has 16 bytes of every stream that it needs, and of the result; n is

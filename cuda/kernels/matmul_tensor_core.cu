@@ -166,4 +166,5 @@ LAYOUTS(bf16, bf16, 256, 128x256, 128, 256, 64, 64, 4)
 LAYOUTS(bf16, bf16, 128, 128x128, 128, 128, 64, 64, 3)
 LAYOUTS(bf16, bf16, 128, 64x64, 64, 64, 32, 32, 3)
 ENTRY(f32, float, 128, 128x128, kk, true, true, 128, 128, 64, 64, 3)
-ENTRY(f32, float, 128, 64x64, kk, true, true, 64, 64, 32, 32, 3)
+// As if it had 512 threads, or it takes so many registers that a multiprocessor has room for three blocks and not four.
+ENTRY(f32, float, 512, 64x64, kk, true, true, 64, 64, 32, 32, 3)

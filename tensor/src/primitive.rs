@@ -571,6 +571,9 @@ pub enum Fused {
     StreamReadBackward,
     /// `A·X + bᵀ ⊗ F`: X `[.., n, C]`, F `[.., C]`, A `[.., n, n]`, b `[.., n]` → `[.., n, C]`.
     StreamWrite,
+    /// Several [`StreamWrite`](Fused::StreamWrite)s, each of what the one before gave: X, then F, A and b of each → what each
+    /// gives, with the bits that it has by itself.
+    StreamWrites,
     /// The cotangents of F, A and b in [`StreamWrite`](Fused::StreamWrite): X `[.., n, C]`, F `[.., C]`, b `[.., n]`, that of the
     /// result `[.., n, C]` → `[.., C]`, `[.., n, n]`, `[.., n]`.
     StreamWriteBackward,
@@ -611,6 +614,7 @@ impl Fused {
                 | StreamRead
                 | StreamReadBackward
                 | StreamWrite
+                | StreamWrites
                 | StreamWriteBackward
                 | StreamCotangent(_)
         )
@@ -656,6 +660,7 @@ impl Fused {
             Fused::StreamReadBackward => {
                 Meta { shape: shape.without(&[shape.len() - 1]), dtype: widened(dtype) }
             }
+            Fused::StreamWrites => return x[1..].chunks(3).map(|_| x[0].clone()).collect(),
             Fused::StreamWriteBackward => {
                 let of = |like: &Shape| Meta { shape: like.clone(), dtype: widened(dtype) };
                 let (b, n) = (shape.without(&[shape.len() - 1]), shape[shape.len() - 2]);

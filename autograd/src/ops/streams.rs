@@ -449,6 +449,10 @@ impl Op for StreamWrite {
         fused(self, Fused::StreamWrite, x)
     }
 
+    fn chain(&self) -> Option<Fused> {
+        Some(Fused::StreamWrites)
+    }
+
     fn needs(&self, tracked: &[bool]) -> Needs {
         let of_x = Needs::inputs(&[2]).when(tracked[0]);
         if tracked[2] {

@@ -3,7 +3,7 @@
 use std::panic::Location;
 use std::rc::Rc;
 
-use limpid_tensor::{Device, Meta, Tensor};
+use limpid_tensor::{Device, Fused, Meta, Tensor};
 use smallvec::SmallVec;
 
 use crate::error::{Error, Site};
@@ -45,6 +45,8 @@ pub(crate) struct Entry {
     /// What computing it takes for a moment, on top of its operands and its result.
     pub transient: usize,
     pub flops: u64,
+    /// The kernel that computes several such operations in a [chain](crate::Op::chain).
+    pub chain: Option<Fused>,
     /// The nodes whose values its derivative rule reads.
     pub reads: SmallVec<[u32; 4]>,
 }
@@ -113,6 +115,7 @@ impl Tape {
                 bytes,
                 transient: if op.is_some() { (after.peak - after.live) as usize } else { 0 },
                 flops: op.map_or(0, |op| op.flops(&operands, &node.meta)),
+                chain: op.and_then(|op| op.chain()),
                 reads: SmallVec::new(),
                 inputs: node.inputs.clone(),
                 meta: node.meta.clone(),

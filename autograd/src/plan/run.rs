@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use limpid_tensor::{Tensor, Usage};
+use limpid_tensor::{Results, Tensor, Usage};
 use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
+use crate::plan::schedule::{Chain, chain};
 use crate::plan::verify::Print;
 use crate::plan::{Plan, Step, Totals, Verified, Verify};
 use crate::print::format_bytes;
@@ -413,15 +414,57 @@ impl Tape {
         self.device().backend().set_peak(before.peak);
     }
 
-    /// Computes a value again, and compares it with what was dropped.
+    /// Computes a value again, and with it those that come back in the same call, and compares them with what was dropped.
     fn recompute_planned(&self, id: u32) -> Result<()> {
-        if self.nodes.borrow()[id as usize].value.is_none() {
-            let value = self.forward_again(id)?;
-            self.expect_unchanged(id, &value)?;
-            self.nodes.borrow_mut()[id as usize].value = Some(value);
+        if self.is_gone(id) {
+            let chain = self.next_chain().filter(|chain| chain.nodes.iter().all(|&id| self.is_gone(id)));
+            let values = chain.as_ref().and_then(|chain| self.chain_again(chain)).transpose()?;
+            let nodes = chain.map_or(SmallVec::from_slice(&[id]), |chain| chain.nodes);
+            let mut values = values.unwrap_or_default().into_iter();
+            for id in nodes {
+                let value = values.next().map_or_else(|| self.forward_again(id), Ok)?;
+                self.expect_unchanged(id, &value)?;
+                self.nodes.borrow_mut()[id as usize].value = Some(value);
+            }
         }
         self.step_done(0);
         Ok(())
+    }
+
+    fn is_gone(&self, id: u32) -> bool {
+        self.nodes.borrow()[id as usize].value.is_none()
+    }
+
+    /// The chain that begins with the next step.
+    fn next_chain(&self) -> Option<Chain> {
+        let followed = self.followed.borrow();
+        let run = followed.as_ref()?;
+        chain(&run.plan.0.costs, run.plan.moments()[run.cursor..].iter().map(|moment| moment.step))
+    }
+
+    /// The values of a chain by one call, if the device has the kernel.
+    fn chain_again(&self, Chain { nodes: ids, kernel }: &Chain) -> Option<Result<Results>> {
+        let operands = {
+            let nodes = self.nodes.borrow();
+            let first = nodes[ids[0] as usize].inputs.first();
+            let others = ids.iter().flat_map(|&id| &nodes[id as usize].inputs[1..]);
+            let operands: Option<SmallVec<[Tensor; 16]>> = first
+                .into_iter()
+                .chain(others)
+                .map(|operand| nodes[operand.id as usize].value.clone())
+                .collect();
+            operands
+        };
+        let Some(operands) = operands else { return Some(Err(Error::Dropped { site: self.site(ids[0]) })) };
+        if !operands[0].device().backend().has_fused(*kernel, operands[0].dtype()) {
+            return None;
+        }
+        let timed = self.time_operation(ids[0], Some(Lane::Recompute));
+        let values = Tensor::fused_all(*kernel, &operands.iter().collect::<SmallVec<[&Tensor; 16]>>())?;
+        drop(timed);
+        // The others are calls too; their time is the first's.
+        ids[1..].iter().for_each(|&id| drop(self.time_operation(id, Some(Lane::Recompute))));
+        Some(values.map_err(|e| self.backend_error(self.var(ids[0]), e)))
     }
 
     fn forward_again(&self, id: u32) -> Result<Tensor> {

@@ -4,6 +4,7 @@
 //! first lists what is computed, and before each step what must be computed again for it; the second, from the end,
 //! finds the last reader of everything; the third adds up bytes.
 
+use limpid_tensor::Fused;
 use smallvec::SmallVec;
 
 use crate::error::Site;
@@ -16,7 +17,7 @@ use crate::plan::{Choice, PlanError};
 pub enum Step {
     /// A value is computed in the forward pass.
     Compute(u32),
-    /// A value that had been dropped is computed again.
+    /// A value that had been dropped is computed again. With the first of a [chain](crate::Op::chain) all of it comes back.
     Recompute(u32),
     /// The cotangent of a node is handed on by its derivative rule, or, of a leaf, delivered.
     Rule(u32),
@@ -232,6 +233,35 @@ fn with_drops(window: Window<'_>, Steps { steps, forward }: Steps) -> Steps {
     Steps { forward: backwards.len() - after_forward, steps: backwards }
 }
 
+/// What comes back in one call.
+pub(crate) struct Chain {
+    /// The nodes, in order. At least two.
+    pub nodes: SmallVec<[u32; 8]>,
+    /// The kernel.
+    pub kernel: Fused,
+}
+
+/// The chain that begins with the first of these steps, if one does: values that come back one after the other, each computed
+/// from the one before. All else that it takes is there before the first, or the steps would bring it back in between.
+///
+/// Whether a device has the kernel does not matter: all values of a chain are there after its first step.
+pub(crate) fn chain(costs: &Costs, mut steps: impl Iterator<Item = Step>) -> Option<Chain> {
+    let Some(Step::Recompute(first)) = steps.next() else { return None };
+    let kernel = costs.entries[first as usize].chain?;
+    let mut nodes: SmallVec<[u32; 8]> = SmallVec::from_slice(&[first]);
+    while let Some(Step::Recompute(id)) = steps.next() {
+        let entry = &costs.entries[id as usize];
+        let mut operands = entry.inputs.iter().map(|operand| operand.id);
+        let follows = entry.chain == Some(kernel) && operands.next() == nodes.last().copied();
+        if !follows || operands.any(|operand| nodes.contains(&operand)) {
+            break;
+        }
+        nodes.push(id);
+    }
+    let takes_no_more = nodes.iter().all(|&id| costs.entries[id as usize].transient == 0);
+    (nodes.len() > 1 && takes_no_more).then_some(Chain { nodes, kernel })
+}
+
 /// What happens in a run, step by step.
 pub(crate) struct Schedule {
     pub moments: Vec<Moment>,
@@ -266,7 +296,9 @@ fn weighed(window: Window<'_>, Steps { steps, forward }: Steps) -> Schedule {
     let (mut held, mut gradients) = (0, 0);
     let mut at_begin = (0, 0);
     let mut moments = Vec::with_capacity(steps.len());
-    for (at, step) in steps.into_iter().enumerate() {
+    // Up to where values have come back with one before them.
+    let mut back = 0;
+    for (at, &step) in steps.iter().enumerate() {
         if at == forward {
             let last = lies_in[window.place(window.last)].map_or(0, |storage| storages[storage].bytes);
             at_begin = (held, last);
@@ -276,19 +308,26 @@ fn weighed(window: Window<'_>, Steps { steps, forward }: Steps) -> Schedule {
         let place = window.place(step.node() as u32);
         let mut peak = held;
         match step {
-            Step::Compute(_) | Step::Recompute(_) => {
-                lies_in[place] = match entry.shows {
-                    Some(shown) if shown < window.first => None,
-                    Some(shown) => lies_in[window.place(shown)],
-                    None => {
-                        storages.push(Stored { bytes: entry.bytes, holders: 0 });
-                        Some(storages.len() - 1)
+            Step::Compute(_) | Step::Recompute(_) if at < back => {}
+            Step::Compute(id) | Step::Recompute(id) => {
+                let chain = chain(costs, steps[at..].iter().copied());
+                let made = chain.map_or(SmallVec::from_slice(&[id]), |chain| chain.nodes);
+                back = at + made.len();
+                for id in made {
+                    let (entry, place) = (&costs.entries[id as usize], window.place(id));
+                    lies_in[place] = match entry.shows {
+                        Some(shown) if shown < window.first => None,
+                        Some(shown) => lies_in[window.place(shown)],
+                        None => {
+                            storages.push(Stored { bytes: entry.bytes, holders: 0 });
+                            Some(storages.len() - 1)
+                        }
+                    };
+                    if let Some(storage) = lies_in[place] {
+                        storages[storage].holders += 1;
                     }
-                };
-                if let Some(storage) = lies_in[place] {
-                    storages[storage].holders += 1;
+                    held += entry.bytes;
                 }
-                held += entry.bytes;
                 peak = held + entry.transient;
             }
             Step::Drop(_) => {

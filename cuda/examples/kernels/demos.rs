@@ -316,6 +316,18 @@ fn products() -> Vec<Demo> {
                     added(&[&r, &x, &w])?,
                 ])
             }));
+            // Few columns and many, one slab of rows and several, aligned and not.
+            for [rows, width] in [[150, 7], [300, 8], [5, 40], [150, 33], [130, 200], [3, 1500]] {
+                let name = format!("linear backward {act:?} {dtype} [{rows}, {width}]");
+                demos.push(Demo::new(name, move |device| {
+                    let (y, g) = (
+                        numbers(device, &[rows, width], dtype, 1)?,
+                        numbers(device, &[rows, width], dtype, 2)?,
+                    );
+                    let results = Tensor::fused_all(Fused::LinearBackward(act), &[&y, &g]);
+                    Ok(results.expect("every device here has this kernel")?.into_vec())
+                }));
+            }
         }
         // A thread for each element, a warp, and sums in parts; the residual begins anywhere, or lies turned.
         for (m, k, n) in [(5, 7, 3), (4, 700, 4), (3, 3000, 5), (34, 65, 36)] {
@@ -331,18 +343,6 @@ fn products() -> Vec<Demo> {
                     added(&[&turned, &x, &w])?,
                 ])
             }));
-            // Few columns and many, one slab of rows and several, aligned and not.
-            for [rows, width] in [[150, 7], [300, 8], [5, 40], [150, 33], [130, 200], [3, 1500]] {
-                let name = format!("linear backward {act:?} {dtype} [{rows}, {width}]");
-                demos.push(Demo::new(name, move |device| {
-                    let (y, g) = (
-                        numbers(device, &[rows, width], dtype, 1)?,
-                        numbers(device, &[rows, width], dtype, 2)?,
-                    );
-                    let results = Tensor::fused_all(Fused::LinearBackward(act), &[&y, &g]);
-                    Ok(results.expect("every device here has this kernel")?.into_vec())
-                }));
-            }
         }
     }
     demos
@@ -530,7 +530,8 @@ fn connections() -> Vec<Demo> {
                     };
                     let (x, left) = (state(device, 1)?, (0..3).map(left).collect::<Result<Vec<_>>>()?);
                     if *device != Device::cpu() {
-                        return by_name::recompute(&x, &left);
+                        let x: Vec<&Tensor> = [&x].into_iter().chain(left.iter().flatten()).collect();
+                        return Ok(all(Fused::StreamWrites, &x)?.to_vec());
                     }
                     let mut streams = vec![x];
                     for [f, mix, b] in &left {

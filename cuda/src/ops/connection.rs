@@ -564,15 +564,15 @@ struct Blocks {
     padding: u32,
 }
 
-/// What [`write`] would give behind each of some blocks, which have left F, A and b: in one pass where n is 2, 4 or 8. No
-/// plan asks for it, whose steps bring back one value each.
+/// What [`write`] gives behind each of some blocks, which have left F, A and b: in one pass where n is 2, 4 or 8.
 ///
 /// # Panics
-/// If X is not on a card, or shapes or dtypes do not agree.
-pub fn recompute(x: &Tensor, left: &[[Tensor; 3]]) -> Result<Vec<Tensor>> {
-    let cuda = Cuda::of(x.device()).expect("X is on a card");
+/// If shapes or dtypes do not agree.
+pub(crate) fn writes(cuda: &'static Cuda, x: &Tensor, left: &[&Tensor]) -> Result<Results> {
     let sizes = Sizes::of(x);
-    let mut all: Vec<Tensor> = Vec::new();
+    let (left, rest) = left.as_chunks::<3>();
+    assert!(rest.is_empty(), "streams: F, A and b of each block, found {} more", rest.len());
+    let mut all = Results::new();
     if !matches!(sizes.n, 2 | 4 | 8) {
         for [f, mix, b] in left {
             all.push(write(cuda, all.last().unwrap_or(x), f, mix, b)?);
@@ -580,7 +580,7 @@ pub fn recompute(x: &Tensor, left: &[[Tensor; 3]]) -> Result<Vec<Tensor>> {
         return Ok(all);
     }
     let x = x.contiguous()?;
-    let operands = |[f, mix, b]: &[Tensor; 3]| {
+    let operands = |[f, mix, b]: &[&Tensor; 3]| {
         Ok([sizes.branch("F", f)?, sizes.matrix("A", mix)?, sizes.vector("b", b)?])
     };
     let left = left.iter().map(operands).collect::<Result<Vec<[Tensor; 3]>>>()?;
@@ -871,7 +871,9 @@ mod tests {
                     })
                     .collect();
                 let mut stream = x.clone();
-                let again = recompute(&x, &left).unwrap();
+                let operands: Vec<&Tensor> = [&x].into_iter().chain(left.iter().flatten()).collect();
+                let again = Tensor::fused_all(Fused::StreamWrites, &operands).unwrap().unwrap();
+                assert_eq!(again.len(), left.len());
                 for (l, ([f, mix, b], again)) in left.iter().zip(&again).enumerate() {
                     stream = write(emulated.cuda, &stream, f, mix, b).unwrap();
                     let bits = |x: &Tensor| -> Vec<u64> {

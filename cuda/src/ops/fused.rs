@@ -52,6 +52,7 @@ fn launched(cuda: &'static Cuda, f: Fused, x: &[&Tensor]) -> Result<Results> {
         (Fused::StreamRead, &[x, a]) => connection::read(cuda, x, a),
         (Fused::StreamReadBackward, &[x, h]) => connection::read_backward(cuda, x, h),
         (Fused::StreamWrite, &[x, branch, mix, b]) => connection::write(cuda, x, branch, mix, b),
+        (Fused::StreamWrites, &[x, ref left @ ..]) => return connection::writes(cuda, x, left),
         (Fused::StreamWriteBackward, &[x, branch, b, g]) => {
             return connection::write_backward(cuda, x, branch, b, g);
         }

@@ -83,8 +83,8 @@ impl Backend for Cpu {
     fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Results>> {
         HostMemory::in_kernel(|| fused::fused(f, x))
     }
-    fn has_fused(&self, _f: Fused, dtype: DType) -> bool {
-        dtype.is_float()
+    fn has_fused(&self, f: Fused, dtype: DType) -> bool {
+        fused::has(f, dtype)
     }
     fn usage(&self) -> Option<Usage> {
         let HostMemory { live, peak, scratch, .. } = HostMemory::current();

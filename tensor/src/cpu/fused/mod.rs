@@ -30,12 +30,21 @@ const LANES: usize = 32;
 /// Lanes of what is left of a row.
 const FEW_LANES: usize = 4;
 
+/// Whether there is a kernel for a first operand of this dtype.
+pub(super) fn has(f: Fused, dtype: DType) -> bool {
+    // Several writes are asked for one by one then.
+    dtype.is_float() && f != Fused::StreamWrites
+}
+
 /// The kernel for `f`. f32 and f64 are computed as they are, bf16 in f32 with one rounding at the end; `None` for
-/// other dtypes.
+/// what else is asked for.
 ///
 /// # Panics
 /// If the operands' shapes are not those that [`Fused`] states.
 pub(super) fn fused(f: Fused, x: &[&Tensor]) -> Option<Result<Results>> {
+    if !has(f, x[0].dtype()) {
+        return None;
+    }
     match x[0].dtype() {
         DType::F32 => Some(kernel::<f32>(f, x)),
         DType::F64 => Some(kernel::<f64>(f, x)),
