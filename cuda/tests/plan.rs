@@ -27,7 +27,7 @@ fn loss<'t>(tape: &'t Tape, model: &Mlp, points: &Tensor) -> Var<'t> {
 fn gradients(tape: &Tape, model: &Mlp, points: &Tensor) -> Vec<Vec<u32>> {
     let gradients = tape.backward(loss(tape, model, points)).unwrap();
     let bits = |x: &Tensor| x.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect();
-    model.parameters().into_iter().map(|p| bits(&gradients.of_parameter(p.id()).unwrap())).collect()
+    model.parameters().into_iter().map(|p| bits(gradients.of_parameter(p.id()).unwrap())).collect()
 }
 
 /// One state in four is kept, of the seven before, between and behind six blocks: the last two come back together, and later
