@@ -274,10 +274,9 @@ mod tests {
             assert_ne!(expected, made);
         }
         let value = layer.weight.value().clone();
-        let changes: [&dyn Fn(&mut Parameter); 2] =
-            [&|p| p.set_value(value.clone()), &|p| {
-                p.value_mut();
-            }];
+        let changes: [&dyn Fn(&mut Parameter); 2] = [&|p| p.set_value(value.clone()), &|p| {
+            p.value_mut();
+        }];
         for change in changes {
             use_in(&layer, DType::BF16);
             assert!(copy(&layer.weight).is_some());
