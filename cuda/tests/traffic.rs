@@ -205,7 +205,7 @@ impl Judged {
     }
 }
 
-/// Products of a tile by kernels that only large matrices get, and of few rows and columns; each also with a bias and a
+/// Products of a tile by kernels that only large matrices get, and of few rows and columns; each also with a
 /// residual.
 fn products_by_name() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -226,13 +226,12 @@ fn products_by_name() -> Vec<Case> {
             let more = move |source: &case::Source| {
                 let mut x = operands(source)?;
                 x.push(source.normal(&[rows, columns], dtype, 2)?);
-                x.push(source.normal(&[columns], dtype, 3)?);
                 Ok(x)
             };
             let name = format!("linear_add by {kernel}");
             let queue = move |x: &mut Vec<limpid_tensor::Tensor>| {
                 let (w, act) = (x[1].transpose(0, 1), Activation::Relu);
-                Ok(vec![by_name::linear_add_by(&kernel, act, [&x[2], &x[0], &w], Some(&x[3]))?])
+                Ok(vec![by_name::linear_add_by(&kernel, act, [&x[2], &x[0], &w], None)?])
             };
             cases.push(Case::new(name, Work::Bytes { in_place: 0 }, more, queue));
         };
