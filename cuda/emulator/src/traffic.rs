@@ -8,10 +8,11 @@ const SECTOR: usize = 32;
 /// The accesses of a launch, gathered into requests of warps.
 #[derive(Default)]
 pub(crate) struct Counter {
-    /// How often each thread of the block came to a place.
-    visits: HashMap<(usize, u32), u32>,
-    /// The accesses of the block that runs, by place, warp, and how often its lanes had been there.
-    requests: HashMap<(usize, u32, u32), Request>,
+    /// How often each thread of the block came to a site.
+    visits: HashMap<(Site, u32), u32>,
+    /// The accesses of the block that runs, by site, warp, and how often its lanes had been there. A place may be several
+    /// sites: a copy that fills in zeros alone writes, and reads nothing.
+    requests: HashMap<(Site, u32, u32), Request>,
     totals: HashMap<Site, Total>,
     /// The sectors of global memory that were read, and those that were written.
     sectors: [HashSet<usize>; 2],
@@ -35,7 +36,6 @@ pub(crate) struct Total {
 
 /// The accesses that the lanes of a warp make together.
 struct Request {
-    site: Site,
     /// Addresses by lane.
     lanes: Vec<(u32, usize)>,
     size: usize,
@@ -44,23 +44,23 @@ struct Request {
 impl Counter {
     /// One thread's access.
     pub fn add(&mut self, site: Site, thread: u32, address: usize, size: usize) {
-        let visits = self.visits.entry((site.place, thread)).or_default();
-        let request = self.requests.entry((site.place, thread / 32, *visits));
+        let visits = self.visits.entry((site, thread)).or_default();
+        let request = self.requests.entry((site, thread / 32, *visits));
         *visits += 1;
-        request.or_insert(Request { site, lanes: Vec::new(), size }).lanes.push((thread % 32, address));
+        request.or_insert(Request { lanes: Vec::new(), size }).lanes.push((thread % 32, address));
     }
 
     /// The block has ended: its requests are complete.
     pub fn end_block(&mut self) {
         self.visits.clear();
-        for (_, request) in self.requests.drain() {
-            let total = self.totals.entry(request.site).or_default();
+        for ((site, ..), request) in self.requests.drain() {
+            let total = self.totals.entry(site).or_default();
             total.requests += 1;
-            total.cost += match request.site.shared {
+            total.cost += match site.shared {
                 true => request.passes(),
                 false => {
                     let touched = request.sectors();
-                    self.sectors[usize::from(request.site.write)].extend(&touched);
+                    self.sectors[usize::from(site.write)].extend(&touched);
                     touched.len() as u64
                 }
             };
@@ -113,8 +113,7 @@ mod tests {
     use super::*;
 
     fn request(size: usize, address: impl Fn(usize) -> usize) -> Request {
-        let site = Site { place: 0, shared: true, write: false };
-        Request { site, lanes: (0..32).map(|lane| (lane as u32, 4096 + address(lane))).collect(), size }
+        Request { lanes: (0..32).map(|lane| (lane as u32, 4096 + address(lane))).collect(), size }
     }
 
     #[test]
@@ -122,6 +121,25 @@ mod tests {
         assert_eq!(request(4, |lane| 4 * lane).sectors().len(), 4);
         assert_eq!(request(4, |lane| 128 * lane).sectors().len(), 32);
         assert_eq!(request(4, |_| 0).sectors().len(), 1);
+    }
+
+    #[test]
+    fn a_place_that_reads_for_some_lanes_and_writes_for_all_is_two_sites() {
+        let (from, to) =
+            (Site { place: 7, shared: false, write: false }, Site { place: 7, shared: true, write: true });
+        let mut counter = Counter::default();
+        for lane in 0..32 {
+            if lane % 2 == 0 {
+                counter.add(from, lane, 4096 + 16 * lane as usize, 16);
+            }
+            counter.add(to, lane, 65_536 + 16 * lane as usize, 16);
+        }
+        counter.end_block();
+        let (totals, sectors) = counter.totals();
+        let found: Vec<_> =
+            totals.iter().map(|(site, total)| (*site == to, total.requests, total.cost)).collect();
+        assert_eq!(found, [(false, 1, 16), (true, 1, 4)]);
+        assert_eq!(sectors, [16 * 32, 0]);
     }
 
     #[test]
