@@ -35,7 +35,7 @@ pub use dropout::Dropout;
 pub use error::{Column, Error, Place, Result};
 pub use init::{Fan, Init, Initializer};
 pub use linear::Linear;
-pub use mlp::{Mlp, MlpConfig};
+pub use mlp::{HiddenBlock, Mlp, MlpConfig};
 pub use module::{Module, Parameters, forward_with};
 pub use norm::{BatchNorm1d, LayerNorm, RmsNorm, commit_updates};
 pub use parameter::{Parameter, Role};

@@ -60,6 +60,9 @@ impl MlpConfig {
     }
 }
 
+/// A hidden block of an [`Mlp`]: a linear layer with its norms, in the dtype that is set for it, and its connection.
+pub type HiddenBlock = Residual<Box<dyn Connection>, Mixed<Normed<Linear>>>;
+
 /// `x [.., inputs] → [.., outputs]` through a stream of `width` channels:
 ///
 /// ```text
@@ -90,7 +93,7 @@ impl MlpConfig {
 pub struct Mlp {
     first: Linear,
     enter: Option<Box<dyn Module>>,
-    blocks: Vec<Residual<Box<dyn Connection>, Mixed<Normed<Linear>>>>,
+    blocks: Vec<HiddenBlock>,
     steps: usize,
     leave: Option<Box<dyn Module>>,
     last: Linear,
@@ -190,7 +193,7 @@ impl Mlp {
     }
 
     /// The hidden blocks: `layers.1` and those that follow it, without the last layer.
-    pub fn blocks(&self) -> &[Residual<Box<dyn Connection>, Mixed<Normed<Linear>>>] {
+    pub fn blocks(&self) -> &[HiddenBlock] {
         &self.blocks
     }
 
