@@ -1,5 +1,6 @@
 //! The experiment itself: one network, one seed, every layer's gradient norm at every step.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -184,14 +185,16 @@ impl Differentiation {
             tape.clear(step);
             return Ok((value, gradients));
         };
-        let rows = batch.labels.elements();
-        if !replays.contains_key(&rows) {
-            tape.clear(step);
-            let inputs = [&batch.features, &batch.labels].map(|x| tape.constant_here(x));
-            replays.insert(rows, tape.replay(&inputs, loss_of(model, inputs), &[])?);
-            tape.clear(step);
-        }
-        let replay = replays.get_mut(&rows).expect("made above");
+        let replay = match replays.entry(batch.labels.elements()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                tape.clear(step);
+                let inputs = [&batch.features, &batch.labels].map(|x| tape.constant_here(x));
+                let replay = tape.replay(&inputs, loss_of(model, inputs), &[])?;
+                tape.clear(step);
+                new.insert(replay)
+            }
+        };
         let (features, labels) = (batch.features.to(tape.device())?, batch.labels.to(tape.device())?);
         let run = replay.run(&[&features, &labels], |give| model.visit(&mut |p| give(p.id(), p.value())))?;
         Ok((run.loss.item()?, run.gradients))
