@@ -1,6 +1,6 @@
 //! Steps that are run again without being recorded, beside steps that are.
 
-use limpid_autograd::{ParamId, Replay, Tape, Var};
+use limpid_autograd::{Replay, Replayed, Tape, Var};
 use limpid_nn::losses::{Reduction, cross_entropy};
 use limpid_nn::optim::{Optimizer, Sgd};
 use limpid_nn::residual::{Variant, VariantConfig};
@@ -30,8 +30,8 @@ fn replay_of(model: &dyn Module, (x, labels): &(Tensor, Tensor)) -> limpid_autog
     tape.replay(&[x, labels], loss, &[logits])
 }
 
-fn give(model: &dyn Parameters) -> impl FnOnce(&mut dyn FnMut(ParamId, &Tensor)) {
-    move |give| model.visit(&mut |p| give(p.id(), p.value()))
+fn run(replay: &mut Replay, inputs: &[&Tensor], model: &dyn Parameters) -> Replayed {
+    replay.run(inputs, |give| model.visit(&mut |p| give(p.id(), p.value()))).unwrap()
 }
 
 fn bytes(x: &Tensor) -> Vec<u8> {
@@ -48,7 +48,7 @@ fn assert_same_training(name: &str, model: impl Fn() -> Mlp, dtype: DType) {
         let tape = Tape::new();
         let [logits, loss] = forward(&recorded, tape.constant(&x), tape.constant(&labels));
         let mut expected = tape.backward(loss).unwrap();
-        let mut found = replay.run(&[&x, &labels], give(&replayed)).unwrap();
+        let mut found = run(&mut replay, &[&x, &labels], &replayed);
         assert_eq!(bytes(&found.loss), bytes(&loss.value().unwrap()), "{name}, step {step}");
         assert_eq!(bytes(&found.others[0]), bytes(&logits.value().unwrap()), "{name}, step {step}");
         for (a, b) in recorded.parameters().into_iter().zip(replayed.parameters()) {
@@ -130,7 +130,7 @@ fn kernels_with_several_results_give_all_of_them_in_every_run() {
             let tape = Tape::new();
             let [_, loss] = forward(&*model, tape.constant(&x), tape.constant(&labels));
             let expected = tape.backward(loss).unwrap();
-            let found = replay.run(&[&x, &labels], give(&*model)).unwrap();
+            let found = run(&mut replay, &[&x, &labels], &*model);
             for p in model.parameters() {
                 let [found, expected] =
                     [&found.gradients, &expected].map(|g| bytes(g.of_parameter(p.id()).unwrap()));
@@ -178,7 +178,7 @@ fn a_missing_parameter_panics() {
 fn a_missing_input_panics() {
     let model = linear();
     let batch = batch(7, DType::F64, 1);
-    let _ = replay_of(&model, &batch).unwrap().run(&[&batch.0], give(&model));
+    run(&mut replay_of(&model, &batch).unwrap(), &[&batch.0], &model);
 }
 
 #[test]
