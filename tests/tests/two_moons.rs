@@ -766,7 +766,7 @@ fn a_replayed_run_writes_the_same_numbers() {
         let [a, b] = [&recorded, &replayed].map(|out| std::fs::read(out.join(name)).unwrap());
         assert!(a == b, "{name} differs");
     }
-    let drawn = fail(small(&folder.join("drawn"), &["--variants", "drop-path", "--replay"]), 1);
+    let drawn = fail(small(&folder.join("drawn"), &["--variants", "droppath", "--replay"]), 1);
     assert!(drawn.ends_with("it cannot be replayed: it would draw the same numbers every time"), "{drawn}");
 }
 
