@@ -5,6 +5,7 @@ use half::bf16;
 
 use super::map::elementwise1;
 use super::threads;
+use super::turn::Turned;
 use super::walk::{Cursor, Reader, data};
 use crate::{DType, Element, HostBuffer, Layout, Result, Shape, Tensor};
 
@@ -35,9 +36,16 @@ pub(super) use with_bits;
 
 /// The elements in row-major order.
 pub(super) fn contiguous(x: &Tensor) -> Result<Tensor> {
-    fn copy<T: Pod + Send + Sync>(x: &Tensor) -> Tensor {
+    fn copy<T: Pod + Default + Send + Sync>(x: &Tensor) -> Tensor {
         let mut buffer = HostBuffer::new(x.elements() * size_of::<T>());
-        threads::pieces(buffer.as_mut::<T>(), |start, out| read_into(data(x), x.layout(), start, out));
+        match Turned::of(x.layout()) {
+            Some(turned) => turned.copy(data(x), buffer.as_mut::<T>()),
+            None => {
+                threads::pieces(buffer.as_mut::<T>(), |start, out| {
+                    read_into(data(x), x.layout(), start, out)
+                });
+            }
+        }
         buffer.into_tensor(x.shape(), x.dtype())
     }
     Ok(with_bits!(x.dtype(), T => copy::<T>(x)))

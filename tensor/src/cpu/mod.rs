@@ -15,6 +15,7 @@ mod scan;
 mod simd;
 mod stored;
 mod threads;
+mod turn;
 mod vector;
 mod walk;
 

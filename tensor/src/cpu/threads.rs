@@ -78,3 +78,16 @@ pub(super) fn pieces<T: Pod>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) 
         chunks(out, CHUNK, |i, chunk| f(i * CHUNK, chunk));
     }
 }
+
+/// Calls `f` with the numbers of some tasks that together make a result of `size` elements, on several threads if it is large.
+pub(super) fn tasks(count: usize, size: usize, f: impl Fn(usize) + Sync) {
+    if size < PARALLEL {
+        (0..count).for_each(f);
+    } else {
+        each(count, &f);
+    }
+}
+
+fn each(count: usize, f: &(dyn Fn(usize) + Sync)) {
+    (0..count).into_par_iter().for_each(f);
+}
