@@ -33,6 +33,9 @@ struct Arguments {
     /// How many orders of streams, blocks and threads to try
     #[arg(long, value_name = "N", default_value_t = 1)]
     seeds: u64,
+    /// Leave out operations that have a result of more elements
+    #[arg(long, value_name = "ELEMENTS", default_value_t = usize::MAX, hide_default_value = true)]
+    up_to: usize,
     /// Show what each lane of one warp does: the block's number and the warp's; implies --check
     #[arg(long, value_name = "BLOCK:WARP", num_args = 0..=1, default_missing_value = "0:0", value_parser = warp)]
     trace: Option<(u32, u32)>,
@@ -52,6 +55,8 @@ Examples:
   kernels                                       every kernel, by file
   kernels --kernel sum_rows_f32_f32 --check     one kernel: findings, traffic of each line
   kernels --kernel '*' --check --seeds 20       everything, in twenty orders
+  kernels --kernel '*' --check --seeds 100 --up-to 1000
+                                                what is small, in a hundred
   kernels --kernel softmax_f32_warp --trace     what the lanes of the first warp do
   kernels --compile                             registers, shared memory, spills";
 

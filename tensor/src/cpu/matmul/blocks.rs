@@ -59,15 +59,19 @@ impl<T: Factor> Kernel<T> for Product<T> {
         let numbers = |bytes: usize| bytes / size_of::<T>();
         // Every block of k is a pass over the result. Rather than more than two, blocks one level farther from the processor:
         // those with vectors of a line have a second level of a megabyte and more, and load from it as fast as a tile multiplies.
+        // But rather passes than a copy of A.
         let near = numbers(PANEL) / (most * V::WIDTH);
-        let farther = if V::WIDTH * size_of::<T>() == LINE && k > 2 * near { 8 } else { 1 };
+        let spans = |step: isize, k: usize| step.unsigned_abs() * k * size_of::<T>();
+        let must_be_packed = |k: usize| n >= FEW_COLUMNS && spans(a.steps.column, k) > SPAN_OF_A;
+        let has_far = V::WIDTH * size_of::<T>() == LINE && k > 2 * near;
+        let farther =
+            if has_far && (must_be_packed(near) || !must_be_packed(k.min(8 * near))) { 8 } else { 1 };
         let k_block = part(k, farther * near, 1);
         let m_block = part(m, farther * numbers(BLOCK_OF_A) / k_block, ROWS);
         let n_block = part(n, numbers(BLOCK_OF_B) / k_block, most * V::WIDTH);
 
-        let span = |step: isize| step.unsigned_abs() * k_block * size_of::<T>();
-        let pack_a = n >= FEW_COLUMNS && span(a.steps.column) > SPAN_OF_A;
-        let pack_b = b.steps.column != 1 || m >= FEW_ROWS && span(b.steps.row) > SPAN_OF_B;
+        let pack_a = must_be_packed(k_block);
+        let pack_b = b.steps.column != 1 || m >= FEW_ROWS && spans(b.steps.row, k_block) > SPAN_OF_B;
         // One panel after another takes the same place, unless they are read again for another block of A.
         let keep_b = pack_b && m > m_block;
         // A panel that is not whole vectors is copied in any case, and the tiles of its part of the result are computed apart.
