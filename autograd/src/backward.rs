@@ -102,14 +102,23 @@ impl Gradients {
 
     /// Replaces the gradient by a parameter: how clipping and accumulation are written.
     pub fn set_parameter(&mut self, id: ParamId, gradient: Tensor) {
+        match self.of_parameter_mut(id) {
+            Some(old) => *old = gradient,
+            None => {
+                let at = self.parameters.partition_point(|(other, _)| *other < id);
+                self.parameters.insert(at, (id, gradient));
+            }
+        }
+    }
+
+    /// The gradient by a parameter, to be changed.
+    pub fn of_parameter_mut(&mut self, id: ParamId) -> Option<&mut Tensor> {
+        let at = find(&self.parameters, id).ok()?;
         let squares = self.squares.get_mut();
         if let Ok(at) = find(squares, id) {
             squares[at].1 = None;
         }
-        match find(&self.parameters, id) {
-            Ok(at) => self.parameters[at].1 = gradient,
-            Err(at) => self.parameters.insert(at, (id, gradient)),
-        }
+        Some(&mut self.parameters[at].1)
     }
 
     /// The names of tracked leaves on the tape that the loss does not depend on.

@@ -1,5 +1,7 @@
 //! How large gradients are, and how they are kept from being too large.
 
+use std::borrow::Cow;
+
 use limpid_autograd::{Gradients, ParamId};
 use limpid_tensor::{DType, Device, Map, Tensor, widest};
 
@@ -83,7 +85,7 @@ pub fn clip_norm(model: &dyn Parameters, gradients: &mut Gradients, max_norm: f6
     check_max_norm(max_norm)?;
     let norm = global_norm(model, gradients)?;
     if norm > max_norm {
-        replace_each(model, gradients, Map::Affine { mul: max_norm / norm, add: 0.0 })?;
+        change_each(model, gradients, |gradient| scale(gradient, max_norm / norm))?;
     }
     Ok(norm)
 }
@@ -103,17 +105,45 @@ pub fn clip_value(model: &dyn Parameters, gradients: &mut Gradients, bound: f64)
     if bound.is_nan() || bound <= 0.0 {
         return Err(Error::argument("bound of a gradient", "a number above 0", bound));
     }
-    replace_each(model, gradients, Map::Clamp { low: -bound, high: bound })
+    change_each(model, gradients, |gradient| {
+        *gradient = Tensor::map(Map::Clamp { low: -bound, high: bound }, &[gradient])?;
+        Ok(())
+    })
 }
 
-fn replace_each(model: &dyn Parameters, gradients: &mut Gradients, f: Map) -> Result<()> {
+fn change_each(
+    model: &dyn Parameters,
+    gradients: &mut Gradients,
+    change: impl Fn(&mut Tensor) -> Result<()>,
+) -> Result<()> {
     for p in model.parameters().into_iter().filter(|p| p.is_trainable()) {
-        if let Some(gradient) = gradients.of_parameter(p.id()) {
-            let replaced = Tensor::map(f, &[gradient])?;
-            gradients.set_parameter(p.id(), replaced);
-        }
+        gradients.of_parameter_mut(p.id()).map_or(Ok(()), &change)?;
     }
     Ok(())
+}
+
+/// Multiplies a gradient by a factor: in its own memory, if nobody else reads that.
+fn scale(gradient: &mut Tensor, factor: f64) -> Result<()> {
+    if gradient.dtype() == DType::F32
+        && let Some(values) = gradient.as_mut_slice::<f32>()
+    {
+        let factor = factor as f32;
+        widest(
+            #[inline(always)]
+            || (0..values.len()).for_each(|i| values[i] = values[i] * factor + 0.0),
+        );
+        return Ok(());
+    }
+    *gradient = Tensor::map(Map::Affine { mul: factor, add: 0.0 }, &[gradient])?;
+    Ok(())
+}
+
+/// A tensor whose numbers lie in the host's memory, one after the other: itself, if it is one.
+pub(crate) fn on_host(x: &Tensor) -> Result<Cow<'_, Tensor>> {
+    if *x.device() == Device::cpu() && x.layout().is_contiguous() {
+        return Ok(Cow::Borrowed(x));
+    }
+    Ok(Cow::Owned(x.to(&Device::cpu())?.contiguous()?))
 }
 
 /// Partial sums of squares: as many as keep a processor's adders busy.
@@ -140,7 +170,7 @@ fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
         );
         lanes.iter().sum()
     }
-    let host = gradient.to(&Device::cpu())?.contiguous()?;
+    let host = on_host(gradient)?;
     Ok(match host.dtype() {
         DType::F32 => sum(host.as_slice::<f32>().expect("made contiguous on the CPU"), f64::from),
         DType::F64 => sum(host.as_slice::<f64>().expect("made contiguous on the CPU"), |v| v),

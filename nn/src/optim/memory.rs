@@ -12,7 +12,7 @@ use limpid_tensor::{
 use smallvec::SmallVec;
 
 use super::{Group, Groups};
-use crate::clip::{check_max_norm, clip_norm, norm_and_scale};
+use crate::clip::{check_max_norm, clip_norm, norm_and_scale, on_host};
 use crate::state_dict::{LoadReport, Mismatch};
 use crate::{Error, Parameter, Parameters, Result, Role};
 
@@ -376,7 +376,7 @@ impl Slot {
         }
         // Of a device without a kernel for it, a weight is fetched, updated and sent back.
         let device = weight.value().device().clone();
-        let gradient = gradient.to(&Device::cpu())?.contiguous()?;
+        let gradient = on_host(gradient)?;
         let gradient = gradient.as_slice::<T>().expect("made contiguous on the CPU");
         let steps: &mut [i64] = writable(&mut self.steps)?;
         steps[0] += 1;

@@ -80,6 +80,19 @@ fn a_square_is_summed_once_for_each_gradient() {
 }
 
 #[test]
+fn clipping_changes_no_gradient_that_somebody_else_holds() {
+    let (model, mut gradients) = example(DType::F32);
+    let held = model.0.iter().map(|p| gradients.of_parameter(p.id()).unwrap().clone()).collect::<Vec<_>>();
+    let before: Vec<Vec<f64>> = held.iter().map(|g| g.to_f64_vec().unwrap()).collect();
+    for most in [6.5, 3.25] {
+        // The first time they are held, the second time they are nobody else's.
+        clip_norm(&model, &mut gradients, most).unwrap();
+    }
+    assert_eq!(values(&model, &gradients), [vec![0.75, 1.0], vec![3.0], vec![1000.0]]);
+    assert_eq!(held.iter().map(|g| g.to_f64_vec().unwrap()).collect::<Vec<_>>(), before);
+}
+
+#[test]
 fn clipping_scales_only_what_is_too_large() {
     let (model, mut gradients) = example(DType::F64);
     assert_eq!(clip_norm(&model, &mut gradients, 13.0).unwrap(), 13.0);
