@@ -29,6 +29,7 @@ mod ops;
 mod peer;
 mod resources;
 mod staging;
+mod turn;
 mod walk;
 
 pub use device::{Cuda, Properties};
