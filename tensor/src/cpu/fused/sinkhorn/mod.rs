@@ -395,6 +395,21 @@ mod tests {
     }
 
     #[test]
+    fn no_step_at_all_panics() {
+        let x = numbers([2, 2], DType::F32, 1);
+        let none = Stop::Tolerance { error: 1.0, at_most: 0 };
+        for (f, said) in [
+            (Fused::Sinkhorn(Stop::Steps(0)), "Steps(0)"),
+            (Fused::SinkhornBackward(Stop::Steps(0)), "Steps(0)"),
+            (Fused::SinkhornSteps(none), "Tolerance { error: 1.0, at_most: 0 }"),
+        ] {
+            let panicked = std::panic::catch_unwind(|| drop(Tensor::fused(f, &[&x, &x]))).unwrap_err();
+            let expected = format!("sinkhorn: expected at least one step, found {said}");
+            assert_eq!(panicked.downcast_ref::<String>(), Some(&expected));
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "sinkhorn: expected square matrices in the last two axes, found shape [2, 3]")]
     fn a_matrix_that_is_not_square_panics() {
         let _ = Tensor::fused(Fused::Sinkhorn(Stop::Steps(1)), &[&numbers([2, 3], DType::F32, 1)]);
