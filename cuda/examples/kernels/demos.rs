@@ -61,9 +61,9 @@ impl Demo {
     }
 }
 
-const FLOATS: [DType; 3] = [DType::F32, DType::F64, DType::BF16];
-const NUMBERS: [DType; 4] = [DType::F32, DType::F64, DType::BF16, DType::I64];
-const ALL: [DType; 5] = [DType::F32, DType::F64, DType::BF16, DType::I64, DType::Bool];
+pub const FLOATS: [DType; 3] = [DType::F32, DType::F64, DType::BF16];
+pub const NUMBERS: [DType; 4] = [DType::F32, DType::F64, DType::BF16, DType::I64];
+pub const ALL: [DType; 5] = [DType::F32, DType::F64, DType::BF16, DType::I64, DType::Bool];
 
 /// Numbers between −2 and 4 without a pattern (bool: some of both), on a device.
 fn numbers(device: &Device, shape: &[usize], dtype: DType, seed: usize) -> Result<Tensor> {
@@ -98,9 +98,10 @@ pub fn all() -> Vec<Demo> {
     groups.into_iter().flatten().collect()
 }
 
-fn maps() -> Vec<Demo> {
+/// Every function of floats.
+pub const OF_FLOATS: [Map; 23] = {
     use Map::*;
-    let floats = [
+    [
         Exp,
         Expm1,
         Log,
@@ -124,9 +125,20 @@ fn maps() -> Vec<Demo> {
         Powf(3.0),
         Powf(1.5),
         Clamp { low: -1.0, high: 1.0 },
-    ];
-    let numbers_too =
-        [Neg, Abs, Sign, Affine { mul: 2.0, add: -1.0 }, Add, Sub, Mul, Max, Min, Lt, Le, Gt, Ge];
+    ]
+};
+
+/// Every function of integers too.
+pub const OF_NUMBERS: [Map; 13] = {
+    use Map::*;
+    [Neg, Abs, Sign, Affine { mul: 2.0, add: -1.0 }, Add, Sub, Mul, Max, Min, Lt, Le, Gt, Ge]
+};
+
+/// Those of bool alone, and those of every dtype.
+pub const OF_BOOL: [Map; 3] = [Map::Not, Map::And, Map::Or];
+pub const OF_ALL: [Map; 3] = [Map::Eq, Map::Ne, Map::Where];
+
+fn maps() -> Vec<Demo> {
     let mut demos = Vec::new();
     let mut add = |f: Map, dtypes: &[DType]| {
         for &dtype in dtypes {
@@ -147,15 +159,15 @@ fn maps() -> Vec<Demo> {
             }));
         }
     };
-    floats.into_iter().for_each(|f| add(f, &FLOATS));
-    numbers_too.into_iter().for_each(|f| add(f, &NUMBERS));
-    [Not, And, Or].into_iter().for_each(|f| add(f, &[DType::Bool]));
-    [Eq, Ne, Where].into_iter().for_each(|f| add(f, &ALL));
+    OF_FLOATS.into_iter().for_each(|f| add(f, &FLOATS));
+    OF_NUMBERS.into_iter().for_each(|f| add(f, &NUMBERS));
+    OF_BOOL.into_iter().for_each(|f| add(f, &[DType::Bool]));
+    OF_ALL.into_iter().for_each(|f| add(f, &ALL));
     for dtype in FLOATS {
         // So large that it is copied first.
         demos.push(Demo::one(format!("sub {dtype} [64, 128], one turned"), move |device| {
             let turned = numbers(device, &[128, 64], dtype, 1)?.transpose(0, 1);
-            Tensor::map(Sub, &[&turned, &numbers(device, &[64, 128], dtype, 2)?])
+            Tensor::map(Map::Sub, &[&turned, &numbers(device, &[64, 128], dtype, 2)?])
         }));
     }
     demos

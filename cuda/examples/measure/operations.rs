@@ -1,7 +1,7 @@
 //! Whether every operation gives what the CPU gives, and the same bits twice.
 
 #[path = "../kernels/demos.rs"]
-mod demos;
+pub mod demos;
 
 use limpid_cuda::Cuda;
 use limpid_tensor::{Device, Result, Tensor};
