@@ -216,6 +216,8 @@ impl<T: Real> Several<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::super::tests::{assert_one_answer, numbers};
     use super::*;
     use crate::Fused;
@@ -403,7 +405,8 @@ mod tests {
             (Fused::SinkhornBackward(Stop::Steps(0)), "Steps(0)"),
             (Fused::SinkhornSteps(none), "Tolerance { error: 1.0, at_most: 0 }"),
         ] {
-            let panicked = std::panic::catch_unwind(|| drop(Tensor::fused(f, &[&x, &x]))).unwrap_err();
+            let run = AssertUnwindSafe(|| drop(Tensor::fused(f, &[&x, &x])));
+            let panicked = catch_unwind(run).unwrap_err();
             let expected = format!("sinkhorn: expected at least one step, found {said}");
             assert_eq!(panicked.downcast_ref::<String>(), Some(&expected));
         }
