@@ -1,10 +1,11 @@
 // Connections between n streams of C channels: x' = A·X + bᵀ ⊗ F(a·X) for each token, with a (n), b (n) and A (n×n) computed
 // from v = vec(X), nC numbers, by way of v·φ/r, r = √(mean(v²) + ε), φ [nC, m], whose columns come in several tensors.
 //
-// What bounds them: memory. A token of n = 4 streams is 4C elements; for each of them there is a handful of operations, but
-// for the products with φ, 2m = 48 operations an element, which at 2 bytes an element is as much arithmetic as a card does
-// outside its tensor units while it waits. Elements moved per token, without coefficients (n² + 2n numbers), and additions
-// and multiplications for each of the nC numbers:
+// What bounds them: memory, but for the products with φ in bf16. A token of n = 4 streams is 4C elements; for each of them
+// there is a handful of operations, but 2m = 48 in `project` and `phi_backward`, which read 2 bytes for them: 25 and 24
+// operations a byte, where an H200 has time for 14 outside its tensor units (matmul.cu). So these take 1.8 and 1.7 times
+// what their bytes would; in f32, 12 operations a byte, memory is the bound, and in `stream`, 9 in bf16, too. Elements
+// moved per token, without coefficients (n² + 2n numbers), and additions and multiplications for each of the nC numbers:
 //
 //   forward                        reads           writes        n = 4     operations     n = 4
 //   project        y = v·φ/r, r    nC                              4C      2m + 2            50

@@ -23,6 +23,8 @@
 //                                                 Bytes: one read and write of each destination, a read of each source
 //                                                 element, and 16 for index and order, which rows share.
 //   3. AHEAD elements looked up together          before the first is added: the additions stay in order, the loads need not.
+//
+//   Operations: an addition for each element of the source; version 2 sorts the index besides (sort.cu), once for all rows.
 #include "prelude.cuh"
 
 constexpr int THREADS = 256;

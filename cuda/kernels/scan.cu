@@ -12,7 +12,9 @@
 //                                      segment, the second adds those before its own: at most 512 (rows) and 64
 //                                      (columns), so that this costs little beside the segment itself.
 //
-// Bytes an element: 2·size, and 3·size in segments, since these are read twice. Two additions an element.
+// Bytes an element: 2·size. In segments 3·size, half as much again as there must be, since these are read twice: rows of
+// more than 2048 packs of 16 bytes, columns of more than 512 elements (2048 where there are few lines). Two additions an
+// element.
 //
 // Sums are kept in the wide type, each rounded once when it is written. The order is a fixed tree, of sizes alone.
 #include "prelude.cuh"

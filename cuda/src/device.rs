@@ -12,11 +12,12 @@ use limpid_tensor::{DType, Device, Error, HostBuffer, Layout, Result, Shape, Sto
 use crate::backend::CudaBackend;
 use crate::emulated;
 use crate::fault::Faults;
-use crate::graph::{Capture, Home, Keeper, Parked, Turn};
+use crate::graph::{Capture, Home, Keeper, Parked, Rest};
 use crate::library;
 use crate::memory::{Exhausted, MemoryReport, Pool, Source, size};
 use crate::module::Modules;
 use crate::staging::Staging;
+use crate::turn::{InUse, Turn};
 
 /// A CUDA device. There is one for each ordinal, and it lives as long as the process.
 pub struct Cuda {
@@ -34,6 +35,8 @@ pub struct Cuda {
     /// By the thread that queues.
     pub(crate) faults: Mutex<HashMap<ThreadId, Faults>>,
     pub(crate) turn: Turn,
+    /// What is to be freed when the capture has ended.
+    pub(crate) rests: Mutex<Vec<Rest>>,
     /// The devices to whose memory a way was looked for.
     pub(crate) reached: Mutex<Vec<usize>>,
     handle: OnceLock<Device>,
@@ -80,14 +83,9 @@ pub(crate) struct Memory {
 /// A pool that lives as long as anything cut from it.
 pub(crate) struct SharedPool {
     pool: Mutex<Pool>,
-    stream: sys::CUstream,
-    context: sys::CUcontext,
+    /// Whose memory it is; none of the device's own pool, which is never dropped.
+    cuda: Option<&'static Cuda>,
 }
-
-// SAFETY: contexts and streams of the driver may be used by any thread; the pool is behind a lock.
-unsafe impl Send for SharedPool {}
-// SAFETY: as above.
-unsafe impl Sync for SharedPool {}
 
 impl SharedPool {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Pool> {
@@ -97,19 +95,16 @@ impl SharedPool {
 
 impl Drop for SharedPool {
     fn drop(&mut self) {
-        // SAFETY: context and stream live as long as the process. If they fail, the memory is lost with the device.
-        let done = unsafe {
-            result::ctx::set_current(self.context).and_then(|()| result::stream::synchronize(self.stream))
-        };
-        if done.is_ok() {
-            self.lock().release(&mut Driver::default());
+        if let Some(cuda) = self.cuda {
+            let pool = std::mem::take(&mut *self.lock());
+            cuda.leave(Rest::Pool(pool));
         }
     }
 }
 
 /// The driver as a source of segments. The context must be current, and what used a segment that goes back must be done.
 #[derive(Default)]
-struct Driver {
+pub(crate) struct Driver {
     /// What went wrong besides that there is no memory.
     error: Option<DriverError>,
 }
@@ -241,12 +236,13 @@ impl Cuda {
             stream,
             properties,
             modules: Mutex::default(),
-            pool: Arc::new(SharedPool { pool: Mutex::default(), stream, context }),
+            pool: Arc::new(SharedPool { pool: Mutex::default(), cuda: None }),
             memory: Mutex::default(),
             staging: Mutex::default(),
             page_locked: AtomicUsize::new(0),
             faults: Mutex::default(),
             turn: Turn::default(),
+            rests: Mutex::default(),
             reached: Mutex::default(),
             handle: OnceLock::new(),
         })
@@ -300,6 +296,7 @@ impl Cuda {
     /// # Errors
     /// As [`synchronize`](Cuda::synchronize).
     pub fn release_cache(&'static self) -> Result<()> {
+        let _in_use = self.bind()?;
         self.synchronize()?;
         self.pool.lock().release(&mut Driver::default());
         Ok(())
@@ -310,7 +307,7 @@ impl Cuda {
     /// # Errors
     /// If a kernel failed (after an illegal address every later call fails too), or found an index outside its axis.
     pub fn synchronize(&'static self) -> Result<()> {
-        self.bind()?;
+        let _in_use = self.bind()?;
         if self.is_capturing() {
             return Err(self
                 .error("a graph is being captured, whose kernels do not run: there is nothing to wait for"));
@@ -321,11 +318,13 @@ impl Cuda {
         self.raise_fault()
     }
 
-    /// Makes the device's context current in this thread, once no other thread captures a graph.
-    pub(crate) fn bind(&self) -> Result<()> {
-        self.turn.wait();
+    /// Makes the device's context current in this thread, once no other thread captures a graph; none begins to before what is
+    /// returned is dropped. No lock may be held that a thread takes which has bound, unless this one has bound too.
+    pub(crate) fn bind(&self) -> Result<InUse<'_>> {
+        let in_use = self.turn.enter();
         // SAFETY: the context lives as long as the process.
-        self.check("making its context current", unsafe { result::ctx::set_current(self.context) })
+        self.check("making its context current", unsafe { result::ctx::set_current(self.context) })?;
+        Ok(in_use)
     }
 
     /// A tensor with unspecified elements.
@@ -343,7 +342,7 @@ impl Cuda {
     }
 
     fn buffer(&'static self, bytes: usize, is_scratch: bool) -> Result<Buffer> {
-        self.bind()?;
+        let _in_use = self.bind()?;
         let mut memory = self.memory();
         let (home, address) = match &memory.capture {
             Some(capture) => {
@@ -385,10 +384,10 @@ impl Cuda {
             self.pool.lock().release(&mut driver);
             allocated = pool.lock().allocate(bytes, &mut driver);
         }
-        if let Some(error) = driver.error {
-            return Err(self.error(format!("asking for {}: {}", size(bytes), library::describe(error))));
-        }
         allocated.ok_or_else(|| {
+            if let Some(error) = driver.error {
+                return self.error(format!("asking for {}: {}", size(bytes), library::describe(error)));
+            }
             let mut message = self.exhausted(memory, pool, bytes).to_string();
             if let Ok((free, total)) = driver_memory() {
                 message += &format!("; of the device's {}, {} are free", size(total), size(free));
@@ -466,8 +465,8 @@ impl Cuda {
     }
 
     /// A pool of its own, for a graph.
-    pub(crate) fn new_pool(&self) -> Arc<SharedPool> {
-        Arc::new(SharedPool { pool: Mutex::default(), stream: self.stream, context: self.context })
+    pub(crate) fn new_pool(&'static self) -> Arc<SharedPool> {
+        Arc::new(SharedPool { pool: Mutex::default(), cuda: Some(self) })
     }
 
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {

@@ -3,9 +3,9 @@
 //! A kernel that looks for them writes down where it found the first. To wait for each such kernel would empty the queue, so
 //! the error is raised when the thread that queued it, or captured the graph that it is part of, next reads results.
 
-use std::collections::hash_map::Entry;
-use std::sync::Weak;
-use std::thread;
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard, Weak};
+use std::thread::{self, ThreadId};
 
 use limpid_tensor::Result;
 
@@ -27,8 +27,14 @@ const NONE: u64 = u64::MAX;
 /// What is to be said of an element that a launch could not take, by its position.
 type Sentence = Box<dyn Fn(u64) -> String + Send>;
 
+thread_local! {
+    /// Lives as long as the thread.
+    static ALIVE: Arc<()> = Arc::default();
+}
+
 /// Where the kernels of one thread write, and what they were doing.
 pub(crate) struct Faults {
+    thread: Weak<()>,
     word: Buffer,
     /// Where the word is read.
     read: PageLocked,
@@ -40,12 +46,17 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    fn new(cuda: &'static Cuda) -> Result<Faults> {
-        let word = cuda.scratch(8)?;
+    /// Of this thread, in memory that holds anything.
+    fn new(cuda: &'static Cuda, word: Buffer, mut read: PageLocked) -> Result<Faults> {
         cuda.fill(word.address, 0xFF, 8)?;
-        let mut read = PageLocked::new(cuda, 8)?;
         read.copy_from_slice(&NONE.to_le_bytes());
-        Ok(Faults { word, read, launches: 0, recent: Vec::new(), captured: Vec::new() })
+        let thread = ALIVE.with(Arc::downgrade);
+        Ok(Faults { thread, word, read, launches: 0, recent: Vec::new(), captured: Vec::new() })
+    }
+
+    /// Whether the thread has ended, and no graph of it is left that might write the word.
+    fn are_nobodys(&self) -> bool {
+        self.thread.strong_count() == 0 && self.captured.iter().all(|(graph, _)| graph.strong_count() == 0)
     }
 
     /// Remembers a launch, and gives it its number.
@@ -104,7 +115,7 @@ impl Cuda {
     ) -> Result<()> {
         self.prepare_faults()?;
         let graph = self.captured_graph();
-        let mut faults = self.faults.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut faults = self.lock_faults();
         let faults = faults.get_mut(&thread::current().id()).expect("they were just made");
         let launch = faults.remember(graph, Box::new(sentence));
         arguments.value([faults.word.address, launch << 40]);
@@ -113,23 +124,37 @@ impl Cuda {
 
     /// Makes sure that this thread's kernels have a word to write.
     pub(crate) fn prepare_faults(&'static self) -> Result<()> {
-        let mut faults = self.faults.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Entry::Vacant(entry) = faults.entry(thread::current().id()) {
-            entry.insert(Faults::new(self)?);
+        // Before the lock: a thread that captures takes it too.
+        let _in_use = self.bind()?;
+        let mut faults = self.lock_faults();
+        let me = thread::current().id();
+        if !faults.contains_key(&me) {
+            let free = faults.iter().find(|(_, faults)| faults.are_nobodys()).map(|(&thread, _)| thread);
+            let of_thread = match free.and_then(|thread| faults.remove(&thread)) {
+                // What its kernels wrote comes before in the stream.
+                Some(Faults { word, read, .. }) => Faults::new(self, word, read)?,
+                None => Faults::new(self, self.scratch(8)?, PageLocked::new(self, 8)?)?,
+            };
+            faults.insert(me, of_thread);
         }
         Ok(())
     }
 
+    fn lock_faults(&self) -> MutexGuard<'_, HashMap<ThreadId, Faults>> {
+        self.faults.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     /// Whether kernels that look for faults were queued by this thread since it last learned that there was none.
     pub(crate) fn may_raise(&self) -> bool {
-        let faults = self.faults.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let faults = self.lock_faults();
         let of_thread = faults.get(&thread::current().id());
         of_thread.is_some_and(|faults| faults.launches > 0 || !faults.captured.is_empty())
     }
 
     /// Queues reading the word, for [`raise_fault`](Cuda::raise_fault) to look at once the stream has been waited for.
     pub(crate) fn read_fault(&self) -> Result<()> {
-        let mut faults = self.faults.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _in_use = self.bind()?;
+        let mut faults = self.lock_faults();
         let Some(faults) = faults.get_mut(&thread::current().id()) else { return Ok(()) };
         // SAFETY: the word has eight bytes, and is looked at in `raise_fault` only.
         unsafe { faults.read.fetch(faults.word.address, 8) }
@@ -137,7 +162,8 @@ impl Cuda {
 
     /// The error that a kernel has written down, once.
     pub(crate) fn raise_fault(&self) -> Result<()> {
-        let mut faults = self.faults.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _in_use = self.bind()?;
+        let mut faults = self.lock_faults();
         let Some(faults) = faults.get_mut(&thread::current().id()) else { return Ok(()) };
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&faults.read);

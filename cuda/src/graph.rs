@@ -1,14 +1,13 @@
 //! A step that is recorded once and queued again as a whole: one call of the driver instead of hundreds.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
-use std::thread::{self, ThreadId};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use cudarc::driver::{result, sys};
 use limpid_tensor::{Error, Result, Tensor};
 
-use crate::device::{Cuda, SharedPool, address_of};
+use crate::device::{Cuda, Driver, SharedPool, address_of};
+use crate::memory::Pool;
 use crate::staging::PageLocked;
 
 /// Where memory comes from while a graph is captured.
@@ -40,14 +39,65 @@ impl Drop for Parked {
     fn drop(&mut self) {
         match &self.home {
             Home::Pool(pool) => pool.lock().give_back(self.address),
-            Home::Driver(cuda) => {
-                if cuda.bind().is_ok() {
-                    // SAFETY: the driver gave the block by this stream, and what uses it is queued in it already. There is
-                    // nothing to do if it cannot be freed.
-                    let _ = unsafe { result::free_async(self.address, cuda.stream) };
+            Home::Driver(cuda) => cuda.leave(Rest::Block(self.address)),
+        }
+    }
+}
+
+/// What nothing refers to any more, and only the driver can free. In the middle of a capture it cannot: to wait for the stream
+/// breaks the capture.
+pub(crate) enum Rest {
+    Graph(Body),
+    /// The memory of what happens inside a graph.
+    Pool(Pool),
+    /// A block that the driver gave by way of the stream.
+    Block(u64),
+}
+
+impl Cuda {
+    /// Frees a rest: at once, or when the capture that is under way has ended.
+    pub(crate) fn leave(&'static self, rest: Rest) {
+        self.lock_rests().push(rest);
+        self.sweep();
+    }
+
+    /// Frees all rests, unless a graph is being captured. Who captures does it at the end.
+    fn sweep(&'static self) {
+        // Nobody is waited for: who drops a tensor may hold any lock.
+        while let Some(_in_use) = self.turn.try_enter() {
+            let Some(rest) = self.lock_rests().pop() else { return };
+            self.free(rest);
+        }
+    }
+
+    /// Must be called while this thread is at it. There is nothing to do if something cannot be freed: an error here is one of
+    /// work queued earlier, which the next call reports too.
+    fn free(&self, rest: Rest) {
+        // SAFETY: context and stream live as long as the process.
+        let wait = || unsafe { result::stream::synchronize(self.stream) };
+        // SAFETY: as above.
+        if unsafe { result::ctx::set_current(self.context) }.is_err() {
+            return;
+        }
+        match rest {
+            Rest::Graph(body) => {
+                // SAFETY: the graph is not used again, and no replay is under way after the wait.
+                let _ = wait().and_then(|()| unsafe { result::graph::exec_destroy(body.executable) });
+            }
+            Rest::Pool(mut pool) => {
+                if wait().is_ok() {
+                    pool.release(&mut Driver::default());
                 }
             }
+            Rest::Block(address) => {
+                // SAFETY: the driver gave the block by this stream, and what uses it is queued in it already.
+                let _ = unsafe { result::free_async(address, self.stream) };
+            }
         }
+    }
+
+    fn lock_rests(&self) -> MutexGuard<'_, Vec<Rest>> {
+        self.rests.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -79,8 +129,14 @@ impl Keeper {
 /// was there when it was captured.
 pub struct Graph {
     cuda: &'static Cuda,
-    executable: sys::CUgraphExec,
     operations: usize,
+    /// There until it is dropped.
+    body: Option<Body>,
+}
+
+/// A graph, as the driver knows it, and what it uses.
+pub(crate) struct Body {
+    executable: sys::CUgraphExec,
     /// What it copies from the host.
     _constants: Vec<PageLocked>,
     /// The memory of what happens inside.
@@ -89,8 +145,8 @@ pub struct Graph {
     _keeper: Arc<Keeper>,
 }
 
-// SAFETY: an executable graph belongs to no thread; it is launched through `&mut self`, one at a time.
-unsafe impl Send for Graph {}
+// SAFETY: an executable graph belongs to no thread; it is launched through `&mut Graph`, one at a time.
+unsafe impl Send for Body {}
 
 impl Cuda {
     /// Runs `step` without running its kernels, and keeps them as a graph, together with what `step` returns.
@@ -114,10 +170,10 @@ impl Cuda {
         &'static self,
         step: impl FnOnce() -> std::result::Result<R, E>,
     ) -> std::result::Result<(Graph, R), E> {
-        if self.is_capturing() && self.turn.is_mine() {
+        if self.is_capturing() {
             return Err(self.error("a graph is captured inside another").into());
         }
-        let _turn = self.turn.take();
+        let _turn = Taken::by(self);
         self.prepare_faults()?;
         self.synchronize()?;
         let open = Open::begin(self)?;
@@ -125,13 +181,16 @@ impl Cuda {
         Ok((open.end()?, returned))
     }
 
-    /// Whether a graph is being captured: what is queued does not run.
+    /// Whether this thread captures a graph: what it queues does not run.
     pub(crate) fn is_capturing(&self) -> bool {
-        self.memory().capture.is_some()
+        self.turn.is_mine() && self.memory().capture.is_some()
     }
 
-    /// What lives as long as the graph that is being captured, if one is.
+    /// What lives as long as the graph that this thread captures, if it does.
     pub(crate) fn captured_graph(&self) -> Option<Weak<Keeper>> {
+        if !self.turn.is_mine() {
+            return None;
+        }
         self.memory().capture.as_ref().map(|capture| capture.keeper.clone())
     }
 
@@ -161,10 +220,10 @@ impl Cuda {
 impl Graph {
     /// Queues the captured work once more.
     pub fn replay(&mut self) -> Result<()> {
-        self.cuda.bind()?;
+        let _in_use = self.cuda.bind()?;
+        let executable = self.body.as_ref().expect("it is there until it is dropped").executable;
         // SAFETY: graph and stream are alive; everything the graph uses is kept by it.
-        self.cuda
-            .check("replaying a graph", unsafe { result::graph::launch(self.executable, self.cuda.stream) })
+        self.cuda.check("replaying a graph", unsafe { result::graph::launch(executable, self.cuda.stream) })
     }
 
     /// How many kernels and copies it has.
@@ -175,13 +234,8 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        if self.cuda.bind().is_ok() {
-            // SAFETY: the graph is not used again, and no replay is under way after the wait. An error here is one of work
-            // queued earlier, which the next call reports too.
-            let _ = unsafe {
-                result::stream::synchronize(self.cuda.stream)
-                    .and(result::graph::exec_destroy(self.executable))
-            };
+        if let Some(body) = self.body.take() {
+            self.cuda.leave(Rest::Graph(body));
         }
     }
 }
@@ -233,8 +287,8 @@ impl Open {
         };
         cuda.check("making a graph", made)?;
         let keeper = self.keeper.clone();
-        let graph =
-            Graph { cuda, executable, operations, _constants: constants, _pool: pool, _keeper: keeper };
+        let body = Body { executable, _constants: constants, _pool: pool, _keeper: keeper };
+        let graph = Graph { cuda, operations, body: Some(body) };
         cuda.check("making a graph", counted.and(destroyed))?;
         Ok(graph)
     }
@@ -249,54 +303,19 @@ impl Drop for Open {
     }
 }
 
-/// Whose turn it is to use a device: everybody's, or that of the thread that captures a graph.
-#[derive(Default)]
-pub(crate) struct Turn {
-    /// Looked at by every call; the rest only where somebody captures.
-    is_taken: AtomicBool,
-    taken_by: Mutex<Option<ThreadId>>,
-    ended: Condvar,
-}
+/// The device is this thread's alone, until this is dropped.
+struct Taken(&'static Cuda);
 
-/// The turn of this thread alone, until it is dropped.
-pub(crate) struct Taken<'a>(&'a Turn);
-
-impl Turn {
-    fn lock(&self) -> MutexGuard<'_, Option<ThreadId>> {
-        self.taken_by.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn take(&self) -> Taken<'_> {
-        let mut taken_by = self.lock();
-        while taken_by.is_some() {
-            taken_by = self.ended.wait(taken_by).unwrap_or_else(|poisoned| poisoned.into_inner());
-        }
-        *taken_by = Some(thread::current().id());
-        self.is_taken.store(true, Ordering::Release);
-        Taken(self)
-    }
-
-    /// Whether it is this thread that captures.
-    fn is_mine(&self) -> bool {
-        *self.lock() == Some(thread::current().id())
-    }
-
-    /// Waits until no other thread captures.
-    pub(crate) fn wait(&self) {
-        if !self.is_taken.load(Ordering::Acquire) {
-            return;
-        }
-        let mut taken_by = self.lock();
-        while taken_by.is_some_and(|thread| thread != thread::current().id()) {
-            taken_by = self.ended.wait(taken_by).unwrap_or_else(|poisoned| poisoned.into_inner());
-        }
+impl Taken {
+    fn by(cuda: &'static Cuda) -> Taken {
+        cuda.turn.take();
+        Taken(cuda)
     }
 }
 
-impl Drop for Taken<'_> {
+impl Drop for Taken {
     fn drop(&mut self) {
-        self.0.is_taken.store(false, Ordering::Release);
-        *self.0.lock() = None;
-        self.0.ended.notify_all();
+        self.0.turn.end();
+        self.0.sweep();
     }
 }

@@ -85,7 +85,7 @@ impl Cuda {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
-        self.bind()?;
+        let _in_use = self.bind()?;
         let function = self.function(family, kernel)?;
         let sizes: SmallVec<[usize; 16]> = arguments.places.iter().map(|&(_, size)| size).collect();
         assert_eq!(

@@ -29,6 +29,7 @@ mod ops;
 mod peer;
 mod resources;
 mod staging;
+mod turn;
 mod walk;
 
 pub use device::{Cuda, Properties};
@@ -36,4 +37,4 @@ pub use graph::Graph;
 pub use memory::{MemoryReport, PoolMemory};
 pub use module::{Cubin, Family, HEADERS, OPTIONS};
 pub use ops::families;
-pub use resources::{ARCHITECTURES, Resources};
+pub use resources::{ARCHITECTURES, Resources, Said};

@@ -118,8 +118,10 @@ impl Opened {
                 Version::of(version)
             ));
         }
-        driver::result::init()
-            .map_err(|error| format!("the CUDA driver does not start: {}", describe(error)))?;
+        driver::result::init().map_err(|error| match error.0 {
+            driver::sys::CUresult::CUDA_ERROR_STUB_LIBRARY => STUB.into(),
+            _ => format!("the CUDA driver does not start: {}", describe(error)),
+        })?;
         Ok(version)
     }
 
@@ -185,6 +187,10 @@ fn missing<'a>(library: &libloading::Library, functions: &[&'a str]) -> Option<&
     functions.iter().copied().find(is_missing)
 }
 
+/// What every function of a toolkit's library without a driver answers, in a sentence.
+const STUB: &str = "the libcuda.so.1 that the system finds is a toolkit's stub, for linking only; its folder must not come \
+                    before the driver's where the system looks for libraries (LD_LIBRARY_PATH)";
+
 /// Asked first of all: a driver that is too old lacks functions, and its age says more than their names.
 fn driver_version(library: &libloading::Library) -> Result<i32, String> {
     if let Some(name) = missing(library, &["cuDriverGetVersion"]) {
@@ -195,6 +201,7 @@ fn driver_version(library: &libloading::Library) -> Result<i32, String> {
     let status = unsafe { driver::sys::cuDriverGetVersion(&mut version) };
     match status {
         driver::sys::CUresult::CUDA_SUCCESS => Ok(version),
+        driver::sys::CUresult::CUDA_ERROR_STUB_LIBRARY => Err(STUB.into()),
         _ => Err(format!("the CUDA driver does not say its version: error {}", status as u32)),
     }
 }

@@ -188,7 +188,7 @@ pub(crate) struct Function {
 }
 
 impl Cuda {
-    /// The function of this name, compiled and loaded if it has not been.
+    /// The function of this name, compiled and loaded if it has not been. The thread must have bound.
     pub(crate) fn function(&self, family: &'static Family, name: &str) -> Result<Function> {
         let mut modules = self.modules.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let module = match modules.entry(family.name) {
@@ -227,7 +227,7 @@ impl Cuda {
     }
 
     fn load(&self, family: &Family) -> Result<sys::CUmodule> {
-        self.bind()?;
+        let _in_use = self.bind()?;
         let architecture = self.architecture();
         let kept = cache_folder().map(|folder| folder.join(family.cache_name(&architecture)));
         if let Some(image) = kept.as_deref().and_then(read_kept)

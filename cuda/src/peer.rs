@@ -4,6 +4,7 @@ use cudarc::driver::{result, sys};
 use limpid_tensor::{Result, Tensor};
 
 use crate::device::{Cuda, address_of};
+use crate::turn::InUse;
 
 impl Cuda {
     /// A tensor of another CUDA device in this one's memory, contiguous. `None` if it lies elsewhere.
@@ -12,15 +13,13 @@ impl Cuda {
     }
 
     fn fetch_from(&'static self, source: &'static Cuda, x: &Tensor) -> Result<Tensor> {
-        // A capture of another thread is waited for.
-        source.bind()?;
-        self.bind()?;
         if self.is_capturing() || source.is_capturing() {
             return Err(self.error(format!(
                 "a tensor of {} is needed while a graph is captured, which belongs to one device",
                 source.device_name()
             )));
         }
+        let _in_use = self.bind_with(source)?;
         let x = x.contiguous()?;
         let y = self.empty(x.shape(), x.dtype())?;
         let bytes = x.elements() * x.dtype().size();
@@ -52,7 +51,7 @@ impl Cuda {
 
     /// Makes what is queued next wait for what another device has queued so far.
     fn wait_for(&self, other: &Cuda) -> Result<()> {
-        other.bind()?;
+        let _in_use = other.bind()?;
         let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
         let event = other.check("making an event", result::event::create(flags))?;
         // SAFETY: event and streams are alive. An event that is destroyed goes when it has happened.
@@ -64,7 +63,21 @@ impl Cuda {
             waits.and(result::event::destroy(event))
         };
         self.check(format_args!("waiting for {}", other.device_name()), waits)?;
-        self.bind()
+        self.bind().map(drop)
+    }
+
+    /// Binds both devices once neither is another thread's. While it waits for one it does not keep others from capturing on
+    /// the other, who might wait for the first.
+    fn bind_with(&'static self, other: &'static Cuda) -> Result<[InUse<'static>; 2]> {
+        loop {
+            let of_other = other.bind()?;
+            if let Some(own) = self.turn.try_enter() {
+                drop(self.bind()?);
+                return Ok([own, of_other]);
+            }
+            drop(of_other);
+            drop(self.bind()?);
+        }
     }
 
     /// Lets this device read the other's memory by itself, where there is a way. Without one the driver copies by way of the host.

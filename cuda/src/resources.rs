@@ -29,18 +29,39 @@ impl fmt::Display for Resources {
     }
 }
 
+/// What the compiler says of a family.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Said {
+    /// What each kernel takes, by name. Some families have kernels for some architectures alone.
+    pub kernels: Vec<Resources>,
+    /// Its warnings, and where it says that speed is lost: that products of four warps wait for each other, for one.
+    pub warnings: Vec<String>,
+}
+
 impl Family {
-    /// Compiles the family for an architecture and says what each kernel takes, by name. Some have kernels for some
-    /// architectures alone.
+    /// Compiles the family for an architecture and says what the compiler says of it.
     ///
     /// # Errors
     /// The compiler's message, or why there is no compiler.
-    pub fn resources(&self, architecture: &str) -> Result<Vec<Resources>, String> {
+    pub fn resources(&self, architecture: &str) -> Result<Said, String> {
         let Cubin { log, .. } = self.compile(architecture, &["--ptxas-options=-v"])?;
-        let mut all = parse(&log);
-        all.sort_by(|a, b| a.kernel.cmp(&b.kernel));
-        Ok(all)
+        let mut kernels = parse(&log);
+        kernels.sort_by(|a, b| a.kernel.cmp(&b.kernel));
+        Ok(Said { kernels, warnings: warnings(&log) })
     }
+}
+
+/// The lines that are no description but a complaint:
+///
+/// ```text
+/// ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to …
+/// ```
+fn warnings(log: &str) -> Vec<String> {
+    let is_one = |line: &&str| {
+        let line = line.to_lowercase();
+        ["warning", "advisory", "performance"].iter().any(|word| line.contains(word))
+    };
+    log.lines().filter(is_one).map(|line| line.trim().to_string()).collect()
 }
 
 /// Reads what `ptxas -v` writes:
@@ -104,5 +125,24 @@ ptxas info    : Function properties for pow
         assert_eq!(all.len(), 2);
         assert_eq!(all[0].to_string(), "sum_f32: 26 registers, 1024 B shared, 0 B stack, 16 B spilled");
         assert_eq!(all[1].to_string(), "pow_f64: 40 registers, 0 B shared, 40 B stack, 12 B spilled");
+        assert_eq!(warnings(log), [""; 0]);
+    }
+
+    #[test]
+    fn complaints_are_told_from_descriptions() {
+        let lost = "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to \
+                    insufficient register resources for the wgmma pipeline in the function 'wgmma_128x256_kk_bf16'";
+        let log = format!(
+            "ptxas info    : 0 bytes gmem\n{lost}\nptxas info    : Used 26 registers\nptxas warning : Unresolved extern\n\
+             map.cu(3): warning #177-D: variable \"x\" was declared but never referenced"
+        );
+        assert_eq!(
+            warnings(&log),
+            [
+                lost,
+                "ptxas warning : Unresolved extern",
+                "map.cu(3): warning #177-D: variable \"x\" was declared but never referenced"
+            ]
+        );
     }
 }

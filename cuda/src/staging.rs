@@ -27,7 +27,7 @@ unsafe impl Send for PageLocked {}
 impl PageLocked {
     /// So many zeros.
     pub(crate) fn new(cuda: &'static Cuda, len: usize) -> Result<PageLocked> {
-        cuda.bind()?;
+        let _in_use = cuda.bind()?;
         // SAFETY: nothing to hold: the driver answers with an error if there is no memory.
         let memory = unsafe { result::malloc_host(len, 0) };
         let memory =
@@ -46,7 +46,7 @@ impl PageLocked {
     /// The bytes must not be read or written before the stream has been waited for, and `from` must have `len` bytes.
     pub(crate) unsafe fn fetch(&mut self, from: u64, len: usize) -> Result<()> {
         let cuda = self.cuda;
-        cuda.bind()?;
+        let _in_use = cuda.bind()?;
         let to = self[..len].as_mut_ptr().cast::<c_void>();
         // SAFETY: the slice has `len` bytes; the rest is the caller's promise.
         let copied = unsafe { sys::cuMemcpyDtoHAsync_v2(to, from, len, cuda.stream) }.result();
@@ -72,7 +72,7 @@ impl DerefMut for PageLocked {
 impl Drop for PageLocked {
     fn drop(&mut self) {
         self.cuda.page_locked.fetch_sub(self.len, Ordering::Relaxed);
-        if self.cuda.bind().is_ok() {
+        if let Ok(_in_use) = self.cuda.bind() {
             // SAFETY: the memory is the driver's and not used again; who drops it has waited for copies that use it. There is
             // nothing to do if it cannot be freed.
             let _ = unsafe { result::free_host(self.start.as_ptr().cast()) };
@@ -127,7 +127,7 @@ impl Cuda {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.bind()?;
+        let _in_use = self.bind()?;
         if self.is_capturing() {
             return self.capture_copy(to, bytes);
         }
@@ -161,7 +161,7 @@ impl Cuda {
 
     /// Copies from the device, behind everything that was queued, and waits for it.
     pub(crate) fn copy_to_host(&'static self, bytes: &mut [u8], from: u64) -> Result<()> {
-        self.bind()?;
+        let _in_use = self.bind()?;
         if self.is_capturing() {
             return Err(self.error("an element is read while a graph is captured, whose kernels do not run"));
         }
@@ -182,14 +182,14 @@ impl Cuda {
 
     /// Queues setting every byte.
     pub(crate) fn fill(&self, address: u64, value: u8, bytes: usize) -> Result<()> {
-        self.bind()?;
+        let _in_use = self.bind()?;
         // SAFETY: the address has as many bytes.
         self.check("filling memory", unsafe { result::memset_d8_async(address, value, bytes, self.stream) })
     }
 
     /// Queues a copy within the device.
     pub(crate) fn copy_within(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
-        self.bind()?;
+        let _in_use = self.bind()?;
         // SAFETY: both addresses have as many bytes.
         self.check("copying", unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) })
     }

@@ -123,4 +123,53 @@ fn memory_that_is_exhausted_is_told_with_what_holds_it() {
     stand_in().fail_next("cuMemAlloc_v2", OUT_OF_MEMORY);
     assert_eq!(ask(40 * MIB).unwrap().elements(), 10 * MIB);
     assert_all_goes_on();
+
+    // A small block is asked for alone where a segment for several is refused, whatever the reason, and none is lost.
+    let used = || cuda.memory_report().pool.used;
+    cuda.release_cache().unwrap();
+    let before = used();
+    let segments = || cuda.memory_report().pool.segments_made;
+    let (first, mut held) = (segments(), Vec::new());
+    stand_in().fail_next("cuMemAlloc_v2", OUT_OF_RESOURCES);
+    while segments() == first {
+        held.push(ask(3 * MIB).unwrap());
+    }
+    drop(held);
+    assert_eq!(used(), before);
+    assert_all_goes_on();
+}
+
+#[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
+fn threads_that_have_ended_hold_nothing() {
+    let _alone = alone();
+    let cuda = Cuda::of(&device()).unwrap();
+    let x = place(&Tensor::ones([5], DType::F64));
+    let index = |i: i64| place(&Tensor::from_vec(vec![i], [1]));
+    let held = || {
+        let report = cuda.memory_report();
+        (report.scratch, report.page_locked)
+    };
+    let thread = |work: &(dyn Fn() + Sync)| std::thread::scope(|scope| scope.spawn(work).join().unwrap());
+    // One that has seen no wrong index, and one that has not looked for it.
+    thread(&|| assert_eq!(x.gather(0, &index(4)).unwrap().to_vec::<f64>().unwrap(), [1.0]));
+    let before = held();
+    for _ in 0..10 {
+        thread(&|| drop(x.gather(0, &index(5)).unwrap()));
+        thread(&|| assert_eq!(x.gather(0, &index(4)).unwrap().to_vec::<f64>().unwrap(), [1.0]));
+    }
+    assert_eq!(held(), before);
+
+    // A graph of such a thread, replayed by another, writes what nobody is told; above all nobody else.
+    let mut wrong = index(4);
+    let (mut graph, y) = std::thread::scope(|scope| {
+        let capture = || cuda.capture(|| x.gather(0, &wrong)).unwrap();
+        scope.spawn(capture).join().unwrap()
+    });
+    cuda.overwrite(&mut wrong, &Tensor::from_vec(vec![9i64], [1])).unwrap();
+    thread(&|| drop(x.gather(0, &index(4)).unwrap()));
+    graph.replay().unwrap();
+    thread(&|| assert_eq!(x.gather(0, &index(4)).unwrap().to_vec::<f64>().unwrap(), [1.0]));
+    drop((graph, y));
+    assert_all_goes_on();
 }

@@ -3,7 +3,10 @@
 mod emulated;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use emulated::{device, findings, is_card, place, stand_in};
 use limpid_cuda::Cuda;
@@ -204,23 +207,131 @@ fn other_threads_wait_for_a_capture() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let x = numbers(8, 0.0);
     plus(&x, &x).unwrap();
-    let (graph, threads) = cuda()
+    // What a thread does before the capture, and what it finds in the middle of it.
+    type Work = fn(Tensor) -> Box<dyn FnOnce() -> f64>;
+    let works: [Work; 6] = [
+        |x| Box::new(move || plus(&x, &x).unwrap().to_vec::<f64>().unwrap()[7]),
+        |x| Box::new(move || device().backend().sums_of_squares(&[&x]).unwrap().unwrap()[0]),
+        |x| {
+            // A first step, of a weight that is referred to elsewhere.
+            let mut first = weight(8, DType::F64, Descent::Momentum { momentum: 0.0, nesterov: false });
+            (first.weight, first.gradient, first.weight_decay, first.rate_scale) =
+                (x.clone(), x.clone(), 0.0, 1.0);
+            Box::new(move || {
+                let rule = Descent::Adam { betas: [0.9, 0.999], eps: 1e-8, decoupled: false };
+                let pace = Pace { rate: Rate::Number(2.0), clip: None };
+                device().backend().descend(rule, pace, &mut [&mut first]).unwrap().unwrap();
+                first.weight.to_vec::<f64>().unwrap()[7].round()
+            })
+        },
+        |x| {
+            let wrong = x.gather(0, &place(&Tensor::from_vec(vec![0i64, 9], [2]))).unwrap();
+            Box::new(move || told(wrong.to_vec::<f64>()))
+        },
+        |x| {
+            let index = place(&Tensor::from_vec(vec![0i64, 9], [2]));
+            Box::new(move || told(x.gather(0, &index).and_then(|wrong| wrong.to_vec::<f64>())))
+        },
+        |x| {
+            let wrong = x.gather(0, &place(&Tensor::from_vec(vec![0i64, 9], [2]))).unwrap();
+            Box::new(move || {
+                cuda().synchronize().expect_err("the index is wrong");
+                f64::from(wrong.elements() as u32)
+            })
+        },
+    ];
+    fn told(read: Result<Vec<f64>>) -> f64 {
+        let message = read.expect_err("the index is wrong").to_string();
+        assert_eq!(message, "cuda:0: gather along axis 0: the index at element 1 is outside 0..8");
+        9.0
+    }
+    let (ready, begun) = (Barrier::new(works.len() + 1), Barrier::new(works.len() + 1));
+    thread::scope(|scope| {
+        let threads = works.map(|work| {
+            let (x, ready, begun) = (x.clone(), &ready, &begun);
+            scope.spawn(move || {
+                let work = work(x);
+                ready.wait();
+                begun.wait();
+                work()
+            })
+        });
+        ready.wait();
+        let (graph, ()) = cuda()
+            .capture(|| {
+                begun.wait();
+                for _ in 0..20 {
+                    plus(&x, &x)?;
+                    thread::sleep(Duration::from_millis(2));
+                }
+                assert!(device().backend().is_capturing());
+                scope.spawn(|| assert!(!device().backend().is_capturing(), "it is not this thread's"));
+                Ok::<_, Error>(())
+            })
+            .unwrap();
+        assert_eq!(graph.operations(), 20, "nothing of the other threads");
+        let found = threads.map(|thread| thread.join().unwrap());
+        assert_eq!(found, [14.0, 140.0, 5.0, 9.0, 9.0, 2.0]);
+    });
+    assert_silent();
+}
+
+/// Neither a kernel of another thread goes into a graph, nor does anybody wait for ever, whatever begins first.
+#[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
+fn captures_and_the_work_of_other_threads_take_turns() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let x = numbers(8, 0.0);
+    let index = place(&Tensor::from_vec(vec![7i64], [1]));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let sum = plus(&x, &x).unwrap().gather(0, &index).unwrap();
+                    assert_eq!(sum.to_vec::<f64>().unwrap(), [14.0]);
+                    cuda().synchronize().unwrap();
+                }
+            });
+        }
+        for _ in 0..100 {
+            let (mut graph, y) = cuda().capture(|| plus(&plus(&x, &x)?, &x)).unwrap();
+            assert_eq!(graph.operations(), 2, "nothing of the other threads");
+            graph.replay().unwrap();
+            assert_eq!(y.to_vec::<f64>().unwrap()[7], 21.0);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_silent();
+}
+
+#[test]
+#[cfg_attr(not(has_gxx), ignore = "g++ is not installed")]
+fn what_is_dropped_while_a_graph_is_captured_breaks_no_capture() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let x = numbers(8, 0.0);
+    let of_graphs = || cuda().memory_report().graphs;
+    let capture = || cuda().capture(|| plus(&x, &x)).unwrap();
+    plus(&x, &x).unwrap();
+    let before = of_graphs();
+    let destroyed = (!is_card()).then(|| stand_in().calls().get("cuGraphExecDestroy").copied().unwrap_or(0));
+    let ((mut own, of_own), (mut others, of_others)) = (capture(), capture());
+    own.replay().unwrap();
+    others.replay().unwrap();
+    let (mut graph, y) = cuda()
         .capture(|| {
-            let threads: Vec<_> = (0..4)
-                .map(|_| {
-                    let x = x.clone();
-                    std::thread::spawn(move || plus(&x, &x).unwrap().to_vec::<f64>().unwrap()[7])
-                })
-                .collect();
-            for _ in 0..20 {
-                plus(&x, &x)?;
-            }
-            Ok::<_, Error>(threads)
+            drop((own, of_own));
+            // Who drops waits for nobody.
+            thread::spawn(move || drop((others, of_others))).join().unwrap();
+            plus(&x, &x)
         })
         .unwrap();
-    assert_eq!(graph.operations(), 20, "nothing of the other threads");
-    for thread in threads {
-        assert_eq!(thread.join().unwrap(), 14.0);
+    graph.replay().unwrap();
+    assert_eq!(y.to_vec::<f64>().unwrap()[7], 14.0);
+    drop((graph, y));
+    assert_eq!(of_graphs(), before, "all is freed at the end");
+    if let Some(destroyed) = destroyed {
+        assert_eq!(stand_in().calls()["cuGraphExecDestroy"], destroyed + 3);
     }
     assert_silent();
 }

@@ -92,15 +92,15 @@ fn aims_are_reached_missed_or_not_measured() {
     assert_eq!(verdicts(&report), [NotMeasured; 4]);
     // 4 GB/s.
     let bytes = Rate::Bytes(80e6);
-    report.rows.push(measured("copy", Goal::Bandwidth, 20_000.0, bytes, None));
-    report.rows.push(measured("sum", Goal::Bandwidth, 23_000.0, bytes, None));
-    report.rows.push(measured("short", Goal::Bandwidth, 1e6, Rate::Bytes(63e6), None));
+    report.rows.push(measured("copy", Goal::Bandwidth { times: 1.0 }, 20_000.0, bytes, None));
+    report.rows.push(measured("sum", Goal::Bandwidth { times: 1.0 }, 23_000.0, bytes, None));
+    report.rows.push(measured("short", Goal::Bandwidth { times: 1.0 }, 1e6, Rate::Bytes(63e6), None));
     report.rows.push(measured("product", Goal::Library, 100.0, Rate::Operations(1e9), Some(71.0)));
     report.rows.push(measured("sinkhorn", Goal::Within(30.0), 29.9, Rate::None, None));
     report.rows.push(measured("connection", Goal::Passes { bytes: 40e6 }, 12_900.0, bytes, None));
     assert_eq!(verdicts(&report), [Pass; 4]);
 
-    report.rows[1] = measured("sum", Goal::Bandwidth, 24_000.0, bytes, None);
+    report.rows[1] = measured("sum", Goal::Bandwidth { times: 1.0 }, 24_000.0, bytes, None);
     report.rows[3] = measured("product", Goal::Library, 100.0, Rate::Operations(1e9), None);
     report.rows[4] = measured("sinkhorn", Goal::Within(30.0), 30.1, Rate::None, None);
     report.rows[5] = measured("connection", Goal::Passes { bytes: 40e6 }, 13_100.0, bytes, None);
@@ -109,4 +109,9 @@ fn aims_are_reached_missed_or_not_measured() {
     assert!(said.contains("sum: 98 % of the way") && !said.contains("short"), "{said}");
     report.rows[1].measured = Err("refused".into());
     assert_eq!(verdicts(&report)[0], NotMeasured);
+    // One that moves half as much again as is counted.
+    report.rows[1] = measured("cumsum", Goal::Bandwidth { times: 1.5 }, 35_000.0, bytes, None);
+    assert_eq!(verdicts(&report)[0], Pass);
+    report.rows[1] = measured("cumsum", Goal::Bandwidth { times: 1.5 }, 36_000.0, bytes, None);
+    assert_eq!(verdicts(&report)[0], Fail);
 }

@@ -11,6 +11,12 @@ fn a_driver_that_is_too_old_is_told_by_its_version() {
     let error = || Cuda::new(0).unwrap_err().to_string();
     driver.fail_next("cuDriverGetVersion", 999);
     assert_eq!(error(), "cuda: the CUDA driver does not say its version: error 999");
+    driver.fail_next("cuDriverGetVersion", 34);
+    assert_eq!(
+        error(),
+        "cuda: the libcuda.so.1 that the system finds is a toolkit's stub, for linking only; its folder must not come \
+         before the driver's where the system looks for libraries (LD_LIBRARY_PATH)"
+    );
     for _ in 0..2 {
         assert_eq!(error(), "cuda: the CUDA driver is for CUDA 12.4, expected 13.0 or later");
     }

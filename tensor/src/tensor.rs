@@ -528,8 +528,14 @@ impl Tensor {
     }
 
     /// The results of a fused kernel, if this device has it.
+    ///
+    /// # Panics
+    /// If the operands do not fit, or Sinkhorn's iteration is to make no step.
     #[track_caller]
     pub fn fused_all(f: Fused, x: &[&Tensor]) -> Option<Result<Results>> {
+        if let Fused::Sinkhorn(stop) | Fused::SinkhornBackward(stop) | Fused::SinkhornSteps(stop) = f {
+            assert!(stop.at_most() > 0, "sinkhorn: expected at least one step, found {stop:?}");
+        }
         same_device("fused", x).backend().fused(f, x)
     }
 }

@@ -122,7 +122,7 @@ fn renewed(page: &str) -> String {
 
     let of_file = resources.iter().filter(|(file, ..)| file == "sinkhorn.cu").count();
     let sentences = format!(
-        "sinkhorn.cu: {of_file} kernels for sm_80, sm_90a, sm_100\n…\n{} kernels compiled, 0 of them spill registers",
+        "sinkhorn.cu: {of_file} kernels for sm_80, sm_90a, sm_100\n…\n{} kernels compiled, 0 complaints",
         compiled()
     );
     page = with_block(&page, "compiled", &text(&sentences));

@@ -7,7 +7,7 @@ use limpid_emulator::{Event, Finding, Shape, Traffic, Warp};
 use limpid_tensor::{Device, Tensor};
 use serde_json::{Value, json};
 
-use crate::demos::{self, Demo};
+use crate::demos::{self, Demo, Distance};
 use crate::{Arguments, fits, write_json};
 
 /// What the emulator saw of one launch.
@@ -87,8 +87,8 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
         }
         let Some(results) = first else { continue };
         launches.retain(|one| fits(&one.kernel, pattern));
-        let distance = demos::distance(&results, &expected);
-        let is_right = distance <= demo.roundings && same_bits;
+        let distance = demo.distance(&results, &expected);
+        let is_right = distance.is_allowed() && same_bits;
         shown += 1;
         wrong += usize::from(!is_right);
         found += launches.iter().map(|one| one.findings.len()).sum::<usize>();
@@ -110,12 +110,12 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     Ok(wrong == 0 && found == 0)
 }
 
-fn print(demo: &Demo, distance: f64, same_bits: bool, arguments: &Arguments, launches: &[Seen]) {
-    let agreement = match distance {
+fn print(demo: &Demo, distance: Distance, same_bits: bool, arguments: &Arguments, launches: &[Seen]) {
+    let agreement = match distance.roundings {
         0.0 => "the CPU's bits".into(),
+        d if !distance.is_allowed() => format!("WRONG, {d:.1} roundings off, allowed {}", distance.allowed),
         d if d < 0.1 => "less than 0.1 roundings off".into(),
-        d if d <= demo.roundings => format!("{d:.1} roundings off"),
-        d => format!("WRONG, {d:.1} roundings off"),
+        d => format!("{d:.1} roundings off"),
     };
     let order = match (arguments.seeds, same_bits) {
         (0..=1, _) => String::new(),
@@ -161,7 +161,7 @@ fn line_of(traffic: &Traffic) -> String {
     format!("{line:<18} {memory} {direction:<6} {requests:>5} requests, {each:.1} {unit} (best {best:.1})")
 }
 
-fn as_json(demo: &Demo, distance: f64, same_bits: bool, launches: &[Seen]) -> Value {
+fn as_json(demo: &Demo, distance: Distance, same_bits: bool, launches: &[Seen]) -> Value {
     let launches: Vec<Value> = launches
         .iter()
         .map(|one| {
@@ -179,5 +179,5 @@ fn as_json(demo: &Demo, distance: f64, same_bits: bool, launches: &[Seen]) -> Va
             })
         })
         .collect();
-    json!({ "operation": demo.name, "roundings": distance, "same_bits": same_bits, "launches": launches })
+    json!({ "operation": demo.name, "roundings": distance.roundings, "same_bits": same_bits, "launches": launches })
 }

@@ -94,13 +94,19 @@ impl Case {
         queue: impl Fn(&mut Vec<Tensor>) -> Result<Vec<Tensor>> + 'static,
     ) -> Case {
         let (operands, queue) = (Box::new(operands), Box::new(queue));
-        let goal = if matches!(work, Work::Bytes { .. }) { Goal::Bandwidth } else { Goal::None };
+        let goal =
+            if matches!(work, Work::Bytes { .. }) { Goal::Bandwidth { times: 1.0 } } else { Goal::None };
         Case { name: name.into(), work, is_reference: false, goal, operands, queue }
     }
 
     /// With another goal than that of its work, which is the copy's bandwidth if bytes are counted.
     pub fn with_goal(self, goal: Goal) -> Case {
         Case { goal, ..self }
+    }
+
+    /// With kernels that take so many times as long as the bytes that are counted, at best.
+    pub fn taking(self, times: f64) -> Case {
+        self.with_goal(Goal::Bandwidth { times })
     }
 
     /// Measures it. What it took of the card is free again afterwards.

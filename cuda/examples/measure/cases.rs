@@ -109,14 +109,16 @@ fn maps(sizes: &Sizes) -> Vec<Case> {
             move |source| Ok(vec![source.normal(&shape, dtype, 0)?, source.normal(&[rows, 1], dtype, 1)?]),
             |x| map(Map::Mul, x),
         ));
-        cases.push(one(
+        let turned = one(
             format!("add {dtype} {shape:?}, one transposed"),
             move |source| {
                 let turned = source.normal(&[columns, rows], dtype, 0)?.transpose(0, 1);
                 Ok(vec![turned, source.normal(&shape, dtype, 1)?])
             },
             |x| map(Map::Add, x),
-        ));
+        );
+        // It is copied first: five sizes are moved instead of three.
+        cases.push(turned.taking(5.0 / 3.0));
     }
     cases
 }
@@ -141,11 +143,13 @@ fn reductions(sizes: &Sizes) -> Vec<Case> {
         }
         let shape = sizes.rows_of(4096, dtype);
         for (axis, over) in [(1, "rows"), (0, "columns")] {
-            cases.push(one(
+            let sums = one(
                 format!("cumsum {dtype} {shape:?}, {over}"),
                 move |source| Ok(vec![source.normal(&shape, dtype, 0)?]),
                 move |x| x[0].cumsum(axis),
-            ));
+            );
+            // A long line has several blocks, for which its segments are read twice. Rows of 4096 have one.
+            cases.push(if axis == 0 { sums.taking(3.0 / 2.0) } else { sums });
         }
     }
     let shape = sizes.rows_of(1024, DType::F32);
@@ -164,76 +168,80 @@ fn rows(sizes: &Sizes) -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in FLOATS {
         for columns in [64, 1024, 4096, 65_536] {
-            let shape = sizes.rows_of(columns, dtype);
-            let [rows, columns] = shape;
-            for (name, f) in [("softmax", Fused::Softmax), ("log_softmax", Fused::LogSoftmax)] {
-                cases.push(one(
-                    format!("{name} {dtype} {shape:?}"),
-                    move |source| Ok(vec![source.normal(&shape, dtype, 0)?]),
-                    move |x| fused(f, x),
-                ));
-            }
-            cases.push(one(
-                format!("cross_entropy {dtype} {shape:?}"),
-                move |source| {
-                    Ok(vec![source.normal(&shape, dtype, 0)?, source.indices(&[rows], columns, 1)?])
-                },
-                |x| fused(Fused::CrossEntropy, x),
-            ));
-            for (name, f) in [
-                ("softmax backward", Fused::SoftmaxBackward),
-                ("log_softmax backward", Fused::LogSoftmaxBackward),
-            ] {
-                cases.push(one(
-                    format!("{name} {dtype} {shape:?}"),
-                    move |source| (0..2).map(|label| source.normal(&shape, dtype, label)).collect(),
-                    move |x| fused(f, x),
-                ));
-            }
-            cases.push(one(
-                format!("cross_entropy backward {dtype} {shape:?}"),
-                move |source| {
-                    let (x, labels) =
-                        (source.normal(&shape, dtype, 0)?, source.indices(&[rows], columns, 1)?);
-                    Ok(vec![x, labels, source.normal(&[rows], dtype, 2)?])
-                },
-                |x| fused(Fused::CrossEntropyBackward, x),
-            ));
-            let of_rows = move |source: &Source, parameters: u64| -> Result<Vec<Tensor>> {
-                let parameters = (1..=parameters).map(|label| source.normal(&[columns], dtype, label));
-                [source.normal(&shape, dtype, 0)].into_iter().chain(parameters).collect()
-            };
-            cases.push(one(
-                format!("layer_norm {dtype} {shape:?}"),
-                move |source| of_rows(source, 2),
-                |x| fused(Fused::LayerNorm { eps: 1e-5 }, x),
-            ));
-            cases.push(one(
-                format!("rms_norm {dtype} {shape:?}"),
-                move |source| of_rows(source, 1),
-                |x| fused(Fused::RmsNorm { eps: 1e-5 }, x),
-            ));
-            for (name, f) in [
-                ("layer_norm backward", Fused::LayerNormBackward { eps: 1e-5 }),
-                ("rms_norm backward", Fused::RmsNormBackward { eps: 1e-5 }),
-            ] {
-                cases.push(Case::new(
-                    format!("{name} {dtype} {shape:?}"),
-                    BYTES,
-                    move |source| {
-                        let mut operands = of_rows(source, 1)?;
-                        operands.push(source.normal(&shape, dtype, 2)?);
-                        Ok(operands)
-                    },
-                    move |x| {
-                        let results = Tensor::fused_all(f, &x.iter().collect::<Vec<_>>());
-                        Ok(results.expect("a CUDA device has all fused kernels")?.into_vec())
-                    },
-                ));
-            }
-            cases.push(linear_backward(Activation::Relu, dtype, shape));
+            cases.extend(rows_of(dtype, sizes.rows_of(columns, dtype)));
         }
     }
+    cases
+}
+
+/// Those of one shape.
+pub fn rows_of(dtype: DType, shape: [usize; 2]) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let [rows, columns] = shape;
+    for (name, f) in [("softmax", Fused::Softmax), ("log_softmax", Fused::LogSoftmax)] {
+        cases.push(one(
+            format!("{name} {dtype} {shape:?}"),
+            move |source| Ok(vec![source.normal(&shape, dtype, 0)?]),
+            move |x| fused(f, x),
+        ));
+    }
+    cases.push(one(
+        format!("cross_entropy {dtype} {shape:?}"),
+        move |source| Ok(vec![source.normal(&shape, dtype, 0)?, source.indices(&[rows], columns, 1)?]),
+        |x| fused(Fused::CrossEntropy, x),
+    ));
+    for (name, f) in
+        [("softmax backward", Fused::SoftmaxBackward), ("log_softmax backward", Fused::LogSoftmaxBackward)]
+    {
+        cases.push(one(
+            format!("{name} {dtype} {shape:?}"),
+            move |source| (0..2).map(|label| source.normal(&shape, dtype, label)).collect(),
+            move |x| fused(f, x),
+        ));
+    }
+    cases.push(one(
+        format!("cross_entropy backward {dtype} {shape:?}"),
+        move |source| {
+            let (x, labels) = (source.normal(&shape, dtype, 0)?, source.indices(&[rows], columns, 1)?);
+            Ok(vec![x, labels, source.normal(&[rows], dtype, 2)?])
+        },
+        |x| fused(Fused::CrossEntropyBackward, x),
+    ));
+    let of_rows = move |source: &Source, parameters: u64| -> Result<Vec<Tensor>> {
+        let parameters = (1..=parameters).map(|label| source.normal(&[columns], dtype, label));
+        [source.normal(&shape, dtype, 0)].into_iter().chain(parameters).collect()
+    };
+    cases.push(one(
+        format!("layer_norm {dtype} {shape:?}"),
+        move |source| of_rows(source, 2),
+        |x| fused(Fused::LayerNorm { eps: 1e-5 }, x),
+    ));
+    cases.push(one(
+        format!("rms_norm {dtype} {shape:?}"),
+        move |source| of_rows(source, 1),
+        |x| fused(Fused::RmsNorm { eps: 1e-5 }, x),
+    ));
+    for (name, f) in [
+        ("layer_norm backward", Fused::LayerNormBackward { eps: 1e-5 }),
+        ("rms_norm backward", Fused::RmsNormBackward { eps: 1e-5 }),
+    ] {
+        let backward = Case::new(
+            format!("{name} {dtype} {shape:?}"),
+            BYTES,
+            move |source| {
+                let mut operands = of_rows(source, 1)?;
+                operands.push(source.normal(&shape, dtype, 2)?);
+                Ok(operands)
+            },
+            move |x| {
+                let results = Tensor::fused_all(f, &x.iter().collect::<Vec<_>>());
+                Ok(results.expect("a CUDA device has all fused kernels")?.into_vec())
+            },
+        );
+        // x and its cotangent are read for x̄, and again for the sums over rows: five sizes instead of three.
+        cases.push(backward.taking(5.0 / 3.0));
+    }
+    cases.push(linear_backward(Activation::Relu, dtype, shape));
     cases
 }
 
@@ -442,69 +450,81 @@ fn sinkhorns(sizes: &Sizes) -> Vec<Case> {
 }
 
 /// A connection of mHC, between four streams of 4096 channels: each word, and those of one block one after the other. It moves
-/// 18 elements a token and channel forward and 32 backward, where X̄ and φ̄ each read X.
+/// 18 elements a token and channel forward and 32 backward, where X̄ and φ̄ each read X; X once would be 28.
 fn connections(sizes: &Sizes) -> Vec<Case> {
-    use Fused::*;
     const N: usize = 4;
+    let of = |dtype| {
+        let [tokens, numbers] = sizes.rows_of(N * 4096, dtype);
+        connections_of(dtype, [tokens, N, numbers / N], N * N)
+    };
+    [DType::F32, DType::BF16].into_iter().flat_map(of).collect()
+}
+
+/// The words of a connection between n streams of C channels, whose φ has n + n + `last` columns.
+pub fn connections_of(dtype: DType, [tokens, n, c]: [usize; 3], last: usize) -> Vec<Case> {
+    use Fused::*;
+    let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
     // With the number of its operands.
     let (project, read, write) = ((StreamProject { eps: 1e-6 }, 4), (StreamRead, 2), (StreamWrite, 4));
     let (of_write, of_read) = ((StreamWriteBackward, 4), (StreamReadBackward, 2));
     let of_project = (StreamProjectBackward(Handed { written: true, read: true }), 10);
     let mut cases = Vec::new();
-    for dtype in [DType::F32, DType::BF16] {
-        let [tokens, numbers] = sizes.rows_of(N * 4096, dtype);
-        let c = numbers / N;
-        for (name, words) in [
-            ("project", vec![project]),
-            ("read", vec![read]),
-            ("write", vec![write]),
-            ("connection, forward", vec![project, read, write]),
-            ("write backward", vec![of_write]),
-            ("read backward", vec![of_read]),
-            ("project backward", vec![of_project]),
-            ("connection, backward", vec![of_write, of_read, of_project]),
-        ] {
-            let of_words = words.clone();
-            let operands = move |source: &Source| {
-                let of_token =
-                    |own: &[usize], dtype, label| source.positive(&[&[tokens], own].concat(), dtype, label);
-                let (x, g) = (of_token(&[N, c], dtype, 0)?, of_token(&[N, c], dtype, 1)?);
-                let (f, h) = (of_token(&[c], dtype, 2)?, of_token(&[c], dtype, 3)?);
-                let (a, b) = (of_token(&[N], DType::F32, 4)?, of_token(&[N], DType::F32, 5)?);
-                let mix = of_token(&[N, N], DType::F32, 6)?;
-                let phi = |width, label| source.normal(&[N * c, width], DType::F32, label);
-                let (pre, post, res) = (phi(N, 7)?, phi(N, 8)?, phi(N * N, 9)?);
-                let columns = N * N + 2 * N + 1;
-                let (y, dy) = (of_token(&[columns], DType::F32, 10)?, of_token(&[columns], DType::F32, 11)?);
-                let mut all: Vec<&Tensor> = Vec::new();
-                for (word, _) in &of_words {
-                    match word {
-                        StreamRead => all.extend([&x, &a]),
-                        StreamReadBackward => all.extend([&x, &h]),
-                        StreamWrite => all.extend([&x, &f, &mix, &b]),
-                        StreamWriteBackward => all.extend([&x, &f, &b, &g]),
-                        StreamProject { .. } => all.extend([&x, &pre, &post, &res]),
-                        // X once more, for φ̄.
-                        _ => all.extend([&x, &pre, &post, &res, &y, &dy, &g, &mix, &h, &a, &x]),
-                    }
+    for (name, words) in [
+        ("project", vec![project]),
+        ("read", vec![read]),
+        ("write", vec![write]),
+        ("connection, forward", vec![project, read, write]),
+        ("write backward", vec![of_write]),
+        ("read backward", vec![of_read]),
+        ("project backward", vec![of_project]),
+        ("connection, backward", vec![of_write, of_read, of_project]),
+    ] {
+        let of_words = words.clone();
+        let operands = move |source: &Source| {
+            let of_token =
+                |own: &[usize], dtype, label| source.positive(&[&[tokens], own].concat(), dtype, label);
+            let (x, g) = (of_token(&[n, c], dtype, 0)?, of_token(&[n, c], dtype, 1)?);
+            let (f, h) = (of_token(&[c], dtype, 2)?, of_token(&[c], dtype, 3)?);
+            let (a, b) = (of_token(&[n], wide, 4)?, of_token(&[n], wide, 5)?);
+            let mix = of_token(&[n, n], wide, 6)?;
+            let phi = |width, label| source.normal(&[n * c, width], wide, label);
+            let (pre, post, res) = (phi(n, 7)?, phi(n, 8)?, phi(last, 9)?);
+            let columns = last + 2 * n + 1;
+            let (y, dy) = (of_token(&[columns], wide, 10)?, of_token(&[columns], wide, 11)?);
+            let mut all: Vec<&Tensor> = Vec::new();
+            for (word, _) in &of_words {
+                match word {
+                    StreamRead => all.extend([&x, &a]),
+                    StreamReadBackward => all.extend([&x, &h]),
+                    StreamWrite => all.extend([&x, &f, &mix, &b]),
+                    StreamWriteBackward => all.extend([&x, &f, &b, &g]),
+                    StreamProject { .. } => all.extend([&x, &pre, &post, &res]),
+                    _ => all.extend([&x, &pre, &post, &res, &y, &dy, &g, &mix, &h, &a]),
                 }
-                Ok(all.into_iter().cloned().collect())
-            };
-            let is_forward = words.len() == 3 && words.contains(&write);
-            let case = Case::new(format!("{name} {dtype} [{tokens}, {N}, {c}]"), BYTES, operands, move |x| {
-                let (mut results, mut rest) = (Vec::new(), &x[..]);
-                for &(word, operands) in &words {
-                    let (own, others) = rest.split_at(operands);
-                    let own: Vec<&Tensor> = own.iter().collect();
-                    results
-                        .extend(Tensor::fused_all(word, &own).expect("a CUDA device has all fused kernels")?);
-                    rest = others;
-                }
-                Ok(results)
-            });
-            let least = (18 * c * tokens * dtype.size()) as f64;
-            cases.push(if is_forward { case.with_goal(Goal::Passes { bytes: least }) } else { case });
-        }
+            }
+            Ok(all.into_iter().cloned().collect())
+        };
+        let is_forward = words.len() == 3 && words.contains(&write);
+        let case = Case::new(format!("{name} {dtype} [{tokens}, {n}, {c}]"), BYTES, operands, move |x| {
+            let (mut results, mut rest) = (Vec::new(), &x[..]);
+            for &(word, operands) in &words {
+                let (own, others) = rest.split_at(operands);
+                let own: Vec<&Tensor> = own.iter().collect();
+                results.extend(Tensor::fused_all(word, &own).expect("a CUDA device has all fused kernels")?);
+                rest = others;
+            }
+            Ok(results)
+        });
+        let least = (18 * c * tokens * dtype.size()) as f64;
+        // What the products with φ take, in sizes a token and channel: at 2 bytes an element, arithmetic (`connection.cu`).
+        let [project, phi] = if dtype == DType::BF16 { [7.2, 6.9] } else { [4.0, 4.0] };
+        cases.push(match name {
+            _ if is_forward => case.with_goal(Goal::Passes { bytes: least }),
+            "project" => case.taking(project / 4.0),
+            "project backward" => case.taking((13.0 + phi) / 13.0),
+            "connection, backward" => case.taking((28.0 + phi) / 28.0),
+            _ => case,
+        });
     }
     cases
 }

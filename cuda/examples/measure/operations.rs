@@ -1,40 +1,37 @@
 //! Whether every operation gives what the CPU gives, and the same bits twice.
 
 #[path = "../kernels/demos.rs"]
-mod demos;
+pub mod demos;
 
 use limpid_cuda::Cuda;
 use limpid_tensor::{Device, Result, Tensor};
 use serde_json::{Value, json};
 
-use demos::Demo;
+use demos::{Demo, Distance};
 
 /// An operation beside the CPU's.
 pub struct Compared {
     pub name: String,
-    /// How far off it may be, in roundings of the largest element of each result.
-    pub allowed: f64,
     pub found: std::result::Result<Found, String>,
 }
 
 /// What the device computed.
 pub struct Found {
-    /// How far it is off.
-    pub roundings: f64,
+    pub distance: Distance,
     /// Whether it computed the same bits twice.
     pub same_bits: bool,
 }
 
 impl Compared {
     pub fn is_right(&self) -> bool {
-        self.found.as_ref().is_ok_and(|found| found.roundings <= self.allowed && found.same_bits)
+        self.found.as_ref().is_ok_and(|found| found.distance.is_allowed() && found.same_bits)
     }
 
     pub fn to_json(&self) -> Value {
         match &self.found {
-            Ok(Found { roundings, same_bits }) => json!({
+            Ok(Found { distance: Distance { roundings, allowed }, same_bits }) => json!({
                 // JSON has no infinity.
-                "name": self.name, "roundings": roundings.is_finite().then_some(roundings), "allowed": self.allowed,
+                "name": self.name, "roundings": roundings.is_finite().then_some(roundings), "allowed": allowed,
                 "same_bits": same_bits, "is_right": self.is_right(),
             }),
             Err(message) => json!({ "name": self.name, "error": message, "is_right": false }),
@@ -54,11 +51,11 @@ pub fn compare(cuda: &'static Cuda) -> std::result::Result<Vec<Compared>, String
 fn compare_one(demo: &Demo, device: &Device) -> std::result::Result<Compared, String> {
     let expected = demo.run(&Device::cpu()).map_err(|error| format!("{}: {error}", demo.name))?;
     let found = find(demo, device, &expected).map_err(|error| error.to_string());
-    Ok(Compared { name: demo.name.clone(), allowed: demo.roundings, found })
+    Ok(Compared { name: demo.name.clone(), found })
 }
 
 fn find(demo: &Demo, device: &Device, expected: &[Tensor]) -> Result<Found> {
     let (first, second) = (demo.run(device)?, demo.run(device)?);
     let same_bits = first.iter().zip(&second).all(|(a, b)| demos::bits(a) == demos::bits(b));
-    Ok(Found { roundings: demos::distance(&first, expected), same_bits })
+    Ok(Found { distance: demo.distance(&first, expected), same_bits })
 }

@@ -32,8 +32,9 @@ pub struct Row {
 pub enum Goal {
     /// Nothing that was said beforehand.
     None,
-    /// Memory bounds it: 85 % of the copy's bandwidth.
-    Bandwidth,
+    /// Memory bounds it: 85 % of the copy's bandwidth, if what bounds it took so many `times` as long as the bytes that are
+    /// counted. That is 1 but for kernels that move more than they would have to, or compute for longer.
+    Bandwidth { times: f64 },
     /// 70 % of the library's speed.
     Library,
     /// So many microseconds.

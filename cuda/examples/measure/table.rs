@@ -28,7 +28,9 @@ pub fn operations(all: &[Compared]) -> String {
         let why = match &one.found {
             Err(message) => message.clone(),
             Ok(Found { same_bits: false, .. }) => "other bits the second time".into(),
-            Ok(Found { roundings, .. }) => format!("{roundings:.1} roundings off, allowed {}", one.allowed),
+            Ok(Found { distance, .. }) => {
+                format!("{:.1} roundings off, allowed {}", distance.roundings, distance.allowed)
+            }
         };
         text += &format!("\n  WRONG {}: {why}", one.name);
     }

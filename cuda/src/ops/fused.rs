@@ -1,4 +1,4 @@
-//! Which fused kernels there are: f32, f64 and bf16 have all of them.
+//! Which fused kernels there are: f32, f64 and bf16 have all of them, but that Sinkhorn's logits in bf16 are cast to f32 first.
 
 use limpid_tensor::{DType, Fused, Result, Results, Tensor};
 use smallvec::smallvec;

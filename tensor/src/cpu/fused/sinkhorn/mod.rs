@@ -216,6 +216,8 @@ impl<T: Real> Several<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::super::tests::{assert_one_answer, numbers};
     use super::*;
     use crate::Fused;
@@ -391,6 +393,22 @@ mod tests {
                 assert_one_answer(Fused::SinkhornBackward(Stop::Steps(20)), &[&x, &g]);
                 assert_one_answer(Fused::SinkhornSteps(STOPS[2]), &[&x]);
             }
+        }
+    }
+
+    #[test]
+    fn no_step_at_all_panics() {
+        let x = numbers([2, 2], DType::F32, 1);
+        let none = Stop::Tolerance { error: 1.0, at_most: 0 };
+        for (f, said) in [
+            (Fused::Sinkhorn(Stop::Steps(0)), "Steps(0)"),
+            (Fused::SinkhornBackward(Stop::Steps(0)), "Steps(0)"),
+            (Fused::SinkhornSteps(none), "Tolerance { error: 1.0, at_most: 0 }"),
+        ] {
+            let run = AssertUnwindSafe(|| drop(Tensor::fused(f, &[&x, &x])));
+            let panicked = catch_unwind(run).unwrap_err();
+            let expected = format!("sinkhorn: expected at least one step, found {said}");
+            assert_eq!(panicked.downcast_ref::<String>(), Some(&expected));
         }
     }
 
