@@ -55,11 +55,16 @@ impl Family {
 ///
 /// ```text
 /// ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to …
+/// ptxas info    : (C7517) warpgroup.wait is injected in around line 1426 by compiler to allow use of registers …
 /// ```
 fn warnings(log: &str) -> Vec<String> {
+    let is_numbered = |line: &str| {
+        let number = line.split_once("(C").and_then(|(_, rest)| rest.split_once(')'));
+        number.is_some_and(|(number, _)| number.parse::<u32>().is_ok())
+    };
     let is_one = |line: &&str| {
-        let line = line.to_lowercase();
-        ["warning", "advisory", "performance"].iter().any(|word| line.contains(word))
+        let words = line.to_lowercase();
+        is_numbered(line) || ["warning", "advisory", "performance"].iter().any(|word| words.contains(word))
     };
     log.lines().filter(is_one).map(|line| line.trim().to_string()).collect()
 }
@@ -132,14 +137,17 @@ ptxas info    : Function properties for pow
     fn complaints_are_told_from_descriptions() {
         let lost = "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to \
                     insufficient register resources for the wgmma pipeline in the function 'wgmma_128x256_kk_bf16'";
+        let waits = "ptxas info    : (C7517) warpgroup.wait is injected in around line 1426 by compiler to allow use of \
+                     registers defined by GMMA in function 'wgmma_128x256_kk_bf16'";
         let log = format!(
-            "ptxas info    : 0 bytes gmem\n{lost}\nptxas info    : Used 26 registers\nptxas warning : Unresolved extern\n\
+            "ptxas info    : 0 bytes gmem\n{lost}\n{waits}\nptxas info    : Used 26 registers\nptxas warning : Unresolved extern\n\
              map.cu(3): warning #177-D: variable \"x\" was declared but never referenced"
         );
         assert_eq!(
             warnings(&log),
             [
                 lost,
+                waits,
                 "ptxas warning : Unresolved extern",
                 "map.cu(3): warning #177-D: variable \"x\" was declared but never referenced"
             ]

@@ -39,7 +39,7 @@ struct Arguments {
     /// Show what each lane of one warp does: the block's number and the warp's; implies --check
     #[arg(long, value_name = "BLOCK:WARP", num_args = 0..=1, default_missing_value = "0:0", value_parser = warp)]
     trace: Option<(u32, u32)>,
-    /// Compile every kernel for every architecture (needs NVRTC), and say what each takes; spills are an error
+    /// Compile every kernel for every architecture (needs NVRTC), and say what each takes; spills, lost speed and stacks that are not listed are errors
     #[arg(long)]
     compile: bool,
     /// Where --compile writes its table
