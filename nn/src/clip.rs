@@ -128,6 +128,7 @@ fn scale(gradient: &mut Tensor, factor: f64) -> Result<()> {
         && let Some(values) = gradient.as_mut_slice::<f32>()
     {
         let factor = factor as f32;
+        // The zero is `Affine`'s, which makes 0 of −0: the same bits in either memory.
         widest(
             #[inline(always)]
             || (0..values.len()).for_each(|i| values[i] = values[i] * factor + 0.0),
