@@ -112,7 +112,8 @@ def contestants(arguments):
     """Those that are there, and why the others are not."""
     there, missing = {}, {}
     if arguments.limpid is None:
-        build(["cargo", "build", "--release", "-p", "limpid-bench", "--bin", "contestant"], HERE.parent)
+        # Cargo's own settings for a release, as the others have them.
+        build(["cargo", "build", "--profile", "bench", "-p", "limpid-bench", "--bin", "contestant"], HERE.parent)
     limpid = arguments.limpid or str(target(HERE.parent) / "contestant")
     there["limpid"] = ([limpid], "")
     # The same steps of training, whose tape is written once.

@@ -14,9 +14,11 @@ use crate::{DType, Device, Shape, Tensor};
 
 /// Alignment of host memory: one cache line, one AVX-512 register.
 const ALIGN: usize = 64;
-/// The size from which memory is asked for in huge pages. A page of 4 KiB is too small a step through an array of megabytes:
-/// looking up where each lies takes longer than reading it.
+/// Bytes of a huge page. Memory is asked for in these: a page of 4 KiB is too small a step through megabytes, be they one tensor
+/// or many. Looking up where each lies takes longer than reading it.
 const HUGE_PAGE: usize = 2 << 20;
+/// Bytes of a slab that smaller blocks are cut from: what does not fit the rest of one is a fourth of it at most.
+const SLAB: usize = 4 * HUGE_PAGE;
 
 /// What a [`Tensor`] refers to: memory, and the device it belongs to.
 pub struct Storage {
@@ -137,7 +139,9 @@ impl HostBuffer {
     /// A block of at least `bytes` bytes with unspecified contents (in debug builds every float in it is NaN).
     #[allow(clippy::new_without_default)]
     pub fn new(bytes: usize) -> HostBuffer {
-        let arc = POOL.try_with(|pool| pool.borrow_mut().take(bytes)).unwrap_or_else(|_| fresh(bytes));
+        let arc = POOL
+            .try_with(|pool| pool.borrow_mut().take(bytes))
+            .unwrap_or_else(|_| storage(Block::alone(bytes)));
         let mut buffer = HostBuffer(StorageRef::new(arc));
         if cfg!(debug_assertions) {
             buffer.as_mut::<u8>().fill(0xFF);
@@ -196,11 +200,13 @@ impl HostMemory {
         });
     }
 
-    /// Returns every pooled block of the calling thread to the operating system.
+    /// Returns every pooled block of the calling thread: to the operating system once no block is in use that shares its
+    /// pages, which small ones do.
     pub fn release_pool() {
         POOL.with(|pool| {
             let mut pool = pool.borrow_mut();
             pool.free.clear();
+            pool.slab = None;
             pool.memory.pooled = 0;
         });
     }
@@ -260,6 +266,8 @@ thread_local! {
 #[derive(Default)]
 struct Pool {
     free: Vec<Vec<Arc<Storage>>>,
+    /// Where the next block is cut from, and how much of that is cut.
+    slab: Option<(Arc<Slab>, usize)>,
     memory: HostMemory,
     in_kernel: bool,
 }
@@ -279,9 +287,23 @@ impl Pool {
             }
             None => {
                 self.memory.fresh_blocks += 1;
-                fresh(bytes)
+                storage(self.fresh(bytes))
             }
         }
+    }
+
+    fn fresh(&mut self, bytes: usize) -> Block {
+        let capacity = capacity_for(bytes);
+        if capacity >= HUGE_PAGE {
+            return Block::alone(bytes);
+        }
+        if self.slab.as_ref().is_none_or(|(slab, used)| slab.size - used < capacity) {
+            self.slab = Some((Slab::new(SLAB), 0));
+        }
+        let (slab, used) = self.slab.as_mut().expect("made above");
+        let at = std::mem::replace(used, *used + capacity);
+        // SAFETY: what is cut is counted as used, and there is room for it.
+        unsafe { Block::cut(slab.clone(), at, bytes, capacity) }
     }
 
     fn give(&mut self, arc: Arc<Storage>) {
@@ -297,8 +319,8 @@ impl Pool {
     }
 }
 
-fn fresh(bytes: usize) -> Arc<Storage> {
-    Arc::new(Storage { memory: Memory::Host(Block::new(bytes)), device: Device::cpu() })
+fn storage(block: Block) -> Arc<Storage> {
+    Arc::new(Storage { memory: Memory::Host(block), device: Device::cpu() })
 }
 
 /// Sizes share a free list in steps of an eighth of their power of two, so a block is at most 1/8 too large.
@@ -319,40 +341,80 @@ fn steps_of(bytes: usize) -> (usize, usize) {
     (step, ((bytes.max(1) - 1) >> step) + 1)
 }
 
+/// Memory from the system, of which [`Block`]s are cut. It goes back when the last of them does.
+struct Slab {
+    start: NonNull<u8>,
+    size: usize,
+}
+
+// SAFETY: a Slab owns its memory alone, and touches it only to give it back.
+unsafe impl Send for Slab {}
+// SAFETY: as above.
+unsafe impl Sync for Slab {}
+
+impl Slab {
+    fn new(size: usize) -> Arc<Slab> {
+        let layout = Slab::layout(size);
+        // SAFETY: `size` is at least 1, so the layout has a size.
+        let start = unsafe { alloc::alloc(layout) };
+        let start = NonNull::new(start).unwrap_or_else(|| alloc::handle_alloc_error(layout));
+        #[cfg(target_os = "linux")]
+        if size >= HUGE_PAGE {
+            // Before the first byte is touched, which is when pages are made. A system that has none keeps the small ones.
+            // SAFETY: the range is the slab's, whole pages of it. The advice changes nothing that a program could see.
+            unsafe { libc::madvise(start.as_ptr().cast(), size & !(HUGE_PAGE - 1), libc::MADV_HUGEPAGE) };
+        }
+        Arc::new(Slab { start, size })
+    }
+
+    fn layout(size: usize) -> AllocLayout {
+        let align = if size >= HUGE_PAGE { HUGE_PAGE } else { ALIGN };
+        AllocLayout::from_size_align(size, align).expect("tensor is larger than the address space")
+    }
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the same layout.
+        unsafe { alloc::dealloc(self.start.as_ptr(), Slab::layout(self.size)) }
+    }
+}
+
 /// Aligned host memory. `len` bytes are in use, `capacity` are owned.
 struct Block {
     start: NonNull<u8>,
     len: usize,
     capacity: usize,
+    /// Keeps the memory.
+    _slab: Arc<Slab>,
 }
 
-// SAFETY: a Block owns its memory alone, as a Vec<u8> does.
+// SAFETY: a Block owns its part of a slab alone, as a Vec<u8> does its memory.
 unsafe impl Send for Block {}
 // SAFETY: a shared Block only lets its bytes be read.
 unsafe impl Sync for Block {}
 
 impl Block {
-    fn new(len: usize) -> Block {
+    /// A block with a slab of its own.
+    fn alone(len: usize) -> Block {
         let capacity = capacity_for(len);
-        let layout = Block::alloc_layout(capacity);
-        // SAFETY: `capacity` is at least 1, so the layout has a size.
-        let start = unsafe { alloc::alloc(layout) };
-        let start = NonNull::new(start).unwrap_or_else(|| alloc::handle_alloc_error(layout));
-        #[cfg(target_os = "linux")]
-        if capacity >= HUGE_PAGE {
-            // Before the first byte is touched, which is when pages are made. A system that has none keeps the small ones.
-            // SAFETY: the range is the block's, whole pages of it. The advice changes nothing that a program could see.
-            unsafe { libc::madvise(start.as_ptr().cast(), capacity & !(HUGE_PAGE - 1), libc::MADV_HUGEPAGE) };
-        }
-        // SAFETY: the block has so many bytes. They are zeroed once here and only overwritten later, so every byte is always
-        // initialised.
-        unsafe { start.write_bytes(0, capacity) };
-        Block { start, len, capacity }
+        // SAFETY: nobody else has the slab, which is so large.
+        unsafe { Block::cut(Slab::new(capacity), 0, len, capacity) }
     }
 
-    fn alloc_layout(capacity: usize) -> AllocLayout {
-        let align = if capacity >= HUGE_PAGE { HUGE_PAGE } else { ALIGN };
-        AllocLayout::from_size_align(capacity, align).expect("tensor is larger than the address space")
+    /// The `capacity` bytes of a slab from `at` on, a multiple of [`ALIGN`].
+    ///
+    /// # Safety
+    /// The slab has them, and none of them is another block's.
+    unsafe fn cut(slab: Arc<Slab>, at: usize, len: usize, capacity: usize) -> Block {
+        // SAFETY: the caller's promise. The bytes are zeroed once here and only overwritten later, so every byte of a block is always
+        // initialised.
+        let start = unsafe {
+            let start = slab.start.add(at);
+            start.write_bytes(0, capacity);
+            start
+        };
+        Block { start, len, capacity, _slab: slab }
     }
 
     #[inline]
@@ -365,13 +427,6 @@ impl Block {
     fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: as above, and `&mut self` makes this the only access.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with the same layout.
-        unsafe { alloc::dealloc(self.start.as_ptr(), Block::alloc_layout(self.capacity)) }
     }
 }
 
@@ -424,6 +479,28 @@ mod tests {
             assert!(buffer.as_mut::<f32>().iter().all(|v| v.is_nan()));
             assert!(buffer.as_mut::<f64>().iter().all(|v| v.is_nan()));
         }
+    }
+
+    #[test]
+    fn blocks_lie_in_slabs_side_by_side_and_keep_them() {
+        HostMemory::release_pool();
+        let mut blocks: Vec<HostBuffer> = (0..600).map(|i| HostBuffer::new(1 + i * 131)).collect();
+        blocks.push(HostBuffer::new(3 * SLAB));
+        for (i, block) in blocks.iter_mut().enumerate() {
+            block.as_mut::<u8>().fill(i as u8);
+        }
+        // Of those that are left nothing has been overwritten, nor given back.
+        let mut i = 0;
+        blocks.retain(|_| (i % 7 == 0, i += 1).0);
+        HostMemory::release_pool();
+        let others: Vec<HostBuffer> = (0..600).map(|i| HostBuffer::new(1 + i * 131)).collect();
+        for (i, block) in blocks.iter_mut().enumerate() {
+            let bytes = block.as_mut::<u8>();
+            assert_eq!(bytes.as_ptr() as usize % ALIGN, 0);
+            assert!(bytes.iter().all(|&byte| byte == (7 * i) as u8), "{i}");
+        }
+        // From one thread to another.
+        std::thread::spawn(move || drop((blocks, others))).join().unwrap();
     }
 
     #[test]

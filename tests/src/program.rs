@@ -8,17 +8,12 @@ use serde_json::Value;
 
 /// Builds an example in the profile and target folder of the test that asks for it, and returns its binary.
 ///
-/// # Panics
-/// If it does not build.
-pub fn example(name: &str) -> PathBuf {
-    example_of("limpid", name)
-}
-
-/// The same of another package.
+/// It is built as one of the whole workspace, whose packages' features are those of `cargo test --workspace`: there nothing is
+/// left to build.
 ///
 /// # Panics
 /// If it does not build.
-pub fn example_of(package: &str, name: &str) -> PathBuf {
+pub fn example(name: &str) -> PathBuf {
     // …/target/PROFILE/deps/TEST-HASH
     let this = std::env::current_exe().expect("a test has a path");
     let profile_folder = this.ancestors().nth(2).expect("cargo's folders");
@@ -27,7 +22,7 @@ pub fn example_of(package: &str, name: &str) -> PathBuf {
         name => name.expect("a profile"),
     };
     let build = Command::new(env!("CARGO"))
-        .args(["build", "--package", package, "--example", name, "--profile", profile])
+        .args(["build", "--workspace", "--example", name, "--profile", profile])
         .args(["--message-format", "json-render-diagnostics", "--target-dir"])
         .arg(profile_folder.parent().expect("cargo's folders"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))

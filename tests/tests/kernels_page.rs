@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use limpid_tests::program::{example_of, succeed};
+use limpid_tests::program::{example, succeed};
 
 const HINT: &str = "LIMPID_BLESS=1 cargo test -p limpid-tests --test kernels_page writes it anew";
 
@@ -42,7 +42,7 @@ fn read(path: &str) -> String {
 /// What the program prints.
 fn kernels(arguments: &[&str]) -> String {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    let mut command = Command::new(BINARY.get_or_init(|| example_of("limpid-cuda", "kernels")));
+    let mut command = Command::new(BINARY.get_or_init(|| example("kernels")));
     command.args(arguments);
     succeed(command)
 }
