@@ -165,7 +165,10 @@ fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
             #[inline(always)]
             || {
                 let (chunks, rest) = values.as_chunks::<LANES>();
-                chunks.iter().for_each(|chunk| add(&mut lanes, chunk, widen));
+                // Not `for_each`: that would be a function of its own, for the vectors that every processor has.
+                for chunk in chunks {
+                    add(&mut lanes, chunk, widen);
+                }
                 add(&mut lanes, rest, widen);
             },
         );
