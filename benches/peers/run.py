@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import select
 import statistics
 import subprocess
 import sys
@@ -57,6 +58,8 @@ ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
 }
+# Seconds after which a contestant is taken for one that stands still, as burn's tape does with one thread.
+PATIENCE = 120
 
 
 class Gone(Exception):
@@ -85,6 +88,12 @@ class Contestant:
         try:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
+            # One line for one: nothing else can be waiting in a buffer.
+            if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
+                self.process.kill()
+                self.process.wait()
+                self.process = None
+                raise Gone(f"no answer within {PATIENCE} s")
             answer = self.process.stdout.readline()
         except BrokenPipeError:
             answer = ""
