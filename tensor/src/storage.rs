@@ -353,18 +353,17 @@ unsafe impl Send for Slab {}
 unsafe impl Sync for Slab {}
 
 impl Slab {
+    /// So many bytes, at least one, all zero.
     fn new(size: usize) -> Arc<Slab> {
         let layout = Slab::layout(size);
-        // SAFETY: `size` is at least 1, so the layout has a size.
-        let start = unsafe { alloc::alloc(layout) };
-        let start = NonNull::new(start).unwrap_or_else(|| alloc::handle_alloc_error(layout));
-        #[cfg(target_os = "linux")]
-        if size >= HUGE_PAGE {
-            // Before the first byte is touched, which is when pages are made. A system that has none keeps the small ones.
-            // SAFETY: the range is the slab's, whole pages of it. The advice changes nothing that a program could see.
-            unsafe { libc::madvise(start.as_ptr().cast(), size & !(HUGE_PAGE - 1), libc::MADV_HUGEPAGE) };
-        }
+        let start = if size >= HUGE_PAGE { pages::map(layout) } else { Slab::allocate(layout) };
         Arc::new(Slab { start, size })
+    }
+
+    fn allocate(layout: AllocLayout) -> NonNull<u8> {
+        // SAFETY: the layout has a size.
+        let start = unsafe { alloc::alloc_zeroed(layout) };
+        NonNull::new(start).unwrap_or_else(|| alloc::handle_alloc_error(layout))
     }
 
     fn layout(size: usize) -> AllocLayout {
@@ -375,8 +374,75 @@ impl Slab {
 
 impl Drop for Slab {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with the same layout.
-        unsafe { alloc::dealloc(self.start.as_ptr(), Slab::layout(self.size)) }
+        let layout = Slab::layout(self.size);
+        // SAFETY: what `new` made of the same layout, in the same way.
+        unsafe {
+            if self.size >= HUGE_PAGE {
+                pages::unmap(self.start, layout);
+            } else {
+                alloc::dealloc(self.start.as_ptr(), layout);
+            }
+        }
+    }
+}
+
+/// Pages from the system itself: what an allocator has had before lies in small pages, which stay small.
+#[cfg(target_os = "linux")]
+mod pages {
+    use super::*;
+
+    /// Zeros, aligned to [`HUGE_PAGE`].
+    pub(super) fn map(layout: AllocLayout) -> NonNull<u8> {
+        let size = whole(layout);
+        // One more, of which what lies before the first boundary and behind the last goes back.
+        let mapped = size + HUGE_PAGE;
+        let (access, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping, wherever the system likes.
+        let first = unsafe { libc::mmap(std::ptr::null_mut(), mapped, access, private, -1, 0) };
+        if first == libc::MAP_FAILED {
+            alloc::handle_alloc_error(layout);
+        }
+        let before = first.cast::<u8>().align_offset(HUGE_PAGE);
+        // What is not a whole huge page stays small: it would take a whole one.
+        let huge = layout.size() & !(HUGE_PAGE - 1);
+        // SAFETY: all ranges are parts of the mapping, in whole pages. The advice changes nothing that a program could see; a
+        // system that has no huge pages keeps the small ones.
+        unsafe {
+            let start = first.byte_add(before);
+            if before > 0 {
+                libc::munmap(first, before);
+            }
+            libc::munmap(start.byte_add(size), HUGE_PAGE - before);
+            libc::madvise(start, huge, libc::MADV_HUGEPAGE);
+            NonNull::new_unchecked(start.cast())
+        }
+    }
+
+    /// # Safety
+    /// [`map`] gave it for this layout, and nothing refers to it.
+    pub(super) unsafe fn unmap(start: NonNull<u8>, layout: AllocLayout) {
+        // SAFETY: the caller's promise.
+        unsafe { libc::munmap(start.as_ptr().cast(), whole(layout)) };
+    }
+
+    fn whole(layout: AllocLayout) -> usize {
+        layout.pad_to_align().size()
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod pages {
+    use super::*;
+
+    pub(super) fn map(layout: AllocLayout) -> NonNull<u8> {
+        Slab::allocate(layout)
+    }
+
+    /// # Safety
+    /// [`map`] gave it for this layout, and nothing refers to it.
+    pub(super) unsafe fn unmap(start: NonNull<u8>, layout: AllocLayout) {
+        // SAFETY: the caller's promise.
+        unsafe { alloc::dealloc(start.as_ptr(), layout) };
     }
 }
 
@@ -407,19 +473,15 @@ impl Block {
     /// # Safety
     /// The slab has them, and none of them is another block's.
     unsafe fn cut(slab: Arc<Slab>, at: usize, len: usize, capacity: usize) -> Block {
-        // SAFETY: the caller's promise. The bytes are zeroed once here and only overwritten later, so every byte of a block is always
-        // initialised.
-        let start = unsafe {
-            let start = slab.start.add(at);
-            start.write_bytes(0, capacity);
-            start
-        };
+        // SAFETY: the caller's promise.
+        let start = unsafe { slab.start.add(at) };
         Block { start, len, capacity, _slab: slab }
     }
 
     #[inline]
     fn as_slice(&self) -> &[u8] {
-        // SAFETY: `start` points at `capacity ≥ len` initialised bytes owned by self.
+        // SAFETY: `start` points at `capacity ≥ len` bytes owned by self, which were zero once and are only overwritten, and so
+        // always initialised.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
