@@ -15,8 +15,9 @@
 //! | sin, cos, pow | 1 | | `libm` |
 //!
 //! "Own" are the functions of [`elementary`]; `LIMPID_EVERY_F32=all cargo test --release -p limpid-tensor --lib
-//! close_to_f64 -- --nocapture` goes through all of them, in an hour, or `=erf,tanh` through these. In f64 exp is own too, within 0.85 ulp where it was compared with
-//! 36 digits (60,000 draws), and so is the sigmoid that is made of it; the others are `libm`'s.
+//! close_to_f64 -- --nocapture` goes through all of them, in an hour, or `=erf,tanh` through these. In f64 exp is own too,
+//! within 0.85 ulp where it was compared with 36 digits (60,000 draws), and so is the sigmoid that is made of it; the others
+//! are `libm`'s.
 
 use super::elementary;
 
