@@ -7,7 +7,7 @@
 //! What is carried is a [`Load`]: a cotangent, or one that remembers its addends (`ledger.rs`) or tells paths apart
 //! (`spectrum.rs`).
 
-use std::cell::RefCell;
+use std::cell::Cell;
 
 use limpid_tensor::{DType, Meta, Tensor};
 use smallvec::SmallVec;
@@ -29,15 +29,26 @@ pub struct Gradients {
     /// In order of their nodes.
     leaves: Recycled<(u32, Tensor)>,
     /// In order of their ids.
-    parameters: Recycled<(ParamId, Tensor)>,
-    /// Σ g² of those of which somebody has asked for it, in the same order.
-    squares: RefCell<Recycled<(ParamId, Option<f64>)>>,
+    parameters: Recycled<(ParamId, OfParameter)>,
     unreached: Vec<String>,
 }
 
-/// What stands under a key in a list in order of its keys, or where it belongs.
-fn find<K: Ord + Copy, V>(list: &[(K, V)], key: K) -> std::result::Result<usize, usize> {
-    list.binary_search_by_key(&key, |(key, _)| *key)
+#[derive(Clone, Debug)]
+struct OfParameter {
+    gradient: Tensor,
+    /// Σ g², if somebody has asked for it.
+    square: Cell<Option<f64>>,
+}
+
+impl From<Tensor> for OfParameter {
+    fn from(gradient: Tensor) -> OfParameter {
+        OfParameter { gradient, square: Cell::new(None) }
+    }
+}
+
+/// What stands under a key in a list in order of its keys.
+fn find<K: Ord + Copy, V>(list: &[(K, V)], key: K) -> Option<usize> {
+    list.binary_search_by_key(&key, |(key, _)| *key).ok()
 }
 
 impl Gradients {
@@ -46,7 +57,8 @@ impl Gradients {
         parameters: impl Iterator<Item = (ParamId, Tensor)>,
         unreached: &[String],
     ) -> Gradients {
-        Gradients { parameters: parameters.collect(), unreached: unreached.to_vec(), ..Gradients::default() }
+        let parameters = parameters.map(|(id, gradient)| (id, gradient.into())).collect();
+        Gradients { parameters, unreached: unreached.to_vec(), ..Gradients::default() }
     }
 
     /// The gradient by a [`variable`](Tape::variable) or parameter, `None` if the loss does not depend on it.
@@ -57,47 +69,34 @@ impl Gradients {
     pub fn of(&self, var: Var<'_>) -> Option<&Tensor> {
         let same = self.tape == 0 || self.tape == var.tape().identity();
         assert!(same, "{var:?} is not on the tape, as it was, that these gradients were computed on");
-        find(&self.leaves, var.id).ok().map(|at| &self.leaves[at].1)
+        find(&self.leaves, var.id).map(|at| &self.leaves[at].1)
     }
 
     /// The gradient by a parameter, `None` if the loss does not depend on it.
     pub fn of_parameter(&self, id: ParamId) -> Option<&Tensor> {
-        find(&self.parameters, id).ok().map(|at| &self.parameters[at].1)
+        find(&self.parameters, id).map(|at| &self.parameters[at].1.gradient)
     }
 
-    /// Σ g² of the gradient by each of these parameters: what `sum` makes of the gradients, which it is called with once, at
-    /// the first time that one of them is asked for. So norms that are written down and then limited are computed once.
+    /// Σ g² of the gradient by each of these parameters, `None` where the loss does not depend on it: what `sum` makes of the
+    /// gradients, which it is called with once, at the first time that one of them is asked for. So norms that are written
+    /// down and then limited are computed once.
     ///
     /// # Errors
     /// Those of `sum`.
-    ///
-    /// # Panics
-    /// If the loss does not depend on one of them.
     pub fn squares<E>(
         &self,
         of: &[ParamId],
         sum: impl FnOnce(&[&Tensor]) -> std::result::Result<Vec<f64>, E>,
-    ) -> std::result::Result<Vec<f64>, E> {
-        let known = |id: &ParamId| {
-            let squares = self.squares.borrow();
-            find(&squares, *id).ok().and_then(|at| squares[at].1)
-        };
-        if let Some(all) = of.iter().map(known).collect() {
-            return Ok(all);
+    ) -> std::result::Result<Vec<Option<f64>>, E> {
+        let entry = |id: &ParamId| find(&self.parameters, *id).map(|at| &self.parameters[at].1);
+        let found: SmallVec<[Option<&OfParameter>; 64]> = of.iter().map(entry).collect();
+        if found.iter().flatten().any(|entry| entry.square.get().is_none()) {
+            let gradients: SmallVec<[&Tensor; 64]> =
+                found.iter().flatten().map(|entry| &entry.gradient).collect();
+            let squares = sum(&gradients)?;
+            found.iter().flatten().zip(squares).for_each(|(entry, square)| entry.square.set(Some(square)));
         }
-        let gradient =
-            |id: &ParamId| self.of_parameter(*id).expect("squares: the loss depends on the parameter");
-        let all = sum(&of.iter().map(gradient).collect::<SmallVec<[&Tensor; 64]>>())?;
-        let mut squares = self.squares.borrow_mut();
-        let before = squares.len();
-        for (&id, &square) in of.iter().zip(&all) {
-            match find(&squares[..before], id) {
-                Ok(at) => squares[at].1 = Some(square),
-                Err(_) => squares.push((id, Some(square))),
-            }
-        }
-        squares.sort_unstable_by_key(|(id, _)| *id);
-        Ok(all)
+        Ok(found.into_iter().map(|entry| entry?.square.get()).collect())
     }
 
     /// Replaces the gradient by a parameter: how clipping and accumulation are written.
@@ -106,19 +105,17 @@ impl Gradients {
             Some(old) => *old = gradient,
             None => {
                 let at = self.parameters.partition_point(|(other, _)| *other < id);
-                self.parameters.insert(at, (id, gradient));
+                self.parameters.insert(at, (id, gradient.into()));
             }
         }
     }
 
     /// The gradient by a parameter, to be changed.
     pub fn of_parameter_mut(&mut self, id: ParamId) -> Option<&mut Tensor> {
-        let at = find(&self.parameters, id).ok()?;
-        let squares = self.squares.get_mut();
-        if let Ok(at) = find(squares, id) {
-            squares[at].1 = None;
-        }
-        Some(&mut self.parameters[at].1)
+        let at = find(&self.parameters, id)?;
+        let entry = &mut self.parameters[at].1;
+        entry.square.set(None);
+        Some(&mut entry.gradient)
     }
 
     /// The names of tracked leaves on the tape that the loss does not depend on.
@@ -244,14 +241,14 @@ impl Tape {
         }
         debug_assert!(leaves.is_sorted_by_key(|(id, _)| *id), "leaves are found in order");
         let placed = self.placed_parameters();
-        let at = |node: &u32| find(&leaves, *node).ok().map(|at| leaves[at].1.clone());
-        let mut parameters: Recycled<(ParamId, Tensor)> =
-            placed.iter().filter_map(|(node, id)| Some((*id, at(node)?))).collect();
+        let at = |node: &u32| find(&leaves, *node).map(|at| leaves[at].1.clone());
+        let mut parameters: Recycled<(ParamId, OfParameter)> =
+            placed.iter().filter_map(|(node, id)| Some((*id, at(node)?.into()))).collect();
         parameters.sort_unstable_by_key(|(id, _)| *id);
         drop(placed);
-        let is_reached = |id: &u32| find(&leaves, *id).is_ok();
+        let is_reached = |id: &u32| find(&leaves, *id).is_some();
         let unreached = flow.sources.iter().filter(|id| !is_reached(id)).map(|&id| self.label(id)).collect();
-        Ok(Gradients { tape: self.identity(), leaves, parameters, squares: RefCell::default(), unreached })
+        Ok(Gradients { tape: self.identity(), leaves, parameters, unreached })
     }
 
     /// The gradient of a scalar by each of `xs`, recorded on the tape, so that it can be differentiated again. Zeros

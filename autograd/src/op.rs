@@ -76,8 +76,9 @@ pub trait Op: fmt::Debug + 'static {
     /// # Errors
     /// As for `forward`.
     fn forward_consuming(&self, first: Tensor, others: &[&Tensor]) -> limpid_tensor::Result<Tensor> {
-        let operands: SmallVec<[&Tensor; 3]> =
-            std::iter::once(&first).chain(others.iter().copied()).collect();
+        let mut operands: SmallVec<[&Tensor; 3]> = SmallVec::new();
+        operands.push(&first);
+        operands.extend_from_slice(others);
         self.forward(&operands)
     }
 

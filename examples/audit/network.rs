@@ -128,7 +128,7 @@ impl Network {
     }
 
     /// Of all gradient norms those of the linear layers' weights; 0 where the loss does not reach one.
-    pub fn of_layers(&self, norms: &[(String, f64)]) -> Vec<f64> {
+    pub fn of_layers(&self, norms: &[(&str, f64)]) -> Vec<f64> {
         let norm = |path: &String| norms.iter().find(|(p, _)| p == path).map_or(0.0, |(_, norm)| *norm);
         self.layers.iter().map(norm).collect()
     }

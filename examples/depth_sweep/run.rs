@@ -172,7 +172,7 @@ fn gradient(model: &Mlp, batch: &Batch, seed: u64) -> Result<Gradient> {
     let norms = gradient_norms(model, &gradients)?;
     let of = |block: Option<usize>| {
         let path = model.layer(block?).weight.path();
-        norms.iter().find(|(name, _)| name == path).map(|(_, norm)| *norm)
+        norms.iter().find(|(name, _)| *name == path).map(|(_, norm)| *norm)
     };
     let blocks = model.blocks().len();
     Ok(Gradient { second: of((blocks > 0).then_some(1)), last: of((blocks > 0).then_some(blocks)) })

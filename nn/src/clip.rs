@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use limpid_autograd::{Gradients, ParamId};
 use limpid_tensor::{DType, Device, Map, Tensor, widest};
+use smallvec::SmallVec;
 
 use crate::{Error, Parameter, Parameters, Result};
 
@@ -12,9 +13,10 @@ use crate::{Error, Parameter, Parameters, Result};
 ///
 /// # Errors
 /// If a device cannot be read.
-pub fn gradient_norms(model: &dyn Parameters, gradients: &Gradients) -> Result<Vec<(String, f64)>> {
-    let squares = squares(model, gradients)?;
-    Ok(squares.into_iter().map(|(path, square)| (path.to_owned(), square.sqrt())).collect())
+pub fn gradient_norms<'a>(model: &'a dyn Parameters, gradients: &Gradients) -> Result<Vec<(&'a str, f64)>> {
+    let mut norms = squares(model, gradients)?;
+    norms.iter_mut().for_each(|(_, square)| *square = square.sqrt());
+    Ok(norms)
 }
 
 /// The L2 norm of all gradients of a model taken together, `√(Σ g²)`. The squares are summed in f64, in the order of
@@ -31,18 +33,17 @@ pub fn global_norm(model: &dyn Parameters, gradients: &Gradients) -> Result<f64>
     }
 }
 
-/// Each trainable weight that has a gradient, in the order of the model.
-fn reached<'a>(model: &'a dyn Parameters, gradients: &Gradients) -> Vec<&'a Parameter> {
-    let has_gradient = |p: &&Parameter| p.is_trainable() && gradients.of_parameter(p.id()).is_some();
-    model.parameters().into_iter().filter(has_gradient).collect()
-}
-
 /// `Σ g²` of each trainable weight's gradient, by path, in the order of the model.
 fn squares<'a>(model: &'a dyn Parameters, gradients: &Gradients) -> Result<Vec<(&'a str, f64)>> {
-    let weights = reached(model, gradients);
-    let ids: Vec<ParamId> = weights.iter().map(|p| p.id()).collect();
+    let (mut paths, mut ids) = (Vec::new(), SmallVec::<[ParamId; 64]>::new());
+    model.visit(&mut |p| {
+        if p.is_trainable() {
+            paths.push(p.path());
+            ids.push(p.id());
+        }
+    });
     let squares = gradients.squares(&ids, sums_of_squares)?;
-    Ok(weights.into_iter().map(Parameter::path).zip(squares).collect())
+    Ok(paths.into_iter().zip(squares).filter_map(|(path, square)| Some((path, square?))).collect())
 }
 
 /// What [`clip_norm`] finds out, left on a device that has a kernel for it: the norm, and what the gradients are to be
@@ -53,11 +54,15 @@ pub(crate) fn norm_and_scale(
     max_norm: f64,
     on: &Device,
 ) -> Result<Option<Tensor>> {
-    let mut weights = reached(model, gradients);
-    weights.sort_by_key(|p| p.path());
-    let there = weights.iter().filter_map(|p| gradients.of_parameter(p.id()));
-    let here = there.map(|g| g.to(on)).collect::<limpid_tensor::Result<Vec<Tensor>>>()?;
-    let named: Vec<(&str, &Tensor)> = weights.into_iter().map(Parameter::path).zip(&here).collect();
+    let reached = |p: &Parameter| gradients.of_parameter(p.id()).filter(|_| p.is_trainable());
+    let mut named = Vec::new();
+    for p in model.parameters() {
+        if let Some(gradient) = reached(p) {
+            named.push((p.path(), gradient.to(on)?));
+        }
+    }
+    named.sort_by_key(|(path, _)| *path);
+    let named: Vec<(&str, &Tensor)> = named.iter().map(|(path, gradient)| (*path, gradient)).collect();
     Ok(on.backend().norm_and_scale(&named, max_norm).transpose()?)
 }
 

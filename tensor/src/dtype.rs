@@ -8,7 +8,10 @@ use half::bf16;
 ///
 /// There is no implicit promotion between them: mixing two is an error, and
 /// [`Tensor::cast`](crate::Tensor::cast) is how one becomes another.
+// A word, as much as it takes beside the sizes and steps of a tensor anyway: tensors are then moved in words. Of a byte and seven
+// that mean nothing the moves are pieces, and a processor waits for what it has just stored in other ones.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u64)]
 pub enum DType {
     /// 32-bit IEEE float.
     F32,

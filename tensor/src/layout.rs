@@ -126,15 +126,15 @@ impl Layout {
     /// If `order` is not a permutation of `0..rank`.
     #[track_caller]
     pub fn permute(&self, order: &[usize]) -> Layout {
-        let mut seen: SmallVec<[bool; 6]> = smallvec::smallvec![false; self.shape.len()];
-        let valid = order.len() == self.shape.len()
-            && order.iter().all(|&a| a < seen.len() && !std::mem::replace(&mut seen[a], true));
+        let rank = self.shape.len();
+        let each_once = |axis: usize| order.iter().filter(|&&a| a == axis).count() == 1;
+        let valid = order.len() == rank && (0..rank).all(each_once);
         assert!(valid, "permute: {order:?} is not a permutation of the axes of shape {}", self.shape);
-        Layout {
-            shape: order.iter().map(|&a| self.shape[a]).collect(),
-            strides: order.iter().map(|&a| self.strides[a]).collect(),
-            offset: self.offset,
+        let mut strides = copied(&self.strides);
+        for (axis, &from) in order.iter().enumerate() {
+            strides[axis] = self.strides[from];
         }
+        Layout { shape: self.shape.permuted(order), strides, offset: self.offset }
     }
 
     /// Every `step`-th element of `start..end` along `axis`.

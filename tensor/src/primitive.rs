@@ -315,28 +315,25 @@ pub fn infer_matmul(a: &Meta, b: &Meta) -> Inferred {
     if !a.dtype.is_float() {
         return Err(format!("matmul is not defined for {}", a.dtype));
     }
-    let (ra, rb) = (a.shape.len(), b.shape.len());
-    if ra < 2 || rb < 2 {
+    let (&[ref lead_a @ .., m, k], &[ref lead_b @ .., k_of_b, n]) = (&a.shape[..], &b.shape[..]) else {
         return Err(format!(
             "matmul: both operands need at least two axes, found {} and {}",
             a.shape, b.shape
         ));
-    }
-    if a.shape[ra - 1] != b.shape[rb - 2] {
+    };
+    if k != k_of_b {
         return Err(format!(
-            "matmul: {} times {}: the last axis of the first ({}) must equal the second-to-last of the second ({})",
-            a.shape,
-            b.shape,
-            a.shape[ra - 1],
-            b.shape[rb - 2]
+            "matmul: {} times {}: the last axis of the first ({k}) must equal the second-to-last of the second ({k_of_b})",
+            a.shape, b.shape
         ));
     }
-    let (lead_a, lead_b) = (Shape::from(&a.shape[..ra - 2]), Shape::from(&b.shape[..rb - 2]));
-    let lead = lead_a.broadcast(&lead_b).ok_or_else(|| {
+    if lead_a.is_empty() && lead_b.is_empty() {
+        return Ok(Meta { shape: [m, n].into(), dtype: a.dtype });
+    }
+    let lead = Shape::from(lead_a).broadcast(&Shape::from(lead_b)).ok_or_else(|| {
         format!("matmul: the leading axes of {} and {} do not broadcast together", a.shape, b.shape)
     })?;
-    let shape = lead.iter().copied().chain([a.shape[ra - 2], b.shape[rb - 1]]).collect();
-    Ok(Meta { shape, dtype: a.dtype })
+    Ok(Meta { shape: lead.iter().copied().chain([m, n]).collect(), dtype: a.dtype })
 }
 
 /// Checks the index of a gather: i64, x's rank, x's sizes on every axis but `axis`.

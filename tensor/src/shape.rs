@@ -109,6 +109,15 @@ impl Shape {
         shape
     }
 
+    /// The same sizes in another order: size `i` of the result is size `order[i]` of this one.
+    pub(crate) fn permuted(&self, order: &[usize]) -> Shape {
+        let mut shape = self.clone();
+        for (axis, &from) in order.iter().enumerate() {
+            shape.0[axis] = self[from];
+        }
+        shape
+    }
+
     /// Resolves an axis that may count from the end (−1 is the last).
     ///
     /// # Panics

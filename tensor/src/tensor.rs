@@ -317,7 +317,10 @@ impl Tensor {
     #[track_caller]
     pub fn transpose(&self, a: isize, b: isize) -> Tensor {
         let (a, b) = (self.shape().axis(a), self.shape().axis(b));
-        let mut order: SmallVec<[usize; 6]> = (0..self.shape().len()).collect();
+        let mut order: SmallVec<[usize; 6]> = SmallVec::new();
+        for axis in 0..self.shape().len() {
+            order.push(axis);
+        }
         order.swap(a, b);
         self.permute(&order)
     }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use limpid_tensor::{Fused, Result, Results, Tensor};
+use limpid_tensor::{Fused, Result, Tensor};
 
 use smallvec::SmallVec;
 
@@ -24,8 +24,8 @@ pub(crate) struct Together {
     once: bool,
     /// Whether the kernel has been called.
     called: Cell<bool>,
-    /// What nobody has fetched yet.
-    left: RefCell<SmallVec<[Option<Tensor>; 3]>>,
+    /// What nobody has fetched yet, by its number among the results.
+    left: RefCell<SmallVec<[(usize, Tensor); 3]>>,
 }
 
 impl Together {
@@ -54,18 +54,26 @@ impl Together {
     /// Result i, for `op`, which stands for it.
     pub fn result(&self, i: usize, op: &impl Op, x: &[&Tensor]) -> Result<Tensor> {
         let replays = replay::is_running();
-        if (self.once || replays)
-            && let Some(result) = self.left.borrow_mut().get_mut(i).and_then(Option::take)
-        {
-            return Ok(result);
+        if self.once || replays {
+            let mut left = self.left.borrow_mut();
+            if let Some(at) = left.iter().position(|(number, _)| *number == i) {
+                return Ok(left.swap_remove(at).1);
+            }
         }
         let Some(results) = Tensor::fused_all(self.kernel, x) else { return forward_by_expansion(op, x) };
-        let mut results: Results = results?;
-        let own = results[i].clone();
-        if replays || self.once && !self.called.replace(true) {
-            let for_others = |(j, result)| (j != i && self.wanted[j]).then_some(result);
-            *self.left.borrow_mut() = results.drain(..).enumerate().map(for_others).collect();
+        let for_others = replays || self.once && !self.called.replace(true);
+        let mut left = self.left.borrow_mut();
+        if for_others {
+            left.clear();
         }
-        Ok(own)
+        let mut own = None;
+        for (number, result) in results?.into_iter().enumerate() {
+            if number == i {
+                own = Some(result);
+            } else if for_others && self.wanted[number] {
+                left.push((number, result));
+            }
+        }
+        Ok(own.expect("the kernel has the result that the operation stands for"))
     }
 }

@@ -73,12 +73,24 @@ pub(super) struct At {
     pub step: u64,
 }
 
-/// What is remembered of every weight, by path.
+/// What is remembered of every weight.
 #[derive(Clone, Default)]
 pub(super) struct Memory {
-    slots: BTreeMap<String, Slot>,
+    slots: Slots,
     /// Of all gradients of the last step, before they were clipped.
     norm: Option<Tensor>,
+}
+
+/// By path, in the order in which a model's weights are visited.
+#[derive(Clone, Default)]
+struct Slots(Vec<(String, Slot)>);
+
+/// Where the trainable weights of a model lie.
+enum Home {
+    Host,
+    /// All on this one.
+    Device(Device),
+    Several,
 }
 
 /// A weight on a device, and what is remembered of it, lent to a step. Both go back when this is dropped: after the step, an
@@ -121,26 +133,39 @@ impl Memory {
             let scalar = Meta { shape: Shape::from([]), dtype: DType::F64 };
             assert_eq!(x.meta(), scalar, "step: the learning rate is no scalar in f64");
         }
-        let device = sole_device(model);
+        let home = Home::of(model);
+        let device = match &home {
+            Home::Device(device) => Some(device),
+            Home::Host | Home::Several => None,
+        };
         let rate = match rate {
-            Rate::Stored(x) if device.as_ref() == Some(x.device()) => rate,
+            Rate::Stored(x) if device == Some(x.device()) => rate,
             _ => Rate::Number(number(rate)?),
         };
         max_norm.map_or(Ok(()), check_max_norm)?;
         self.prepare(groups, model, gradients)?;
         let (clip, clipped) = match max_norm {
-            Some(max_norm) => self.clip(max_norm, model, gradients, device.as_ref())?,
+            Some(max_norm) => self.clip(max_norm, model, gradients, device)?,
             None => (None, None),
         };
         let gradients = clipped.as_ref().unwrap_or(gradients);
-        let done = self.step_on_devices(rule, model, gradients, Pace { rate, clip: clip.as_ref() })?;
-        let mut outcome = Ok(());
+        let done = match home {
+            // Lists would be made for nothing, in every step.
+            Home::Host => BTreeSet::new(),
+            _ => self.step_on_devices(rule, model, gradients, Pace { rate, clip: clip.as_ref() })?,
+        };
+        let (mut outcome, mut order) = (Ok(()), 0);
         model.visit_mut(&mut |weight| {
+            if weight.role() != Role::Weight {
+                return;
+            }
+            let at = self.slots.find(weight.path(), order).expect("every weight has a slot");
+            order = at + 1;
             if outcome.is_err() || !weight.is_trainable() || done.contains(&weight.id()) {
                 return;
             }
             let Some(gradient) = gradients.of_parameter(weight.id()) else { return };
-            let slot = self.slots.get_mut(weight.path()).expect("every trainable weight has a slot");
+            let slot = &mut self.slots.0[at].1;
             outcome = number(rate).and_then(|rate| match weight.value().dtype() {
                 DType::F32 => slot.advance::<f32>(rule, weight, gradient, rate),
                 _ => slot.advance::<f64>(rule, weight, gradient, rate),
@@ -184,14 +209,8 @@ impl Memory {
         pace: Pace,
     ) -> Result<BTreeSet<ParamId>> {
         let mut done = BTreeSet::new();
-        let mut all_on_host = true;
-        model.visit(&mut |weight| all_on_host &= *weight.value().device() == Device::cpu());
-        if all_on_host {
-            // Lists would be made for nothing, in every step.
-            return Ok(done);
-        }
         let mut slots: BTreeMap<&str, &mut Slot> =
-            self.slots.iter_mut().map(|(path, slot)| (path.as_str(), slot)).collect();
+            self.slots.0.iter_mut().map(|(path, slot)| (path.as_str(), slot)).collect();
         let mut devices: Vec<(Device, Vec<Lent>)> = Vec::new();
         for weight in model.parameters_mut() {
             let device = weight.value().device().clone();
@@ -226,17 +245,25 @@ impl Memory {
     /// Makes sure that a step can be made, before anything is changed.
     #[track_caller]
     fn prepare(&mut self, groups: &Groups, model: &dyn Parameters, gradients: &Gradients) -> Result<()> {
-        let (mut known, mut unsupported, mut missing) = (true, None, Vec::new());
+        let (mut unsupported, mut missing) = (None, Vec::new());
+        let (mut all_known, mut order) = (true, 0);
         model.visit(&mut |weight| {
+            if weight.role() != Role::Weight {
+                return;
+            }
+            let known = self.slots.find(weight.path(), order);
+            order = known.map_or(order, |at| at + 1);
+            all_known &= known.is_some();
             if !weight.is_trainable() {
                 return;
             }
-            known &= self.slots.contains_key(weight.path());
             if !matches!(weight.value().dtype(), DType::F32 | DType::F64) {
                 unsupported = unsupported.or(Some(weight));
             }
-            if gradients.of_parameter(weight.id()).is_none() && !groups.missing_allowed() {
-                missing.push(weight.path().to_owned());
+            match gradients.of_parameter(weight.id()) {
+                Some(gradient) => check(weight, gradient, known.map(|at| &self.slots.0[at].1)),
+                None if groups.missing_allowed() => {}
+                None => missing.push(weight.path().to_owned()),
             }
         });
         if let Some(weight) = unsupported {
@@ -245,23 +272,22 @@ impl Memory {
         if !missing.is_empty() {
             return Err(Error::MissingGradients { paths: missing });
         }
-        if !known {
-            self.resolve(groups, model)?;
-        }
-        model.visit(&mut |weight| {
-            if let Some(gradient) = gradients.of_parameter(weight.id()).filter(|_| weight.is_trainable()) {
-                self.slots[weight.path()].check(weight, gradient);
-            }
-        });
-        Ok(())
+        if all_known { Ok(()) } else { self.resolve(groups, model) }
     }
 
     /// Gives every weight its group, and a slot if it has none.
     #[track_caller]
     fn resolve(&mut self, groups: &Groups, model: &dyn Parameters) -> Result<()> {
-        for (path, group) in groups.resolve(model)? {
-            let empty = || Slot { group, steps: Tensor::scalar(0i64), tensors: SmallVec::new() };
-            self.slots.entry(path).or_insert_with(empty).group = group;
+        let resolved = groups.resolve(model)?;
+        for (order, weight) in weights(model).enumerate() {
+            let group = resolved[weight.path()];
+            match self.slots.find(weight.path(), order) {
+                Some(at) => self.slots.0[at].1.group = group,
+                None => {
+                    let slot = Slot { group, steps: Tensor::scalar(0i64), tensors: SmallVec::new() };
+                    self.slots.0.push((weight.path().to_owned(), slot));
+                }
+            }
         }
         Ok(())
     }
@@ -269,8 +295,8 @@ impl Memory {
     /// What [`Optimizer::state`](super::Optimizer::state) returns.
     pub fn save(&self, rule: &impl Rule, model: &dyn Parameters) -> Vec<(String, Tensor)> {
         let mut state = Vec::new();
-        for weight in weights(model) {
-            let slot = self.slots.get(weight.path());
+        for (order, weight) in weights(model).enumerate() {
+            let slot = self.slots.find(weight.path(), order).map(|at| &self.slots.0[at].1);
             let steps = slot.map_or_else(|| Tensor::scalar(0i64), |slot| slot.steps.clone());
             state.push((format!("{}.{STEP}", weight.path()), steps));
             let tensors = slot.into_iter().flat_map(|slot| &slot.tensors);
@@ -293,7 +319,7 @@ impl Memory {
         let mut loaded = Memory::default();
         loaded.resolve(groups, model)?;
         let mut report = LoadReport::default();
-        for weight in weights(model) {
+        for (order, weight) in weights(model).enumerate() {
             let mut take =
                 |name: &str, meta: Meta| report.take(state, format!("{}.{name}", weight.path()), meta);
             let Some(steps) = take(STEP, Meta { shape: Shape::from([]), dtype: DType::I64 }) else {
@@ -313,7 +339,8 @@ impl Memory {
                 });
                 continue;
             }
-            let slot = loaded.slots.get_mut(weight.path()).expect("every weight has a slot");
+            let at = loaded.slots.find(weight.path(), order).expect("every weight has a slot");
+            let slot = &mut loaded.slots.0[at].1;
             (slot.steps, slot.tensors) = (steps.clone(), tensors);
         }
         report.reject_others(state);
@@ -322,6 +349,33 @@ impl Memory {
         }
         *self = loaded;
         Ok(())
+    }
+}
+
+impl Slots {
+    /// Where the slot of a path is: at the place where it is expected, or after a search.
+    fn find(&self, path: &str, expected: usize) -> Option<usize> {
+        match self.0.get(expected) {
+            Some((there, _)) if there == path => Some(expected),
+            _ => self.0.iter().position(|(there, _)| there == path),
+        }
+    }
+}
+
+impl Home {
+    fn of(model: &dyn Parameters) -> Home {
+        let (mut device, mut is_one) = (None, true);
+        model.visit(&mut |weight| {
+            if weight.is_trainable() {
+                let here = weight.value().device();
+                is_one &= here == *device.get_or_insert(here);
+            }
+        });
+        match device {
+            _ if !is_one => Home::Several,
+            Some(device) if *device != Device::cpu() => Home::Device(device.clone()),
+            _ => Home::Host,
+        }
     }
 }
 
@@ -351,16 +405,6 @@ impl Drop for Lent<'_> {
 }
 
 impl Slot {
-    /// Makes sure that weight, gradient and what is remembered fit together.
-    #[track_caller]
-    fn check(&self, weight: &Parameter, gradient: &Tensor) {
-        let meta = weight.meta();
-        assert_eq!(gradient.meta(), meta, "step: the gradient of {} differs from it", weight.path());
-        for tensor in &self.tensors {
-            assert_eq!(tensor.meta(), meta, "step: what is remembered of {} differs from it", weight.path());
-        }
-    }
-
     /// One step on the host.
     #[track_caller]
     fn advance<T: Real>(
@@ -429,16 +473,22 @@ fn number(rate: Rate) -> Result<f64> {
     Ok(rate)
 }
 
-/// The device of all trainable weights, if it is one and not the CPU.
-fn sole_device(model: &dyn Parameters) -> Option<Device> {
-    let (mut device, mut is_one) = (None, true);
-    model.visit(&mut |weight| {
-        if weight.is_trainable() {
-            let here = weight.value().device();
-            is_one &= here == *device.get_or_insert(here);
-        }
-    });
-    device.filter(|device| is_one && **device != Device::cpu()).cloned()
+/// Makes sure that weight, gradient and what is remembered fit together.
+#[track_caller]
+fn check(weight: &Parameter, gradient: &Tensor, slot: Option<&Slot>) {
+    let value = weight.value();
+    let fits = |x: &Tensor| x.shape() == value.shape() && x.dtype() == value.dtype();
+    let remembered = slot.iter().flat_map(|slot| &slot.tensors);
+    let what = [("the gradient", gradient)].into_iter().chain(remembered.map(|x| ("what is remembered", x)));
+    for (what, x) in what {
+        assert!(
+            fits(x),
+            "step: {what} of {} differs from it: expected {}, found {}",
+            weight.path(),
+            weight.meta(),
+            x.meta()
+        );
+    }
 }
 
 /// The elements for writing; if something else refers to them, a copy takes their place first.

@@ -102,9 +102,11 @@ impl<'a> Plan<'a> {
             Some(own) if x.shape()[own] > 1 => x.layout().strides()[own],
             _ => 0,
         };
-        let axes = (0..lead).filter(|&axis| out[axis] != 1);
-        let batch = axes.map(|axis| BatchAxis { size: out[axis], a: step(a, axis), b: step(b, axis) });
-        let mut plan = Plan { m, k, n, a: operand(a), b: operand(b), batch: batch.collect() };
+        let mut batch = SmallVec::new();
+        for axis in (0..lead).filter(|&axis| out[axis] != 1) {
+            batch.push(BatchAxis { size: out[axis], a: step(a, axis), b: step(b, axis) });
+        }
+        let mut plan = Plan { m, k, n, a: operand(a), b: operand(b), batch };
         plan.fold_batch_into_rows();
         plan.make_a_column_a_row();
         plan
