@@ -66,7 +66,7 @@ pub(crate) fn norm_and_scale(
     Ok(on.backend().norm_and_scale(&named, max_norm).transpose()?)
 }
 
-/// Σ x² of each tensor: by one kernel for all where they lie on one device that has it.
+/// Σ x² of each tensor: where they lie, if that is one device that has a kernel for it.
 fn sums_of_squares(x: &[&Tensor]) -> Result<Vec<f64>> {
     if let Some(device) =
         x.first().map(|x| x.device()).filter(|device| x.iter().all(|x| x.device() == *device))
@@ -74,7 +74,10 @@ fn sums_of_squares(x: &[&Tensor]) -> Result<Vec<f64>> {
     {
         return Ok(sums?);
     }
-    x.iter().map(|x| sum_of_squares(x)).collect()
+    let cpu = Device::cpu();
+    let here = x.iter().map(|x| x.to(&cpu)).collect::<limpid_tensor::Result<Vec<Tensor>>>()?;
+    let sums = cpu.backend().sums_of_squares(&here.iter().collect::<Vec<_>>());
+    Ok(sums.expect("the processor has a kernel for it")?)
 }
 
 /// Scales all gradients of a model by `max_norm/norm` if their [global norm](global_norm) is larger than `max_norm`
@@ -150,39 +153,4 @@ pub(crate) fn on_host(x: &Tensor) -> Result<Cow<'_, Tensor>> {
         return Ok(Cow::Borrowed(x));
     }
     Ok(Cow::Owned(x.to(&Device::cpu())?.contiguous()?))
-}
-
-/// Partial sums of squares: as many as keep a processor's adders busy.
-const LANES: usize = 32;
-
-/// `Σ g²` in f64, each of 32 partial sums over every 32nd element: an order that does not depend on the machine.
-fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
-    #[inline(always)]
-    fn add<T: Copy>(lanes: &mut [f64; LANES], values: &[T], widen: impl Fn(T) -> f64) {
-        for i in 0..values.len().min(LANES) {
-            let v = widen(values[i]);
-            lanes[i] += v * v;
-        }
-    }
-    fn sum<T: Copy>(values: &[T], widen: impl Fn(T) -> f64 + Copy) -> f64 {
-        let mut lanes = [0.0; LANES];
-        widest(
-            #[inline(always)]
-            || {
-                let (chunks, rest) = values.as_chunks::<LANES>();
-                // Not `for_each`: that would be a function of its own, for the vectors that every processor has.
-                for chunk in chunks {
-                    add(&mut lanes, chunk, widen);
-                }
-                add(&mut lanes, rest, widen);
-            },
-        );
-        lanes.iter().sum()
-    }
-    let host = on_host(gradient)?;
-    Ok(match host.dtype() {
-        DType::F32 => sum(host.as_slice::<f32>().expect("made contiguous on the CPU"), f64::from),
-        DType::F64 => sum(host.as_slice::<f64>().expect("made contiguous on the CPU"), |v| v),
-        _ => sum(&host.to_f64_vec()?, |v| v),
-    })
 }

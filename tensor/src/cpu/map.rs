@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::copy::{cast, contiguous, with_bits};
 use super::math::Float;
+use super::past_caches::Operand;
 use super::simd::widest;
 use super::threads;
 use super::turn::Turned;
@@ -264,7 +265,8 @@ fn drive1<R: Pod + Send, A: Pod + Sync>(x: &Tensor, dtype: DType, kernel: Kernel
     let mut buffer = HostBuffer::new(x.elements() * size_of::<R>());
     let x = &in_order(x);
     let direct = contiguous_data::<A>(x);
-    threads::pieces(buffer.as_mut::<R>(), |start, out| match direct {
+    let read = direct.map(Operand::new);
+    threads::fill(buffer.as_mut::<R>(), read.as_slice(), |start, out| match direct {
         Some(x) => kernel(out, &x[start..start + out.len()]),
         None => {
             let mut x = Reader::of(x, start);
@@ -284,7 +286,7 @@ where
         && let Some((a, b)) = contiguous_data::<A>(x[0]).zip(contiguous_data::<B>(x[1]))
     {
         let mut buffer = HostBuffer::new(x[0].elements() * size_of::<R>());
-        threads::pieces(buffer.as_mut::<R>(), |start, out| {
+        threads::fill(buffer.as_mut::<R>(), &[Operand::new(a), Operand::new(b)], |start, out| {
             kernel(out, &a[start..start + out.len()], &b[start..start + out.len()])
         });
         return buffer.into_tensor(x[0].shape(), dtype);
@@ -292,7 +294,7 @@ where
     let shape = broadcast_shape(x);
     let (a, b) = (&in_order(&x[0].expand(&shape)), &in_order(&x[1].expand(&shape)));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
-    threads::pieces(buffer.as_mut::<R>(), |start, out| {
+    threads::fill(buffer.as_mut::<R>(), &[], |start, out| {
         let (mut a, mut b) = (Reader::of(a, start), Reader::of(b, start));
         for out in out.chunks_mut(BLOCK) {
             kernel(out, a.next(out.len()), b.next(out.len()));
@@ -312,7 +314,7 @@ where
     let expanded = |i: usize| x[i].expand(&shape);
     let (a, b, c) = (&in_order(&expanded(0)), &in_order(&expanded(1)), &in_order(&expanded(2)));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
-    threads::pieces(buffer.as_mut::<R>(), |start, out| {
+    threads::fill(buffer.as_mut::<R>(), &[], |start, out| {
         let (mut a, mut b, mut c) = (Reader::of(a, start), Reader::of(b, start), Reader::of(c, start));
         for out in out.chunks_mut(BLOCK) {
             kernel(out, a.next(out.len()), b.next(out.len()), c.next(out.len()));
@@ -336,12 +338,42 @@ fn broadcast_shape(x: &[&Tensor]) -> Shape {
 #[cfg(test)]
 mod tests {
     use super::super::fixture::{ALL, FLOATS, assert_close, naive, rounded, values, views};
+    use super::super::past_caches::LARGE;
     use super::super::simd::tests::at_every_level;
     use super::super::threads::PARALLEL;
     use super::*;
     use Map::*;
 
     const NAN: f64 = f64::NAN;
+
+    #[test]
+    fn results_too_large_for_the_caches_are_those_of_their_parts() {
+        let n = LARGE / size_of::<f32>() + 12_345;
+        let x = Tensor::from_vec((0..n).map(|i| (i % 8191) as f32 - 4000.0).collect::<Vec<f32>>(), [n]);
+        let bytes = |x: &Tensor| cast(x, DType::Bool).unwrap();
+        let whole = [
+            map(Affine { mul: 3.0, add: 1.0 }, &[&x]).unwrap(),
+            map(Sub, &[&x, &x.flip(0)]).unwrap(),
+            map(Mul, &[&x, &x]).unwrap(),
+            map(Where, &[&bytes(&x), &x, &Tensor::scalar(7.0f32)]).unwrap(),
+            contiguous(&x.flip(0)).unwrap(),
+        ];
+        for start in (0..n).step_by(1 << 20) {
+            let end = n.min(start + (1 << 20));
+            let (x, flipped) = (x.slice(0, start, end, 1), x.flip(0).slice(0, start, end, 1));
+            let parts = [
+                map(Affine { mul: 3.0, add: 1.0 }, &[&x]).unwrap(),
+                map(Sub, &[&x, &flipped]).unwrap(),
+                map(Mul, &[&x, &x]).unwrap(),
+                map(Where, &[&bytes(&x), &x, &Tensor::scalar(7.0f32)]).unwrap(),
+                contiguous(&flipped).unwrap(),
+            ];
+            for (i, (whole, part)) in whole.iter().zip(&parts).enumerate() {
+                let whole = whole.slice(0, start, end, 1);
+                assert!(whole.as_slice::<f32>() == part.as_slice::<f32>(), "function {i} from {start} on");
+            }
+        }
+    }
 
     #[test]
     fn a_sum_in_place_has_the_bits_of_a_sum() {

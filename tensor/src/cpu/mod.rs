@@ -4,11 +4,13 @@ mod copy;
 mod elementary;
 #[cfg(test)]
 mod fixture;
+mod fold;
 mod fused;
 mod index;
 mod map;
 mod math;
 mod matmul;
+mod past_caches;
 mod random;
 mod reduce;
 mod scan;
@@ -80,6 +82,9 @@ impl Backend for Cpu {
     }
     fn adds_in_place(&self) -> bool {
         true
+    }
+    fn sums_of_squares(&self, x: &[&Tensor]) -> Option<Result<Vec<f64>>> {
+        Some(x.iter().map(|x| fold::sum_of_all_squares(x)).collect())
     }
     fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Results>> {
         HostMemory::in_kernel(|| fused::fused(f, x))

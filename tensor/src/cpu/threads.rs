@@ -6,6 +6,7 @@
 use bytemuck::Pod;
 use rayon::prelude::*;
 
+use super::past_caches::{self, Operand};
 use crate::{Error, Result};
 
 /// Sets how many threads large operations use, once, before the first of them. Results do not depend on it.
@@ -77,6 +78,15 @@ pub(super) fn pieces<T: Pod>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) 
     } else {
         chunks(out, CHUNK, |i, chunk| f(i * CHUNK, chunk));
     }
+}
+
+/// As [`pieces`], for a new result, of which `f` reads nothing and writes everything: past the caches if it is too large for
+/// them. `read` is what it is made of, as far as that is read in order.
+pub(super) fn fill<T: Pod>(out: &mut [T], read: &[Operand], f: impl Fn(usize, &mut [T]) + Sync) {
+    if size_of_val(out) < past_caches::LARGE {
+        return pieces(out, f);
+    }
+    chunks(out, CHUNK, |i, chunk| past_caches::fill(chunk, i * CHUNK, read, &f));
 }
 
 /// Calls `f` with the numbers of some tasks that together make a result of `size` elements, on several threads if it is large.

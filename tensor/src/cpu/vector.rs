@@ -24,6 +24,11 @@ pub(super) trait Vector<T>:
     /// # Panics
     /// If there are fewer than [`WIDTH`](Vector::WIDTH).
     fn load(from: &[T], at: usize) -> Self;
+    /// The f32 numbers from place `at` on, in type T.
+    ///
+    /// # Panics
+    /// As [`load`](Vector::load).
+    fn load_f32(from: &[f32], at: usize) -> Self;
     /// The reverse of [`load`](Vector::load).
     fn store(self, to: &mut [T], at: usize);
     /// `self·factor + addend`, rounded once.
@@ -136,6 +141,10 @@ macro_rules! scalar {
                 from[at]
             }
             #[inline(always)]
+            fn load_f32(from: &[f32], at: usize) -> $t {
+                $t::from(from[at])
+            }
+            #[inline(always)]
             fn store(self, to: &mut [$t], at: usize) {
                 to[at] = self;
             }
@@ -188,7 +197,7 @@ mod x86 {
     use super::*;
 
     macro_rules! vector {
-        ($name:ident: $width:literal of $t:ident in $register:ident, $all:ident, $load:ident, $store:ident,
+        ($name:ident: $width:literal of $t:ident in $register:ident, $all:ident, $load:ident, $load_f32:expr, $store:ident,
          $mul_add:ident, $larger:ident, $interleave:ident,
          $($trait:ident $method:ident $operation:ident),*) => {
             #[derive(Clone, Copy)]
@@ -207,6 +216,12 @@ mod x86 {
                     let from = &from[at..at + $width];
                     // SAFETY: as above; the slice has as many elements as are read.
                     unsafe { $name($load(from.as_ptr())) }
+                }
+                #[inline(always)]
+                fn load_f32(from: &[f32], at: usize) -> $name {
+                    let from = &from[at..at + $width];
+                    // SAFETY: as above.
+                    unsafe { $name($load_f32(from.as_ptr())) }
                 }
                 #[inline(always)]
                 fn store(self, to: &mut [$t], at: usize) {
@@ -295,16 +310,18 @@ mod x86 {
         [_mm512_permutex2var_pd(a, low, b), _mm512_permutex2var_pd(a, high, b)]
     });
 
-    vector!(F32x8: 8 of f32 in __m256, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps,
+    vector!(F32x8: 8 of f32 in __m256, _mm256_set1_ps, _mm256_loadu_ps, _mm256_loadu_ps, _mm256_storeu_ps,
             _mm256_fmadd_ps, _mm256_max_ps, interleave_256_ps,
             Add add _mm256_add_ps, Sub sub _mm256_sub_ps, Mul mul _mm256_mul_ps, Div div _mm256_div_ps);
-    vector!(F64x4: 4 of f64 in __m256d, _mm256_set1_pd, _mm256_loadu_pd, _mm256_storeu_pd,
+    vector!(F64x4: 4 of f64 in __m256d, _mm256_set1_pd, _mm256_loadu_pd,
+            |from| _mm256_cvtps_pd(_mm_loadu_ps(from)), _mm256_storeu_pd,
             _mm256_fmadd_pd, _mm256_max_pd, interleave_256_pd,
             Add add _mm256_add_pd, Sub sub _mm256_sub_pd, Mul mul _mm256_mul_pd, Div div _mm256_div_pd);
-    vector!(F32x16: 16 of f32 in __m512, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps,
+    vector!(F32x16: 16 of f32 in __m512, _mm512_set1_ps, _mm512_loadu_ps, _mm512_loadu_ps, _mm512_storeu_ps,
             _mm512_fmadd_ps, _mm512_max_ps, interleave_512_ps,
             Add add _mm512_add_ps, Sub sub _mm512_sub_ps, Mul mul _mm512_mul_ps, Div div _mm512_div_ps);
-    vector!(F64x8: 8 of f64 in __m512d, _mm512_set1_pd, _mm512_loadu_pd, _mm512_storeu_pd,
+    vector!(F64x8: 8 of f64 in __m512d, _mm512_set1_pd, _mm512_loadu_pd,
+            |from| _mm512_cvtps_pd(_mm256_loadu_ps(from)), _mm512_storeu_pd,
             _mm512_fmadd_pd, _mm512_max_pd, interleave_512_pd,
             Add add _mm512_add_pd, Sub sub _mm512_sub_pd, Mul mul _mm512_mul_pd, Div div _mm512_div_pd);
 

@@ -45,7 +45,13 @@ pub(super) fn linear<T: Real>(
     Ok(y)
 }
 
-fn finish<T: Real>(y: &mut [T], width: usize, b: Option<&[T]>, r: Option<&[T]>, act: impl Fn(T) -> T + Sync) {
+fn finish<T: Real>(
+    y: &mut [T],
+    width: usize,
+    b: Option<&[T]>,
+    r: Option<&[T]>,
+    act: impl Fn(T) -> T + Copy + Sync,
+) {
     for_rows(
         y,
         width,

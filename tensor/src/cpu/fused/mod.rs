@@ -12,23 +12,17 @@ mod streams;
 use bytemuck::Pod;
 use smallvec::{SmallVec, smallvec};
 
-use super::math::Float;
+use super::fold::Real;
+use super::past_caches;
 use super::simd::widest;
 use super::threads;
-use super::vector::Scalar;
+use super::vector::prefetch;
 use super::walk::contiguous_data;
 use crate::primitive::Fused;
 use crate::{DType, Element, HostBuffer, Meta, Result, Results, Shape, Tensor};
 
 /// Below this many elements waking a second thread costs more than it saves.
 const PARALLEL_ELEMENTS: usize = 1 << 15;
-
-/// Running sums, or maxima, that a row is dealt out to, so that the processor can work on several at once. The
-/// number is part of the result's bits: it must not depend on the machine. Of half as many the compiler makes single
-/// numbers instead of vectors, four times as slow.
-const LANES: usize = 32;
-/// Lanes of what is left of a row.
-const FEW_LANES: usize = 4;
 
 /// Whether there is a kernel for a first operand of this dtype.
 pub(super) fn has(f: Fused, dtype: DType) -> bool {
@@ -110,151 +104,50 @@ fn through_f32(f: Fused, x: &[&Tensor]) -> Result<Results> {
     results.iter().zip(expected).map(|(y, expected)| y.cast(expected.dtype)).collect()
 }
 
-/// A float that kernels compute in, keeping statistics in f64.
-trait Real: Element + Float + Scalar {
-    /// The same number.
-    fn wide(self) -> f64;
-}
-
-impl Real for f32 {
-    #[inline(always)]
-    fn wide(self) -> f64 {
-        f64::from(self)
-    }
-}
-
-impl Real for f64 {
-    #[inline(always)]
-    fn wide(self) -> f64 {
-        self
-    }
-}
-
-/// Σ f(v) over a row.
-#[inline(always)]
-fn sum<T: Real>(row: &[T], f: impl Fn(T) -> f64) -> f64 {
-    combine(
-        row,
-        0.0,
-        #[inline(always)]
-        |sum, v| sum + f(v),
-        #[inline(always)]
-        |a, b| a + b,
-    )
-}
-
-/// Σ a·b over two rows.
-#[inline(always)]
-fn sum_of_products<T: Real>(a: &[T], b: &[T]) -> f64 {
-    let mut lanes = [0.0; LANES];
-    let whole = a.len() - a.len() % LANES;
-    for at in (0..whole).step_by(LANES) {
-        let (a, b) = (&a[at..at + LANES], &b[at..at + LANES]);
-        for i in 0..LANES {
-            lanes[i] += a[i].wide() * b[i].wide();
-        }
-    }
-    for at in whole..a.len() {
-        lanes[at - whole] += a[at].wide() * b[at].wide();
-    }
-    merged(lanes, |a, b| a + b)
-}
-
-/// The largest value of a row that is not NaN; −∞ if there is none.
-#[inline(always)]
-fn max<T: Real>(row: &[T]) -> T {
-    combine(row, T::of(f64::NEG_INFINITY), larger, larger)
-}
-
-#[inline(always)]
-fn larger<T: Real>(a: T, b: T) -> T {
-    if b > a { b } else { a }
-}
-
-/// A row added up, in whatever sense: whole groups of [`LANES`] and then the rest, element i of a group in lane i.
-#[inline(always)]
-fn combine<T: Copy, A: Copy>(
-    row: &[T],
-    start: A,
-    add: impl Fn(A, T) -> A,
-    merge: impl Fn(A, A) -> A + Copy,
-) -> A {
-    let (groups, rest) = row.as_chunks::<LANES>();
-    let mut total = start;
-    if !groups.is_empty() {
-        let mut lanes = [start; LANES];
-        for group in groups {
-            for i in 0..LANES {
-                lanes[i] = add(lanes[i], group[i]);
-            }
-        }
-        total = merged(lanes, merge);
-    }
-    let (groups, rest) = rest.as_chunks::<FEW_LANES>();
-    let mut lanes = [start; FEW_LANES];
-    for group in groups {
-        for i in 0..FEW_LANES {
-            lanes[i] = add(lanes[i], group[i]);
-        }
-    }
-    for i in 0..FEW_LANES {
-        if i < rest.len() {
-            lanes[i] = add(lanes[i], rest[i]);
-        }
-    }
-    merge(total, merged(lanes, merge))
-}
-
-/// The lanes' first half with their second, until one is left. Each step's length is a constant, so that lanes are registers.
-#[inline(always)]
-fn merged<A: Copy, const L: usize>(mut lanes: [A; L], merge: impl Fn(A, A) -> A + Copy) -> A {
-    const { assert!(L <= 32 && L.is_power_of_two()) }
-    halve::<A, 16>(&mut lanes, merge);
-    halve::<A, 8>(&mut lanes, merge);
-    halve::<A, 4>(&mut lanes, merge);
-    halve::<A, 2>(&mut lanes, merge);
-    halve::<A, 1>(&mut lanes, merge);
-    lanes[0]
-}
-
-/// The first H lanes with the H behind them, if there are so many.
-#[inline(always)]
-fn halve<A: Copy, const H: usize>(lanes: &mut [A], merge: impl Fn(A, A) -> A) {
-    if lanes.len() >= 2 * H {
-        for i in 0..H {
-            lanes[i] = merge(lanes[i], lanes[i + H]);
-        }
-    }
-}
-
 /// Calls `f` with each row of `out` and its number. `work` is the number of elements handled per row. A row is one
 /// thread's, whole, so the number of threads cannot change its bits. `f` and what it calls must be marked
 /// `#[inline(always)]` (see [`widest`]).
-fn for_rows<T: Real>(out: &mut [T], width: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+fn for_rows<T: Real>(out: &mut [T], width: usize, work: usize, f: impl Fn(usize, &mut [T]) + Copy + Sync) {
     if out.is_empty() {
         return;
     }
     let rows_per_task = (PARALLEL_ELEMENTS / 2).div_ceil(work.max(1));
-    let task = |first: usize, rows: &mut [T]| {
-        widest(
-            #[inline(always)]
-            || {
-                // Not `for_each`: that is a function of its own, for the vectors that every processor has.
-                for (i, row) in rows.chunks_exact_mut(width).enumerate() {
-                    f(first + i, row);
-                }
-            },
-        )
-    };
     if out.len() / width * work < PARALLEL_ELEMENTS {
-        task(0, out);
+        each_row(0, out, width, f);
     } else {
-        threads::chunks(out, width * rows_per_task, |i, rows| task(i * rows_per_task, rows));
+        threads::chunks(out, width * rows_per_task, |i, rows| each_row(i * rows_per_task, rows, width, f));
     }
 }
 
+/// Of rows that lie in memory, asks for the one whose turn comes when this one is done.
+#[inline(always)]
+fn fetch_ahead<T>(rows: &[T], row: usize, width: usize) {
+    if size_of_val(rows) < past_caches::LARGE {
+        return;
+    }
+    let (line, distance) = (past_caches::LINE / size_of::<T>(), 2 * past_caches::BLOCK / size_of::<T>());
+    let ahead = (row + distance.div_ceil(width)) * width;
+    for at in (ahead..ahead + width).step_by(line) {
+        prefetch(rows, at);
+    }
+}
+
+/// The rows from number `first` on. `f` goes on by value: behind a reference it would be called for each row, and compiled for
+/// the vectors that every processor has.
+fn each_row<T: Real>(first: usize, rows: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Copy) {
+    widest(
+        #[inline(always)]
+        || {
+            // Not `for_each`: that is such a function, too.
+            for (i, row) in rows.chunks_exact_mut(width).enumerate() {
+                f(first + i, row);
+            }
+        },
+    )
+}
+
 /// A tensor like `x` whose rows (along the last axis) are made of the rows of `x`.
-fn map_rows<T: Real>(x: &Tensor, f: impl Fn(&[T], &mut [T]) + Sync) -> Result<Tensor> {
+fn map_rows<T: Real>(x: &Tensor, f: impl Fn(&[T], &mut [T]) + Copy + Sync) -> Result<Tensor> {
     let width = last_axis(x);
     let x = x.contiguous()?;
     let values = row_major::<T>(&x);
@@ -264,7 +157,10 @@ fn map_rows<T: Real>(x: &Tensor, f: impl Fn(&[T], &mut [T]) + Sync) -> Result<Te
         width,
         width,
         #[inline(always)]
-        |row, out| f(&values[row * width..][..width], out),
+        |row, out| {
+            fetch_ahead(values, row, width);
+            f(&values[row * width..][..width], out)
+        },
     );
     Ok(out.into_tensor(x.shape(), T::DTYPE))
 }
@@ -274,7 +170,7 @@ fn zip_rows<T: Real>(
     kernel: &str,
     a: &Tensor,
     b: &Tensor,
-    f: impl Fn(&[T], &[T], &mut [T]) + Sync,
+    f: impl Fn(&[T], &[T], &mut [T]) + Copy + Sync,
 ) -> Result<Tensor> {
     expect_shape(kernel, b, a.shape());
     let (shape, width) = (a.shape(), last_axis(a));
@@ -286,7 +182,11 @@ fn zip_rows<T: Real>(
         width,
         width,
         #[inline(always)]
-        |row, out| f(&a[row * width..][..width], &b[row * width..][..width], out),
+        |row, out| {
+            fetch_ahead(a, row, width);
+            fetch_ahead(b, row, width);
+            f(&a[row * width..][..width], &b[row * width..][..width], out)
+        },
     );
     Ok(out.into_tensor(shape, T::DTYPE))
 }
@@ -387,21 +287,6 @@ mod tests {
                 assert!(alone == all_bits(y), "{f:?}: {level:?} gives other bits");
             }
         }
-    }
-
-    #[test]
-    fn sums_and_maxima_see_every_element() {
-        for n in 0..110 {
-            let row: Vec<f64> = (0..n).map(|i| f64::from(1 << (i % 20))).collect();
-            assert_eq!(sum(&row, |v| v), row.iter().sum::<f64>());
-            for peak in 0..n {
-                let mut row = vec![-5.0f32; n];
-                row[peak] = -1.0;
-                assert_eq!(max(&row), -1.0);
-            }
-        }
-        assert_eq!(max::<f32>(&[]), f32::NEG_INFINITY);
-        assert_eq!(max(&[f64::NAN, 2.0, f64::NAN]), 2.0);
     }
 
     #[test]

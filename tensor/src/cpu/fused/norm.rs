@@ -7,11 +7,10 @@
 
 use smallvec::smallvec;
 
+use super::super::fold::{sum, sum_of_products, sum_of_squares, sum_of_squares_about};
 use super::super::simd::widest;
 use super::super::threads;
-use super::{
-    PARALLEL_ELEMENTS, Real, expect_shape, last_axis, map_rows, per_column, row_major, sum, sum_of_products,
-};
+use super::{PARALLEL_ELEMENTS, Real, expect_shape, last_axis, map_rows, per_column, row_major};
 use crate::{HostBuffer, Result, Results, Tensor};
 
 /// `(x − mean)/√(var + eps)·γ + β`: x `[.., C]`, γ and β `[C]`. var is the mean of `(x − mean)²`.
@@ -63,15 +62,15 @@ impl<T: Real> Statistics<T> {
     /// The mean, and `1/√(var + eps)`.
     #[inline(always)]
     fn centred(x: &[T], eps: f64) -> Self {
-        let mean = sum(x, T::wide) / x.len() as f64;
-        let variance = sum(x, |v| (v.wide() - mean) * (v.wide() - mean)) / x.len() as f64;
+        let mean = sum(x) / x.len() as f64;
+        let variance = sum_of_squares_about(mean, x) / x.len() as f64;
         Statistics { mean, scale: T::of(1.0 / (variance + eps).sqrt()) }
     }
 
     /// No mean, and `1/√(mean(x²) + eps)`.
     #[inline(always)]
     fn uncentred(x: &[T], eps: f64) -> Self {
-        let mean_square = sum(x, |v| v.wide() * v.wide()) / x.len() as f64;
+        let mean_square = sum_of_squares(x) / x.len() as f64;
         Statistics { mean: 0.0, scale: T::of(1.0 / (mean_square + eps).sqrt()) }
     }
 }
@@ -180,7 +179,7 @@ fn slab_backward<T: Real, const CENTRED: bool>(
         }
         let mean_of = |sum: f64| T::of(sum / columns as f64);
         let along = mean_of(sum_of_products(dx, &normalised));
-        let level = if CENTRED { mean_of(sum(dx, T::wide)) } else { T::ZERO };
+        let level = if CENTRED { mean_of(sum(dx)) } else { T::ZERO };
         for i in 0..columns {
             dx[i] = scale * (dx[i] - level - normalised[i] * along);
         }

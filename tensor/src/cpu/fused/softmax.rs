@@ -3,10 +3,9 @@
 //! The largest logit of a row is subtracted first, so that no exponential overflows. A logit of −∞ has probability
 //! 0; a row that holds a NaN or +∞, or nothing but −∞, is all NaN, as in the expansions.
 
+use super::super::fold::{max, sum, sum_of_products};
 use super::super::math::Float;
-use super::{
-    Real, expect_shape, for_rows, last_axis, map_rows, max, row_major, sum, sum_of_products, zip_rows,
-};
+use super::{Real, expect_shape, for_rows, last_axis, map_rows, row_major, zip_rows};
 use crate::{Error, HostBuffer, Result, Tensor};
 
 /// `exp(x − max x)/Σ exp(x − max x)`, x of rank 1 or more.
@@ -62,7 +61,7 @@ pub(super) fn log_softmax_backward<T: Real>(y: &Tensor, g: &Tensor) -> Result<Te
         g,
         #[inline(always)]
         |y, g, dx| {
-            let total = T::of(sum(g, T::wide));
+            let total = T::of(sum(g));
             for ((dx, &y), &g) in dx.iter_mut().zip(y).zip(g) {
                 *dx = g - y.exp() * total;
             }
@@ -157,7 +156,7 @@ fn exponentials<T: Real>(x: &[T], e: &mut [T]) -> T {
     for (e, &x) in e.iter_mut().zip(x) {
         *e = (x - largest).exp();
     }
-    T::of(sum(e, T::wide))
+    T::of(sum(e))
 }
 
 /// ln Σ exp(x − largest), the exponentials a block at a time: a loop that does nothing else becomes vectors.
@@ -170,7 +169,7 @@ fn log_sum_exp<T: Real>(x: &[T], largest: T) -> f64 {
         for (e, &x) in block.iter_mut().zip(x) {
             *e = (x - largest).exp();
         }
-        total += sum(block, T::wide);
+        total += sum(block);
     }
     Float::log(total)
 }

@@ -6,7 +6,8 @@
 
 use smallvec::smallvec;
 
-use super::super::{Real, row_major, sum};
+use super::super::super::fold::sum_of_squares;
+use super::super::{Real, row_major};
 use super::{OverTokens, PLACES, Rows, Shares, Sizes, contiguous, for_tokens, result, row_mut, total};
 use crate::cpu::simd::widest;
 use crate::cpu::vector::{Vector, prefetch};
@@ -99,7 +100,7 @@ impl<T: Real> Project<'_, T> {
         let mut v = [self.x.of(first); R];
         for r in 0..R {
             v[r] = self.x.of(first + r);
-            let mean = sum(v[r], |v| v.wide() * v.wide()) / numbers as f64;
+            let mean = sum_of_squares(v[r]) / numbers as f64;
             y[r * (m + 1) + m] = T::of((mean + self.eps).sqrt());
         }
         let mut j = 0;
