@@ -14,7 +14,7 @@ pub mod numbers;
 pub mod tape;
 
 pub use case::{Case, Prepared, Work};
-pub use machine::{Bound, Limit, Machine, Transfer};
+pub use machine::{Bound, Limit, Machine, Transfer, compute};
 
 /// What can go wrong where things are timed.
 pub type Failure = Box<dyn std::error::Error>;

@@ -1,7 +1,8 @@
 //! Limpid's side of the comparison with other frameworks: does what `benches/peers/run.py` asks for, one line at a time.
 //!
 //! `prepare NAME` is answered by `ok` or `skip WHY`, `check` by the sum of the results' mean squares after one run, `time SECONDS` by the
-//! seconds that one run takes. Started as `contestant replay` it takes part in steps of training alone, whose tape it writes once.
+//! seconds that one run takes. Started as `contestant replay` it takes part in steps of training alone, whose tape it writes once. As
+//! `contestant peak` it does as many operations as the matrix products of a workload have, in registers, and has no result.
 
 use std::io::{BufRead, Write};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use limpid_autograd::ops::sinkhorn::Sinkhorn;
 use limpid_bench::networks::{Connected, Training};
 use limpid_bench::numbers::spread;
 use limpid_bench::tape::Chain;
-use limpid_bench::{Failure, clock};
+use limpid_bench::{Failure, clock, compute};
 use limpid_nn::residual::Variant;
 use limpid_tensor::{Fused, HostMemory, Map, Tensor, set_threads};
 
@@ -19,7 +20,12 @@ type Workload = Box<dyn FnMut() -> Result<Vec<Tensor>, Failure>>;
 
 fn main() -> Result<(), Failure> {
     set_threads(1)?;
-    let replays = std::env::args().nth(1).as_deref() == Some("replay");
+    let prepare = match std::env::args().nth(1).as_deref() {
+        None => workload,
+        Some("replay") => replay,
+        Some("peak") => peak,
+        Some(other) => return Err(format!("expected replay, peak or nothing, found {other}").into()),
+    };
     let mut prepared: Option<(Workload, Option<usize>)> = None;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
@@ -27,12 +33,14 @@ fn main() -> Result<(), Failure> {
             (("prepare", name), prepared) => {
                 *prepared = None;
                 HostMemory::release_pool();
-                let work = if replays { replay(name)? } else { workload(name)? };
-                *prepared = work.map(|work| (work, None));
+                *prepared = prepare(name)?.map(|work| (work, None));
                 let is_there = prepared.is_some();
                 if is_there { "ok".into() } else { format!("skip limpid has no {name}") }
             }
-            (("check", _), Some((run, _))) => check(&run()?)?.to_string(),
+            (("check", _), Some((run, _))) => match &run()?[..] {
+                [] => "none".into(),
+                results => check(results)?.to_string(),
+            },
             (("time", seconds), Some((run, count))) => {
                 let sample = Duration::try_from_secs_f64(seconds.parse()?)?;
                 let mut run = || drop(run().expect("the first run went well"));
@@ -60,6 +68,20 @@ fn check(results: &[Tensor]) -> Result<f64, Failure> {
 fn replay(name: &str) -> Result<Option<Workload>, Failure> {
     let Some(mut training) = training(name)? else { return Ok(None) };
     Ok(Some(Box::new(move || Ok(training.replayed_step()?.map(Tensor::scalar).into()))))
+}
+
+/// As many operations as the matrix products have.
+fn peak(name: &str) -> Result<Option<Workload>, Failure> {
+    let sizes = name.split('-').skip(1).map_while(|size| size.parse().ok()).collect::<Vec<usize>>();
+    let operations = match (name.split('-').next(), &sizes[..]) {
+        (Some("step"), &[width, batch]) => 6 * batch * (18 * width * width + 4 * width),
+        (Some("matmul"), &[m, k, n]) => 2 * m * k * n,
+        _ => return Ok(None),
+    };
+    Ok(Some(Box::new(move || {
+        compute(operations);
+        Ok(Vec::new())
+    })))
 }
 
 fn training(name: &str) -> Result<Option<Training>, Failure> {

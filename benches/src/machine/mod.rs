@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::Work;
 
 pub use bandwidth::Transfer;
+pub use peak::compute;
 
 /// The names of the levels of memory.
 const LEVELS: [&str; 4] = ["L1", "L2", "L3", "memory"];

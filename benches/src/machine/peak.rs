@@ -11,27 +11,43 @@ const CHAINS: usize = 12;
 /// Times around the loop in a repetition.
 const TURNS: usize = 10_000;
 
-/// Operations a second in f32 and in f64, and the instructions that did them.
-pub(super) fn measure(samples: usize) -> ([f64; 2], &'static str) {
-    let sample = Duration::from_millis(10);
-    let rate = |lanes: usize, run: fn()| {
-        let operations = (2 * lanes * CHAINS * TURNS) as f64;
-        operations / clock::time(samples, sample, run).shortest
-    };
+/// Goes around a loop so many times.
+type Loop = fn(usize);
+
+/// Loops in f32 and in f64, the numbers in each one's vectors, and the instructions that they are made of.
+fn loops() -> ([(usize, Loop); 2], &'static str) {
     #[cfg(target_arch = "x86_64")]
     {
         if std::is_x86_feature_detected!("avx512f") {
             // SAFETY: the processor has these instructions.
-            let rates = [rate(16, || unsafe { avx512_f32() }), rate(8, || unsafe { avx512_f64() })];
-            return (rates, "AVX-512");
+            let loops: [(usize, Loop); 2] =
+                [(16, |turns| unsafe { avx512_f32(turns) }), (8, |turns| unsafe { avx512_f64(turns) })];
+            return (loops, "AVX-512");
         }
         if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
             // SAFETY: the processor has these instructions.
-            let rates = [rate(8, || unsafe { avx2_f32() }), rate(4, || unsafe { avx2_f64() })];
-            return (rates, "AVX2 and FMA");
+            let loops: [(usize, Loop); 2] =
+                [(8, |turns| unsafe { avx2_f32(turns) }), (4, |turns| unsafe { avx2_f64(turns) })];
+            return (loops, "AVX2 and FMA");
         }
     }
-    ([rate(4, baseline::<f32, 4>), rate(2, baseline::<f64, 2>)], "what every processor of this kind has")
+    ([(4, baseline::<f32, 4>), (2, baseline::<f64, 2>)], "what every processor of this kind has")
+}
+
+/// Operations a second in f32 and in f64, and the instructions that did them.
+pub(super) fn measure(samples: usize) -> ([f64; 2], &'static str) {
+    let (loops, instructions) = loops();
+    let rate = |(lanes, run): (usize, Loop)| {
+        let operations = (2 * lanes * CHAINS * TURNS) as f64;
+        operations / clock::time(samples, Duration::from_millis(10), || run(TURNS)).shortest
+    };
+    (loops.map(rate), instructions)
+}
+
+/// Does so many operations in f32, as fast as one thread can.
+pub fn compute(operations: usize) {
+    let ([(lanes, run), _], _) = loops();
+    run(operations.div_ceil(2 * lanes * CHAINS));
 }
 
 /// A loop of fused multiply-adds in one kind of register.
@@ -39,11 +55,11 @@ pub(super) fn measure(samples: usize) -> ([f64; 2], &'static str) {
 macro_rules! chains {
     ($name:ident, $features:literal, $set:ident, $multiply_add:ident) => {
         #[target_feature(enable = $features)]
-        fn $name() {
+        fn $name(turns: usize) {
             use std::arch::x86_64::*;
             let (scale, shift) = (black_box($set(0.999)), black_box($set(0.001)));
             let mut chains = [shift; CHAINS];
-            for _ in 0..TURNS {
+            for _ in 0..turns {
                 for chain in &mut chains {
                     *chain = $multiply_add(*chain, scale, shift);
                 }
@@ -63,13 +79,13 @@ chains!(avx2_f32, "avx2,fma", _mm256_set1_ps, _mm256_fmadd_ps);
 chains!(avx2_f64, "avx2,fma", _mm256_set1_pd, _mm256_fmadd_pd);
 
 /// The same with a multiplication and an addition, in vectors that the compiler chooses.
-fn baseline<T, const LANES: usize>()
+fn baseline<T, const LANES: usize>(turns: usize)
 where
     T: Copy + From<f32> + std::ops::Mul<Output = T> + std::ops::Add<Output = T>,
 {
     let (scale, shift) = (black_box(T::from(0.999)), black_box(T::from(0.001)));
     let mut chains = [[shift; LANES]; CHAINS];
-    for _ in 0..TURNS {
+    for _ in 0..turns {
         for chain in chains.as_flattened_mut() {
             *chain = *chain * scale + shift;
         }

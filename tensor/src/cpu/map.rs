@@ -264,15 +264,21 @@ type Kernel3<'a, R, A, B, C> = &'a (dyn Fn(&mut [R], &[A], &[B], &[C]) + Sync);
 fn drive1<R: Pod + Send, A: Pod + Sync>(x: &Tensor, dtype: DType, kernel: Kernel1<R, A>) -> Tensor {
     let mut buffer = HostBuffer::new(x.elements() * size_of::<R>());
     let x = &in_order(x);
-    let direct = contiguous_data::<A>(x);
-    let read = direct.map(Operand::new);
-    threads::fill(buffer.as_mut::<R>(), read.as_slice(), |start, out| match direct {
-        Some(x) => kernel(out, &x[start..start + out.len()]),
-        None => {
-            let mut x = Reader::of(x, start);
-            out.chunks_mut(BLOCK).for_each(|out| kernel(out, x.next(out.len())));
-        }
-    });
+    match contiguous_data::<A>(x) {
+        Some(x) => threads::fill(
+            buffer.as_mut::<R>(),
+            || [Operand::new(x)],
+            |start, out| kernel(out, &x[start..start + out.len()]),
+        ),
+        None => threads::fill(
+            buffer.as_mut::<R>(),
+            || [],
+            |start, out| {
+                let mut x = Reader::of(x, start);
+                out.chunks_mut(BLOCK).for_each(|out| kernel(out, x.next(out.len())));
+            },
+        ),
+    }
     buffer.into_tensor(x.shape(), dtype)
 }
 
@@ -286,20 +292,26 @@ where
         && let Some((a, b)) = contiguous_data::<A>(x[0]).zip(contiguous_data::<B>(x[1]))
     {
         let mut buffer = HostBuffer::new(x[0].elements() * size_of::<R>());
-        threads::fill(buffer.as_mut::<R>(), &[Operand::new(a), Operand::new(b)], |start, out| {
-            kernel(out, &a[start..start + out.len()], &b[start..start + out.len()])
-        });
+        threads::fill(
+            buffer.as_mut::<R>(),
+            || [Operand::new(a), Operand::new(b)],
+            |start, out| kernel(out, &a[start..start + out.len()], &b[start..start + out.len()]),
+        );
         return buffer.into_tensor(x[0].shape(), dtype);
     }
     let shape = broadcast_shape(x);
     let (a, b) = (&in_order(&x[0].expand(&shape)), &in_order(&x[1].expand(&shape)));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
-    threads::fill(buffer.as_mut::<R>(), &[], |start, out| {
-        let (mut a, mut b) = (Reader::of(a, start), Reader::of(b, start));
-        for out in out.chunks_mut(BLOCK) {
-            kernel(out, a.next(out.len()), b.next(out.len()));
-        }
-    });
+    threads::fill(
+        buffer.as_mut::<R>(),
+        || [],
+        |start, out| {
+            let (mut a, mut b) = (Reader::of(a, start), Reader::of(b, start));
+            for out in out.chunks_mut(BLOCK) {
+                kernel(out, a.next(out.len()), b.next(out.len()));
+            }
+        },
+    );
     buffer.into_tensor(shape, dtype)
 }
 
@@ -314,12 +326,16 @@ where
     let expanded = |i: usize| x[i].expand(&shape);
     let (a, b, c) = (&in_order(&expanded(0)), &in_order(&expanded(1)), &in_order(&expanded(2)));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
-    threads::fill(buffer.as_mut::<R>(), &[], |start, out| {
-        let (mut a, mut b, mut c) = (Reader::of(a, start), Reader::of(b, start), Reader::of(c, start));
-        for out in out.chunks_mut(BLOCK) {
-            kernel(out, a.next(out.len()), b.next(out.len()), c.next(out.len()));
-        }
-    });
+    threads::fill(
+        buffer.as_mut::<R>(),
+        || [],
+        |start, out| {
+            let (mut a, mut b, mut c) = (Reader::of(a, start), Reader::of(b, start), Reader::of(c, start));
+            for out in out.chunks_mut(BLOCK) {
+                kernel(out, a.next(out.len()), b.next(out.len()), c.next(out.len()));
+            }
+        },
+    );
     buffer.into_tensor(shape, dtype)
 }
 

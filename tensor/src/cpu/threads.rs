@@ -82,11 +82,16 @@ pub(super) fn pieces<T: Pod>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) 
 
 /// As [`pieces`], for a new result, of which `f` reads nothing and writes everything: past the caches if it is too large for
 /// them. `read` is what it is made of, as far as that is read in order.
-pub(super) fn fill<T: Pod>(out: &mut [T], read: &[Operand], f: impl Fn(usize, &mut [T]) + Sync) {
+pub(super) fn fill<'a, T: Pod, const N: usize>(
+    out: &mut [T],
+    read: impl Fn() -> [Operand<'a>; N],
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
     if size_of_val(out) < past_caches::LARGE {
         return pieces(out, f);
     }
-    chunks(out, CHUNK, |i, chunk| past_caches::fill(chunk, i * CHUNK, read, &f));
+    let read = read();
+    chunks(out, CHUNK, |i, chunk| past_caches::fill(chunk, i * CHUNK, &read, &f));
 }
 
 /// Calls `f` with the numbers of some tasks that together make a result of `size` elements, on several threads if it is large.
