@@ -1,5 +1,6 @@
 //! What an operation is: a function, its derivative in both directions, and what the derivative reads.
 
+use std::any::Any;
 use std::fmt;
 
 use limpid_tensor::{Fused, Handed, Inferred, Meta, Tensor};
@@ -52,7 +53,7 @@ pub type Cotangents<'t> = SmallVec<[Option<Var<'t>>; 3]>;
 /// let y = tape.record(Square, &[x]);
 /// assert_eq!(tape.grad(y, &[x]).unwrap()[0].item().unwrap(), 6.0);
 /// ```
-pub trait Op: fmt::Debug + 'static {
+pub trait Op: Any + fmt::Debug {
     /// The name in printed tapes and messages.
     fn name(&self) -> &'static str;
 

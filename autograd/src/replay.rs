@@ -5,16 +5,19 @@
 //! infers no shapes and runs no rule. What a step needs in memory is known from the list, and comes from where the step before
 //! left it.
 
+use std::any::Any;
 use std::cell::Cell;
 
-use limpid_tensor::{Device, Meta, Tensor};
+use limpid_tensor::{Activation, DType, Device, Fused, Inferred, Map, Meta, Tensor};
 use smallvec::SmallVec;
 
 use crate::backward::Gradients;
 use crate::error::{Error, Result, Site};
-use crate::op::Purity;
+use crate::op::{Needs, Op, Purity};
+use crate::ops::elementwise::Elementwise;
+use crate::ops::matmul::MatMul;
 use crate::shared::SharedOp;
-use crate::tape::{ParamId, Tape};
+use crate::tape::{Node, ParamId, Tape};
 use crate::var::Var;
 
 /// A loss, its gradients and other results as a function of inputs and parameters: what [`Tape::replay`] makes of a tape.
@@ -142,6 +145,10 @@ impl Replay {
         for place in self.results() {
             (read[place as usize], stays[place as usize]) = (true, true);
         }
+        let mut readers = vec![0u32; nodes.len()];
+        for operand in nodes.iter().flat_map(|node| &node.inputs) {
+            readers[operand.id as usize] += 1;
+        }
         for slot in &self.inputs {
             let is_leaf = nodes[slot.place as usize].op.is_none();
             assert!(is_leaf, "replay: the input {} is the result of an operation", slot.name);
@@ -157,7 +164,12 @@ impl Replay {
             if !read[id] {
                 continue;
             }
-            let operands: SmallVec<[u32; 3]> = node.inputs.iter().map(|operand| operand.id).collect();
+            let is_passed_on = |place: u32| readers[place as usize] == 1 && !stays[place as usize];
+            let (op, operands): (SharedOp, SmallVec<[u32; 3]>) =
+                match sum_with_product(&nodes, node, is_passed_on) {
+                    Some(operands) => (SharedOp::new(ProductAdd), operands.into()),
+                    None => (op.clone(), node.inputs.iter().map(|operand| operand.id).collect()),
+                };
             let mut dropped = SmallVec::new();
             for &place in &operands {
                 let is_last = !std::mem::replace(&mut read[place as usize], true);
@@ -168,7 +180,7 @@ impl Replay {
             let consumes = dropped.first() == operands.first()
                 && !dropped.is_empty()
                 && !operands[1..].contains(&operands[0]);
-            let (op, result, site) = (op.clone(), id as u32, site());
+            let (result, site) = (id as u32, site());
             self.steps.push(Step { op, operands, result, dropped, consumes, site });
         }
         self.steps.reverse();
@@ -286,6 +298,52 @@ impl Step {
             None => self.op.forward(&x),
         }
     }
+}
+
+/// `r + a·b` of a matrix product that nobody else reads: the cotangent of a stream that a linear layer hands on too. The bits are
+/// those of the sum written out.
+#[derive(Debug)]
+struct ProductAdd;
+
+impl Op for ProductAdd {
+    fn name(&self) -> &'static str {
+        "matmul_add"
+    }
+
+    fn infer(&self, x: &[&Meta]) -> Inferred {
+        Ok(x[0].clone())
+    }
+
+    fn forward(&self, x: &[&Tensor]) -> limpid_tensor::Result<Tensor> {
+        let [r, a, b] = x else { unreachable!("matmul_add: made with three operands, found {}", x.len()) };
+        let in_one = Tensor::fused(Fused::LinearAdd(Activation::Identity), &[r, a, &b.transpose(0, 1)]);
+        in_one.unwrap_or_else(|| a.matmul(b)?.plus(r))
+    }
+
+    fn needs(&self, _tracked: &[bool]) -> Needs {
+        Needs::NOTHING
+    }
+}
+
+/// For a sum of which one addend is a product of two matrices that is `passed_on`, read by the sum alone: the other addend, and
+/// the product's factors. In bf16 the product is rounded before it is added, which one kernel would not do.
+fn sum_with_product(nodes: &[Node], sum: &Node, is_passed_on: impl Fn(u32) -> bool) -> Option<[u32; 3]> {
+    fn kind(node: &Node) -> Option<&dyn Any> {
+        node.op.as_deref().map(|op| op as &dyn Any)
+    }
+    let is_sum = kind(sum)?.downcast_ref::<Elementwise>() == Some(&Elementwise(Map::Add));
+    let [left, right] = sum.inputs[..] else { return None };
+    if !is_sum || !matches!(sum.meta.dtype, DType::F32 | DType::F64) || sum.meta.shape.len() != 2 {
+        return None;
+    }
+    [(left.id, right.id), (right.id, left.id)].into_iter().find_map(|(r, product)| {
+        let (r_node, product_node) = (&nodes[r as usize], &nodes[product as usize]);
+        let is_product = kind(product_node)?.is::<MatMul>() && is_passed_on(product);
+        // Neither addend is broadcast.
+        let fits = r_node.meta == sum.meta && product_node.meta == sum.meta;
+        let [a, b] = product_node.inputs[..] else { return None };
+        (is_product && fits).then_some([r, a.id, b.id])
+    })
 }
 
 thread_local! {

@@ -4,7 +4,7 @@
 use smallvec::smallvec;
 
 use super::{PARALLEL_ELEMENTS, Real, expect_shape, for_rows, last_axis, per_column, row_major};
-use crate::cpu::matmul::matmul;
+use crate::cpu::matmul::{matmul, matmul_add};
 use crate::cpu::reduce;
 use crate::cpu::simd::widest;
 use crate::cpu::threads;
@@ -28,15 +28,18 @@ pub(super) fn linear<T: Real>(
     }
     let b = b.map(Tensor::contiguous).transpose()?;
     let b = b.as_ref().map(|b| per_column::<T>("linear", b, width));
-    let mut y = matmul(x, &w.transpose(0, 1))?;
     let r = r.map(|r| r.contiguous()).transpose()?;
+    if let (Activation::Identity, None, Some(r)) = (act, b, &r) {
+        return Ok(matmul_add::<T>(x, &w.transpose(0, 1), r));
+    }
+    let mut y = matmul(x, &w.transpose(0, 1))?;
     let r = r.as_ref().map(|r| {
         assert!(r.shape() == y.shape(), "linear: the residual must be {}, found {}", y.shape(), r.shape());
         row_major::<T>(r)
     });
     let rows = y.as_mut_slice::<T>().expect("nobody else refers to a product just made");
     match act {
-        Activation::Identity if b.is_none() && r.is_none() => {}
+        Activation::Identity if b.is_none() => {}
         Activation::Identity => finish(rows, width, b, r, |v| v),
         Activation::Relu => finish(rows, width, b, r, T::relu),
         Activation::Tanh => finish(rows, width, b, r, T::tanh),

@@ -30,7 +30,7 @@ const FEW_ROWS: usize = 4 * ROWS;
 /// Fewer columns of B than this make no copy of A worth while.
 const FEW_COLUMNS: usize = 64;
 
-/// `c = a·b`, m×k times k×n, none of them 0; the rows of c lie `c_step` apart.
+/// `c = a·b`, m×k times k×n, none of them 0, or `c = a·b + added`; the rows of c, and of what is added, lie `c_step` apart.
 pub(super) struct Product<T> {
     pub m: usize,
     pub k: usize,
@@ -39,13 +39,15 @@ pub(super) struct Product<T> {
     pub b: Matrix<T>,
     pub c: *mut T,
     pub c_step: usize,
+    /// Null if nothing is.
+    pub added: *const T,
 }
 
 impl<T: Factor> Product<T> {
     /// Computes it.
     ///
     /// # Safety
-    /// The factors' elements lie in memory, and nothing else reads or writes the result's.
+    /// The elements of the factors and of what is added lie in memory, and nothing else reads or writes the result's.
     pub unsafe fn compute(self) {
         for_vectors(self);
     }
@@ -54,7 +56,7 @@ impl<T: Factor> Product<T> {
 impl<T: Factor> Kernel<T> for Product<T> {
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
-        let Product { m, k, n, a, b, c, c_step } = self;
+        let Product { m, k, n, a, b, c, c_step, added } = self;
         let most = most::<T, V>(m);
         let numbers = |bytes: usize| bytes / size_of::<T>();
         // Every block of k is a pass over the result. Rather than more than two, blocks one level farther from the processor:
@@ -125,18 +127,38 @@ impl<T: Factor> Kernel<T> for Product<T> {
                             } else {
                                 a.from(i_block + i, p)
                             };
-                            let place = c.wrapping_add((i_block + i) * c_step + j);
+                            let at = (i_block + i) * c_step + j;
+                            let place = c.wrapping_add(at);
+                            // The sums are whole after the last of their terms.
+                            let added = if added.is_null() || p + k_part < k {
+                                std::ptr::null()
+                            } else {
+                                added.wrapping_add(at)
+                            };
                             let (to, to_step) = if whole { (place, c_step) } else { (apart, width) };
                             let first = p == 0;
                             if !whole && !first {
                                 copy_rows::<T, V>(rows, columns, place, c_step, apart, width);
                             }
-                            let tile = Tile { k: k_part, a, b: from, b_step, c: to, c_step: to_step, first };
+                            let in_tile = if whole { added } else { std::ptr::null() };
+                            let tile = Tile {
+                                k: k_part,
+                                a,
+                                b: from,
+                                b_step,
+                                c: to,
+                                c_step: to_step,
+                                first,
+                                added: in_tile,
+                            };
                             // SAFETY: `a` has these rows and terms; `from` has whole vectors, of B itself or of a panel; the
-                            // tile is whole in the result, or in memory for one.
+                            // tile is whole in the result, or in memory for one, and what is added lies as the result does.
                             unsafe { tile.compute::<V>(rows, vectors) };
                             if !whole {
                                 copy_rows::<T, V>(rows, columns, apart, width, place, c_step);
+                                if !added.is_null() {
+                                    add_rows(rows, columns, added, place, c_step);
+                                }
                             }
                         }
                         done += columns;
@@ -160,6 +182,15 @@ fn part(total: usize, most: usize, unit: usize) -> usize {
 /// Parts of a size: where each begins and how much of it there is.
 fn parts(total: usize, size: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..total).step_by(size).map(move |start| (start, size.min(total - start)))
+}
+
+/// Adds `columns` numbers to those of each of some rows. Both places have them, the rows equally far apart.
+#[inline(always)]
+fn add_rows<T: Factor>(rows: usize, columns: usize, added: *const T, to: *mut T, step: usize) {
+    for at in (0..rows).flat_map(|i| (0..columns).map(move |j| i * step + j)) {
+        // SAFETY: the rows are in the result and in what is added, both of which have these columns.
+        unsafe { *to.wrapping_add(at) = *to.wrapping_add(at) + *added.wrapping_add(at) };
+    }
 }
 
 /// Copies `columns` numbers of each of some rows. Both places have them.

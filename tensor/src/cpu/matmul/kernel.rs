@@ -47,6 +47,8 @@ pub(super) struct Tile<T> {
     pub c_step: usize,
     /// Whether the sums begin at 0 and not with what the result holds.
     pub first: bool,
+    /// What is added to the sums in the end, as far apart as the rows of the result; null if nothing is.
+    pub added: *const T,
 }
 
 impl<T: Factor> Tile<T> {
@@ -54,7 +56,7 @@ impl<T: Factor> Tile<T> {
     ///
     /// # Safety
     /// The numbers of so many rows and columns lie where the tile says, those of the result for writing, and for reading unless
-    /// it is the first.
+    /// it is the first; what is added is there, unless it is null.
     #[inline(always)]
     pub unsafe fn compute<V: Vector<T>>(self, rows: usize, vectors: usize) {
         // SAFETY: the caller's promise.
@@ -87,7 +89,7 @@ impl<T: Factor> Tile<T> {
     /// Computes a tile of R rows of N vectors.
     #[inline(always)]
     unsafe fn of<V: Vector<T>, const R: usize, const N: usize>(self) {
-        let Tile { k, mut a, mut b, b_step, c, c_step, first } = self;
+        let Tile { k, mut a, mut b, b_step, c, c_step, first, added } = self;
         let mut sums = [[V::all(T::ZERO); N]; R];
         let place = |i: usize, j: usize| c.wrapping_add(i * c_step + j * V::WIDTH);
         // SAFETY: the caller promises that the numbers of the tile are there.
@@ -108,6 +110,13 @@ impl<T: Factor> Tile<T> {
             }
             if !k.is_multiple_of(2) {
                 add_term(&mut sums, a, b);
+            }
+            if !added.is_null() {
+                for i in 0..R {
+                    for j in 0..N {
+                        sums[i][j] = sums[i][j] + V::read(added.wrapping_add(i * c_step + j * V::WIDTH));
+                    }
+                }
             }
             for i in 0..R {
                 for j in 0..N {

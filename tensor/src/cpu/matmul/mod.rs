@@ -16,7 +16,7 @@ use self::kernel::ROWS;
 use super::math::Float;
 use super::threads;
 use super::vector::Scalar;
-use super::walk::data;
+use super::walk::{contiguous_data, data};
 use crate::primitive::infer_matmul;
 use crate::{DType, Element, HostBuffer, Result, Shape, Tensor};
 
@@ -29,8 +29,8 @@ const PARALLEL: usize = 4_000_000;
 /// Each element is `fma(a[k−1], b[k−1], … fma(a[1], b[1], fma(a[0], b[0], 0)))`.
 pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match a.dtype() {
-        DType::F32 => Ok(product::<f32>(a, b, |plan| plan.parts())),
-        DType::F64 => Ok(product::<f64>(a, b, |plan| plan.parts())),
+        DType::F32 => Ok(product::<f32>(a, b, None, |plan| plan.parts())),
+        DType::F64 => Ok(product::<f64>(a, b, None, |plan| plan.parts())),
         DType::BF16 => {
             let wide = matmul(&a.cast(DType::F32)?, &b.cast(DType::F32)?)?;
             wide.cast(DType::BF16)
@@ -39,13 +39,27 @@ pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The product, in as many parts as `choose` says.
-fn product<T: Factor>(a: &Tensor, b: &Tensor, choose: impl Fn(&Plan) -> usize) -> Tensor {
+/// `a·b + r` for r contiguous and of the product's shape: the bits of a sum of the two, without a pass of its own.
+pub(super) fn matmul_add<T: Factor>(a: &Tensor, b: &Tensor, r: &Tensor) -> Tensor {
+    product::<T>(a, b, Some(r), |plan| plan.parts())
+}
+
+/// The product, and what is added to it if anything is, in as many parts as `choose` says.
+fn product<T: Factor>(
+    a: &Tensor,
+    b: &Tensor,
+    added: Option<&Tensor>,
+    choose: impl Fn(&Plan) -> usize,
+) -> Tensor {
     // The steps below are only right for shapes that agree; memory safety rests on them, so shapes are checked here again.
     let meta = infer_matmul(&a.meta(), &b.meta()).unwrap_or_else(|message| panic!("{message}"));
     let mut out = HostBuffer::new(meta.bytes());
     let plan = Plan::new(a, b, &meta.shape);
-    plan.run::<T>(out.as_mut(), choose(&plan));
+    let added = added.map(|r| {
+        assert!(r.shape() == &meta.shape, "matmul_add: expected {} to add, found {}", meta.shape, r.shape());
+        contiguous_data(r).expect("what is added is contiguous")
+    });
+    plan.run::<T>(out.as_mut(), added, choose(&plan));
     out.into_tensor(meta.shape, meta.dtype)
 }
 
@@ -163,14 +177,19 @@ impl<'a> Plan<'a> {
         if threads == 1 || operations < PARALLEL { 1 } else { (2 * operations / PARALLEL).min(2 * threads) }
     }
 
-    fn run<T: Factor>(&self, out: &mut [T], parts: usize) {
+    fn run<T: Factor>(&self, out: &mut [T], added: Option<&[T]>, parts: usize) {
         assert_eq!(out.len(), self.batches() * self.m * self.n);
+        assert!(added.is_none_or(|added| added.len() == out.len()));
         if self.k == 0 || out.is_empty() {
-            return out.fill(T::ZERO);
+            return match added {
+                Some(added) => out.iter_mut().zip(added).for_each(|(out, &r)| *out = T::ZERO + r),
+                None => out.fill(T::ZERO),
+            };
         }
         let whole = Part {
             plan: self,
             out: out.as_mut_ptr(),
+            added: added.map_or(std::ptr::null(), <[T]>::as_ptr),
             batches: 0..self.batches(),
             rows: 0..self.m,
             columns: 0..self.n,
@@ -184,19 +203,22 @@ struct Part<'a, T> {
     plan: &'a Plan<'a>,
     /// The whole result. Nothing outside the part is touched.
     out: *mut T,
+    /// What is added to the whole result, or null.
+    added: *const T,
     batches: Range<usize>,
     rows: Range<usize>,
     columns: Range<usize>,
 }
 
-// SAFETY: what lies behind the pointer is touched in this part alone, which no other part shares.
+// SAFETY: what lies behind the first pointer is touched in this part alone, which no other part shares; behind the second nobody
+// writes.
 unsafe impl<T: Sync> Send for Part<'_, T> {}
 
 impl<T: Factor> Part<'_, T> {
     /// Computes it in so many parts, on as many threads as are free. The bits do not depend on it.
     fn split(self, parts: usize) {
-        let Part { plan, out, batches, rows, columns } = self;
-        let part = |batches, rows, columns| Part { plan, out, batches, rows, columns };
+        let Part { plan, out, added, batches, rows, columns } = self;
+        let part = |batches, rows, columns| Part { plan, out, added, batches, rows, columns };
         // Whole tiles, and lines of the cache.
         let (half_rows, half_columns) =
             (rows.len().div_ceil(2).next_multiple_of(ROWS), columns.len().div_ceil(2).next_multiple_of(64));
@@ -226,7 +248,7 @@ impl<T: Factor> Part<'_, T> {
     }
 
     fn compute(self) {
-        let Part { plan, out, batches, rows, columns } = self;
+        let Part { plan, out, added, batches, rows, columns } = self;
         let first = |operand: &Operand, start| Matrix {
             first: data::<T>(operand.tensor).as_ptr().wrapping_offset(start),
             steps: operand.steps,
@@ -234,19 +256,21 @@ impl<T: Factor> Part<'_, T> {
         for batch in batches {
             let (a_start, b_start) = plan.starts(batch);
             let (a, b) = (first(&plan.a, a_start), first(&plan.b, b_start));
+            let at = (batch * plan.m + rows.start) * plan.n + columns.start;
             let product = Product {
                 m: rows.len(),
                 k: plan.k,
                 n: columns.len(),
                 a: a.from(rows.start, 0),
                 b: b.from(0, columns.start),
-                c: out.wrapping_add((batch * plan.m + rows.start) * plan.n + columns.start),
+                c: out.wrapping_add(at),
                 c_step: plan.n,
+                added: if added.is_null() { added } else { added.wrapping_add(at) },
             };
             // SAFETY: row i of a and column j of b are, for each batch, elements first + i·row + p·column of the operands'
             // layouts, which lie inside their storage (`Tensor::from_storage` checks that) and so inside the slices;
             // `Plan::new` has the shapes from `infer_matmul`. The result has batches·m·n elements (`Plan::run` checks that),
-            // is exclusively borrowed there, and parts do not share elements of it.
+            // is exclusively borrowed there, and parts do not share elements of it. What is added has as many (checked there too).
             unsafe { product.compute() };
         }
     }
@@ -284,7 +308,7 @@ impl<T> Matrix<T> {
 }
 
 /// An element type that is multiplied.
-trait Factor: Element + Float + Scalar {}
+pub(super) trait Factor: Element + Float + Scalar {}
 impl<T: Element + Float + Scalar> Factor for T {}
 
 #[cfg(test)]
@@ -465,7 +489,7 @@ mod tests {
         multiply_add: impl Fn(T, T, T) -> T,
     ) {
         let expected = reference(a, b, multiply_add);
-        for (level, y) in at_every_level(|| product::<T>(a, b, |_| parts)) {
+        for (level, y) in at_every_level(|| product::<T>(a, b, None, |_| parts)) {
             let same = T::to_bytes(&y.to_vec::<T>().expect("a tensor of the CPU can be read"))
                 == T::to_bytes(&expected);
             assert!(
@@ -537,9 +561,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_added_is_added_to_the_whole_sum() {
+        fn check<T: Factor + std::fmt::Debug>(m: usize, k: usize, n: usize) {
+            for (batch, ways) in [(1, [0, 0]), (2, [1, 7]), (1, [1, 1])] {
+                let a = lying(batch, m, k, ways[0], T::DTYPE, 1);
+                let b = lying(batch, k, n, ways[1], T::DTYPE, 2);
+                let r = fractions([batch, m, n], T::DTYPE, 3);
+                let sum = Tensor::map(crate::Map::Add, &[&a.matmul(&b).unwrap(), &r]).unwrap();
+                for parts in [1, 3] {
+                    let found = at_every_level(|| product::<T>(&a, &b, Some(&r), |_| parts));
+                    for (level, y) in found {
+                        let same = y.to_vec::<T>().unwrap() == sum.to_vec::<T>().unwrap();
+                        assert!(same, "{m}×{k}·{k}×{n} of {batch} in {parts} parts at {level:?}");
+                    }
+                }
+            }
+        }
+        let sizes = [
+            (7, 3, 16),
+            (25, 1100, 72),
+            (1, 300, 70),
+            (70, 1500, 1),
+            (13, 0, 9),
+            (0, 4, 5),
+            (128, 64, 64),
+            (5, 33, 37),
+        ];
+        for (m, k, n) in sizes {
+            check::<f32>(m, k, n);
+            check::<f64>(m, k, n);
+        }
+    }
+
+    #[test]
     fn threads_do_not_change_a_bit() {
         fn same<T: Factor>(a: &Tensor, b: &Tensor, pools: &[rayon::ThreadPool]) {
-            let bits = |parts| T::to_bytes(&product::<T>(a, b, |_| parts).to_vec::<T>().unwrap()).to_vec();
+            let bits =
+                |parts| T::to_bytes(&product::<T>(a, b, None, |_| parts).to_vec::<T>().unwrap()).to_vec();
             let alone = bits(1);
             for pool in pools {
                 for parts in [2, 3, 8, 50] {
