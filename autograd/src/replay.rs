@@ -338,7 +338,8 @@ fn sum_with_product(nodes: &[Node], sum: &Node, is_passed_on: impl Fn(u32) -> bo
     }
     [(left.id, right.id), (right.id, left.id)].into_iter().find_map(|(r, product)| {
         let (r_node, product_node) = (&nodes[r as usize], &nodes[product as usize]);
-        let is_product = kind(product_node)?.is::<MatMul>() && is_passed_on(product);
+        // What the product is added to is there first: its factors wait for nothing.
+        let is_product = kind(product_node)?.is::<MatMul>() && is_passed_on(product) && r < product;
         // Neither addend is broadcast.
         let fits = r_node.meta == sum.meta && product_node.meta == sum.meta;
         let [a, b] = product_node.inputs[..] else { return None };

@@ -75,9 +75,11 @@ fn sums_of_squares(x: &[&Tensor]) -> Result<Vec<f64>> {
         return Ok(sums?);
     }
     let cpu = Device::cpu();
-    let here = x.iter().map(|x| x.to(&cpu)).collect::<limpid_tensor::Result<Vec<Tensor>>>()?;
-    let sums = cpu.backend().sums_of_squares(&here.iter().collect::<Vec<_>>());
-    Ok(sums.expect("the processor has a kernel for it")?)
+    let on_cpu = |x: &&Tensor| -> Result<f64> {
+        let sum = cpu.backend().sums_of_squares(&[&x.to(&cpu)?]);
+        Ok(sum.expect("the processor has a kernel for it")?[0])
+    };
+    x.iter().map(on_cpu).collect()
 }
 
 /// Scales all gradients of a model by `max_norm/norm` if their [global norm](global_norm) is larger than `max_norm`

@@ -159,7 +159,8 @@ impl Memory {
             if weight.role() != Role::Weight {
                 return;
             }
-            let at = self.slots.find(weight.path(), order).expect("every weight has a slot");
+            // One that has been frozen since it came may have none.
+            let Some(at) = self.slots.find(weight.path(), order) else { return };
             order = at + 1;
             if outcome.is_err() || !weight.is_trainable() || done.contains(&weight.id()) {
                 return;
@@ -246,22 +247,24 @@ impl Memory {
     #[track_caller]
     fn prepare(&mut self, groups: &Groups, model: &dyn Parameters, gradients: &Gradients) -> Result<()> {
         let (mut unsupported, mut missing) = (None, Vec::new());
-        let (mut all_known, mut order) = (true, 0);
+        let (mut all_known, mut all_fit, mut order) = (true, true, 0);
         model.visit(&mut |weight| {
             if weight.role() != Role::Weight {
                 return;
             }
             let known = self.slots.find(weight.path(), order);
             order = known.map_or(order, |at| at + 1);
-            all_known &= known.is_some();
             if !weight.is_trainable() {
                 return;
             }
+            all_known &= known.is_some();
             if !matches!(weight.value().dtype(), DType::F32 | DType::F64) {
                 unsupported = unsupported.or(Some(weight));
             }
             match gradients.of_parameter(weight.id()) {
-                Some(gradient) => check(weight, gradient, known.map(|at| &self.slots.0[at].1)),
+                Some(gradient) => {
+                    all_fit &= misfit(weight, gradient, known.map(|at| &self.slots.0[at].1)).is_none()
+                }
                 None if groups.missing_allowed() => {}
                 None => missing.push(weight.path().to_owned()),
             }
@@ -272,7 +275,19 @@ impl Memory {
         if !missing.is_empty() {
             return Err(Error::MissingGradients { paths: missing });
         }
-        if all_known { Ok(()) } else { self.resolve(groups, model) }
+        if !all_known {
+            self.resolve(groups, model)?;
+        }
+        if !all_fit {
+            for (order, weight) in weights(model).enumerate().filter(|(_, weight)| weight.is_trainable()) {
+                let slot = self.slots.find(weight.path(), order).map(|at| &self.slots.0[at].1);
+                if let Some(what) = gradients.of_parameter(weight.id()).and_then(|g| misfit(weight, g, slot))
+                {
+                    panic!("step: {what}");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Gives every weight its group, and a slot if it has none.
@@ -473,22 +488,17 @@ fn number(rate: Rate) -> Result<f64> {
     Ok(rate)
 }
 
-/// Makes sure that weight, gradient and what is remembered fit together.
-#[track_caller]
-fn check(weight: &Parameter, gradient: &Tensor, slot: Option<&Slot>) {
+/// What does not fit a weight: its gradient, or what is remembered of it.
+fn misfit(weight: &Parameter, gradient: &Tensor, slot: Option<&Slot>) -> Option<String> {
     let value = weight.value();
     let fits = |x: &Tensor| x.shape() == value.shape() && x.dtype() == value.dtype();
-    let remembered = slot.iter().flat_map(|slot| &slot.tensors);
-    let what = [("the gradient", gradient)].into_iter().chain(remembered.map(|x| ("what is remembered", x)));
-    for (what, x) in what {
-        assert!(
-            fits(x),
-            "step: {what} of {} differs from it: expected {}, found {}",
-            weight.path(),
-            weight.meta(),
-            x.meta()
-        );
-    }
+    let (what, x) = if !fits(gradient) {
+        ("the gradient", gradient)
+    } else {
+        ("what is remembered", slot?.tensors.iter().find(|x| !fits(x))?)
+    };
+    let (path, expected, found) = (weight.path(), weight.meta(), x.meta());
+    Some(format!("{what} of {path} differs from it: expected {expected}, found {found}"))
 }
 
 /// The elements for writing; if something else refers to them, a copy takes their place first.

@@ -41,11 +41,9 @@ pub(super) fn contiguous(x: &Tensor) -> Result<Tensor> {
         match Turned::of(x.layout()) {
             Some(turned) => turned.copy(data(x), buffer.as_mut::<T>()),
             None => {
-                threads::fill(
-                    buffer.as_mut::<T>(),
-                    || [],
-                    |start, out| read_into(data(x), x.layout(), start, out),
-                );
+                threads::pieces(buffer.as_mut::<T>(), |start, out| {
+                    read_into(data(x), x.layout(), start, out)
+                });
             }
         }
         buffer.into_tensor(x.shape(), x.dtype())

@@ -270,14 +270,10 @@ fn drive1<R: Pod + Send, A: Pod + Sync>(x: &Tensor, dtype: DType, kernel: Kernel
             || [Operand::new(x)],
             |start, out| kernel(out, &x[start..start + out.len()]),
         ),
-        None => threads::fill(
-            buffer.as_mut::<R>(),
-            || [],
-            |start, out| {
-                let mut x = Reader::of(x, start);
-                out.chunks_mut(BLOCK).for_each(|out| kernel(out, x.next(out.len())));
-            },
-        ),
+        None => threads::pieces(buffer.as_mut::<R>(), |start, out| {
+            let mut x = Reader::of(x, start);
+            out.chunks_mut(BLOCK).for_each(|out| kernel(out, x.next(out.len())));
+        }),
     }
     buffer.into_tensor(x.shape(), dtype)
 }
@@ -302,16 +298,12 @@ where
     let shape = broadcast_shape(x);
     let (a, b) = (&in_order(&x[0].expand(&shape)), &in_order(&x[1].expand(&shape)));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
-    threads::fill(
-        buffer.as_mut::<R>(),
-        || [],
-        |start, out| {
-            let (mut a, mut b) = (Reader::of(a, start), Reader::of(b, start));
-            for out in out.chunks_mut(BLOCK) {
-                kernel(out, a.next(out.len()), b.next(out.len()));
-            }
-        },
-    );
+    threads::pieces(buffer.as_mut::<R>(), |start, out| {
+        let (mut a, mut b) = (Reader::of(a, start), Reader::of(b, start));
+        for out in out.chunks_mut(BLOCK) {
+            kernel(out, a.next(out.len()), b.next(out.len()));
+        }
+    });
     buffer.into_tensor(shape, dtype)
 }
 
@@ -326,16 +318,12 @@ where
     let expanded = |i: usize| x[i].expand(&shape);
     let (a, b, c) = (&in_order(&expanded(0)), &in_order(&expanded(1)), &in_order(&expanded(2)));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
-    threads::fill(
-        buffer.as_mut::<R>(),
-        || [],
-        |start, out| {
-            let (mut a, mut b, mut c) = (Reader::of(a, start), Reader::of(b, start), Reader::of(c, start));
-            for out in out.chunks_mut(BLOCK) {
-                kernel(out, a.next(out.len()), b.next(out.len()), c.next(out.len()));
-            }
-        },
-    );
+    threads::pieces(buffer.as_mut::<R>(), |start, out| {
+        let (mut a, mut b, mut c) = (Reader::of(a, start), Reader::of(b, start), Reader::of(c, start));
+        for out in out.chunks_mut(BLOCK) {
+            kernel(out, a.next(out.len()), b.next(out.len()), c.next(out.len()));
+        }
+    });
     buffer.into_tensor(shape, dtype)
 }
 

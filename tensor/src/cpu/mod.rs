@@ -84,7 +84,7 @@ impl Backend for Cpu {
         true
     }
     fn sums_of_squares(&self, x: &[&Tensor]) -> Option<Result<Vec<f64>>> {
-        Some(x.iter().map(|x| fold::sum_of_all_squares(x)).collect())
+        HostMemory::in_kernel(|| Some(x.iter().map(|x| fold::sum_of_all_squares(x)).collect()))
     }
     fn fused(&self, f: Fused, x: &[&Tensor]) -> Option<Result<Results>> {
         HostMemory::in_kernel(|| fused::fused(f, x))

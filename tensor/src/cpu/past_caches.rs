@@ -30,6 +30,8 @@ impl<'a> Operand<'a> {
     /// Asks for so many elements from number `start` on, if there are any, without waiting for them.
     #[inline]
     fn fetch(&self, start: usize, count: usize) {
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (self.bytes, self.element, start, count);
         #[cfg(target_arch = "x86_64")]
         if let Some(ahead) = self.bytes.get(start * self.element..) {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -49,17 +51,25 @@ pub(super) fn fill<T: Pod>(out: &mut [T], first: usize, read: &[Operand], f: imp
     let mut block = Block([0; BLOCK]);
     let block: &mut [T] = bytemuck::cast_slice_mut(&mut block.0);
     let size = block.len();
+    let _fence = Fence;
     for (number, out) in out.chunks_mut(size).enumerate() {
         let (start, block) = (first + number * size, &mut block[..out.len()]);
         read.iter().for_each(|operand| operand.fetch(start + 2 * size, size));
         f(start, block);
         copy(bytemuck::cast_slice(block), bytemuck::cast_slice_mut(out));
     }
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: every processor of the target has the instruction. What was stored past the caches is there for everybody before
-    // anybody is told of it.
-    unsafe {
-        std::arch::x86_64::_mm_sfence()
+}
+
+/// When it is dropped, by a panic too, what was stored past the caches is there for everybody.
+struct Fence;
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: every processor of the target has the instruction.
+        unsafe {
+            std::arch::x86_64::_mm_sfence()
+        }
     }
 }
 
@@ -73,7 +83,7 @@ fn copy(from: &[u8], to: &mut [u8]) {
         let (source, target) = (from.as_ptr().cast::<__m128i>(), to.as_mut_ptr().cast::<__m128i>());
         for i in 0..pieces {
             // SAFETY: piece i of 16 bytes lies inside both slices, which are aligned to more, and `to` is borrowed exclusively.
-            // `fill` fences before it returns, and until then nobody reads what was stored.
+            // `fill` fences before it is left, and until then nobody reads what was stored.
             unsafe { _mm_stream_si128(target.add(i), _mm_load_si128(source.add(i))) }
         }
         let done = pieces * size_of::<__m128i>();

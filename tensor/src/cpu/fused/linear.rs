@@ -1,5 +1,5 @@
-//! `act(x·wᵀ + b) + r`: a matrix product, then bias, activation and residual in one pass over the rows of the result; and the
-//! pass over the cotangent of a product with which its derivative begins.
+//! `act(x·wᵀ + b) + r`: a matrix product, then bias, activation and residual in one pass over the rows of the result (a residual
+//! alone is the product's own business); and the pass over the cotangent of a product with which its derivative begins.
 
 use smallvec::smallvec;
 

@@ -119,7 +119,7 @@ fn for_rows<T: Real>(out: &mut [T], width: usize, work: usize, f: impl Fn(usize,
     }
 }
 
-/// Of rows that lie in memory, asks for the one whose turn comes when this one is done.
+/// Of rows that lie in memory, asks for the one whose turn comes two blocks after this one, or next if rows are longer.
 #[inline(always)]
 fn fetch_ahead<T>(rows: &[T], row: usize, width: usize) {
     if size_of_val(rows) < past_caches::LARGE {
