@@ -371,3 +371,58 @@ impl std::fmt::Debug for Replay {
         write!(f, "Replay of {} operations", self.steps.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of a replay's operations, in order, and whether it has the bits of the recorded value.
+    fn names(program: impl for<'t> Fn([Var<'t>; 3]) -> Var<'t>) -> Vec<&'static str> {
+        let tape = Tape::new();
+        let x = [[2, 3], [2, 4], [4, 3]].map(|shape| {
+            Tensor::arange(0.0, 12.0, 0.7, DType::F32).slice(0, 0, shape[0] * shape[1], 1).reshape(shape)
+        });
+        let x = x.map(|x| x.expect("a view"));
+        let vars = [0, 1, 2].map(|i| tape.constant(&x[i]));
+        let y = program(vars);
+        let mut replay = tape.replay(&vars, y.sum(&[]), &[y]).expect("every operation can be replayed");
+        let found = replay.run(&[&x[0], &x[1], &x[2]], |_| {}).expect("every operation can be computed");
+        let values = |x: &Tensor| x.to_vec::<f32>().expect("it lies here");
+        assert_eq!(values(&found.others[0]), values(&y.value().expect("it was recorded")));
+        replay
+            .steps
+            .iter()
+            .map(|step| step.op.name())
+            .filter(|name| !["sum", "reshape"].contains(name))
+            .collect()
+    }
+
+    #[test]
+    fn a_product_is_added_in_one_where_nobody_else_reads_it() {
+        assert_eq!(names(|[r, a, b]| r + a.matmul(b)), ["matmul_add"]);
+        assert_eq!(names(|[r, a, b]| a.matmul(b) + r), ["matmul_add"]);
+        assert_eq!(
+            names(|[_, a, b]| {
+                let p = a.matmul(b);
+                p + p
+            }),
+            ["matmul", "add"]
+        );
+        assert_eq!(
+            names(|[r, a, b]| {
+                let p = a.matmul(b);
+                (r + p) * p
+            }),
+            ["matmul", "add", "mul"]
+        );
+        // What is added comes after the product, or is broadcast.
+        assert_eq!(
+            names(|[r, a, b]| {
+                let p = a.matmul(b);
+                p + r.exp()
+            }),
+            ["matmul", "exp", "add"]
+        );
+        assert_eq!(names(|[r, a, b]| r.slice(0, 0, 1, 1) + a.matmul(b)), ["slice", "matmul", "add"]);
+    }
+}
