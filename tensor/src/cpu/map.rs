@@ -8,10 +8,11 @@ use smallvec::SmallVec;
 
 use super::copy::{cast, contiguous, with_bits};
 use super::math::Float;
-use super::past_caches::Operand;
+use super::past_caches::{GROUP, Stores};
 use super::simd::widest;
 use super::threads;
 use super::turn::Turned;
+use super::vector::{Kernel, Vector, for_vectors};
 use super::walk::{BLOCK, Reader, contiguous_data};
 use crate::{DType, HostBuffer, Map, Result, Shape, Tensor};
 
@@ -116,7 +117,7 @@ fn float<T: Float>(f: Map, x: &[&Tensor]) -> Tensor {
         Sub => binary::<T>(x, |a, b| a - b),
         Mul => binary::<T>(x, |a, b| a * b),
         Div => binary::<T>(x, |a, b| a / b),
-        Pow => drive2(x, x[0].dtype(), &|out: &mut [T], a: &[T], b: &[T]| {
+        Pow => drive2(x, x[0].dtype(), &|out: &mut [T], _, a: &[T], b: &[T]| {
             out.iter_mut().zip(a).zip(b).for_each(|((out, &a), &b)| *out = a.pow(b));
         }),
         Max => binary::<T>(x, Float::maximum),
@@ -178,7 +179,7 @@ fn library<T: Float>(x: &[&Tensor], f: impl Fn(T) -> T + Sync) -> Tensor {
 
 /// For functions that no vector unit helps with: one loop, for every processor.
 fn scalar<T: Float>(x: &[&Tensor], f: impl Fn(T) -> T + Sync) -> Tensor {
-    drive1(x[0], x[0].dtype(), &|out: &mut [T], x: &[T]| {
+    drive1(x[0], x[0].dtype(), &|out: &mut [T], _, x: &[T]| {
         out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x));
     })
 }
@@ -196,22 +197,44 @@ fn compare<T: Pod + Send + Sync>(x: &[&Tensor], f: impl Fn(T, T) -> bool + Sync)
     )
 }
 
+// Each of the three loops below computes a group of elements in registers, and then stores it.
+
 /// `f` of every element of `x`, as a tensor of `dtype`, whose elements are `R`.
 pub(super) fn elementwise1<T, R>(x: &Tensor, dtype: DType, f: impl Fn(T) -> R + Sync) -> Tensor
 where
     T: Pod + Sync,
     R: Pod + Send,
 {
-    drive1(x, dtype, &|out: &mut [R], x: &[T]| {
-        widest(
-            #[inline(always)]
-            || {
-                for (out, &x) in out.iter_mut().zip(x) {
-                    *out = f(x);
-                }
-            },
-        )
+    drive1(x, dtype, &|out: &mut [R], stores: Stores, x: &[T]| {
+        for_vectors(Loop1 { out, stores, x, f: &f });
     })
+}
+
+struct Loop1<'a, R, T, F> {
+    out: &'a mut [R],
+    stores: Stores,
+    x: &'a [T],
+    f: &'a F,
+}
+
+impl<R: Pod, T: Pod, F: Fn(T) -> R> Kernel<f32> for Loop1<'_, R, T, F> {
+    #[inline(always)]
+    fn run<V: Vector<f32>>(self) {
+        let Loop1 { out, stores, x, f } = self;
+        let (x, x_rest) = x[..out.len()].as_chunks();
+        let (mut groups, rest) = stores.groups(out);
+        for i in 0..groups.len() {
+            stores.fetch_ahead(x, i);
+            let mut y = [R::zeroed(); GROUP];
+            for j in 0..GROUP {
+                y[j] = f(x[i][j]);
+            }
+            groups.put::<V>(i, y);
+        }
+        for j in 0..rest.len() {
+            rest[j] = f(x_rest[j]);
+        }
+    }
 }
 
 /// `f` of the elements of two tensors, broadcast.
@@ -221,17 +244,39 @@ where
     B: Pod + Sync,
     R: Pod + Send,
 {
-    drive2(x, dtype, &|out: &mut [R], a: &[A], b: &[B]| {
-        widest(
-            #[inline(always)]
-            || {
-                let (a, b) = (&a[..out.len()], &b[..out.len()]);
-                for i in 0..out.len() {
-                    out[i] = f(a[i], b[i]);
-                }
-            },
-        )
+    drive2(x, dtype, &|out: &mut [R], stores: Stores, a: &[A], b: &[B]| {
+        for_vectors(Loop2 { out, stores, a, b, f: &f });
     })
+}
+
+struct Loop2<'a, R, A, B, F> {
+    out: &'a mut [R],
+    stores: Stores,
+    a: &'a [A],
+    b: &'a [B],
+    f: &'a F,
+}
+
+impl<R: Pod, A: Pod, B: Pod, F: Fn(A, B) -> R> Kernel<f32> for Loop2<'_, R, A, B, F> {
+    #[inline(always)]
+    fn run<V: Vector<f32>>(self) {
+        let Loop2 { out, stores, a, b, f } = self;
+        let (a, a_rest) = a[..out.len()].as_chunks();
+        let (b, b_rest) = b[..out.len()].as_chunks();
+        let (mut groups, rest) = stores.groups(out);
+        for i in 0..groups.len() {
+            stores.fetch_ahead(a, i);
+            stores.fetch_ahead(b, i);
+            let mut y = [R::zeroed(); GROUP];
+            for j in 0..GROUP {
+                y[j] = f(a[i][j], b[i][j]);
+            }
+            groups.put::<V>(i, y);
+        }
+        for j in 0..rest.len() {
+            rest[j] = f(a_rest[j], b_rest[j]);
+        }
+    }
 }
 
 /// `f` of the elements of three tensors, broadcast.
@@ -242,37 +287,61 @@ where
     C: Pod + Sync,
     R: Pod + Send,
 {
-    drive3(x, dtype, &|out: &mut [R], a: &[A], b: &[B], c: &[C]| {
-        widest(
-            #[inline(always)]
-            || {
-                for (((out, &a), &b), &c) in out.iter_mut().zip(a).zip(b).zip(c) {
-                    *out = f(a, b, c);
-                }
-            },
-        )
+    drive3(x, dtype, &|out: &mut [R], stores: Stores, a: &[A], b: &[B], c: &[C]| {
+        for_vectors(Loop3 { out, stores, a, b, c, f: &f });
     })
+}
+
+struct Loop3<'a, R, A, B, C, F> {
+    out: &'a mut [R],
+    stores: Stores,
+    a: &'a [A],
+    b: &'a [B],
+    c: &'a [C],
+    f: &'a F,
+}
+
+impl<R: Pod, A: Pod, B: Pod, C: Pod, F: Fn(A, B, C) -> R> Kernel<f32> for Loop3<'_, R, A, B, C, F> {
+    #[inline(always)]
+    fn run<V: Vector<f32>>(self) {
+        let Loop3 { out, stores, a, b, c, f } = self;
+        let (a, a_rest) = a[..out.len()].as_chunks();
+        let (b, b_rest) = b[..out.len()].as_chunks();
+        let (c, c_rest) = c[..out.len()].as_chunks();
+        let (mut groups, rest) = stores.groups(out);
+        for i in 0..groups.len() {
+            stores.fetch_ahead(a, i);
+            stores.fetch_ahead(b, i);
+            stores.fetch_ahead(c, i);
+            let mut y = [R::zeroed(); GROUP];
+            for j in 0..GROUP {
+                y[j] = f(a[i][j], b[i][j], c[i][j]);
+            }
+            groups.put::<V>(i, y);
+        }
+        for j in 0..rest.len() {
+            rest[j] = f(a_rest[j], b_rest[j], c_rest[j]);
+        }
+    }
 }
 
 // The three functions below are compiled once per combination of types, not once per operation: the loop over
 // a block comes in by reference.
 
-type Kernel1<'a, R, A> = &'a (dyn Fn(&mut [R], &[A]) + Sync);
-type Kernel2<'a, R, A, B> = &'a (dyn Fn(&mut [R], &[A], &[B]) + Sync);
-type Kernel3<'a, R, A, B, C> = &'a (dyn Fn(&mut [R], &[A], &[B], &[C]) + Sync);
+type Kernel1<'a, R, A> = &'a (dyn Fn(&mut [R], Stores, &[A]) + Sync);
+type Kernel2<'a, R, A, B> = &'a (dyn Fn(&mut [R], Stores, &[A], &[B]) + Sync);
+type Kernel3<'a, R, A, B, C> = &'a (dyn Fn(&mut [R], Stores, &[A], &[B], &[C]) + Sync);
 
 fn drive1<R: Pod + Send, A: Pod + Sync>(x: &Tensor, dtype: DType, kernel: Kernel1<R, A>) -> Tensor {
     let mut buffer = HostBuffer::new(x.elements() * size_of::<R>());
     let x = &in_order(x);
     match contiguous_data::<A>(x) {
-        Some(x) => threads::fill(
-            buffer.as_mut::<R>(),
-            || [Operand::new(x)],
-            |start, out| kernel(out, &x[start..start + out.len()]),
-        ),
-        None => threads::pieces(buffer.as_mut::<R>(), |start, out| {
+        Some(x) => threads::fill(buffer.as_mut::<R>(), |start, out, stores| {
+            kernel(out, stores, &x[start..start + out.len()])
+        }),
+        None => threads::fill(buffer.as_mut::<R>(), |start, out, stores| {
             let mut x = Reader::of(x, start);
-            out.chunks_mut(BLOCK).for_each(|out| kernel(out, x.next(out.len())));
+            out.chunks_mut(BLOCK).for_each(|out| kernel(out, stores, x.next(out.len())));
         }),
     }
     buffer.into_tensor(x.shape(), dtype)
@@ -288,20 +357,19 @@ where
         && let Some((a, b)) = contiguous_data::<A>(x[0]).zip(contiguous_data::<B>(x[1]))
     {
         let mut buffer = HostBuffer::new(x[0].elements() * size_of::<R>());
-        threads::fill(
-            buffer.as_mut::<R>(),
-            || [Operand::new(a), Operand::new(b)],
-            |start, out| kernel(out, &a[start..start + out.len()], &b[start..start + out.len()]),
-        );
+        threads::fill(buffer.as_mut::<R>(), |start, out, stores| {
+            let end = start + out.len();
+            kernel(out, stores, &a[start..end], &b[start..end]);
+        });
         return buffer.into_tensor(x[0].shape(), dtype);
     }
     let shape = broadcast_shape(x);
     let (a, b) = (&in_order(&x[0].expand(&shape)), &in_order(&x[1].expand(&shape)));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
-    threads::pieces(buffer.as_mut::<R>(), |start, out| {
+    threads::fill(buffer.as_mut::<R>(), |start, out, stores| {
         let (mut a, mut b) = (Reader::of(a, start), Reader::of(b, start));
         for out in out.chunks_mut(BLOCK) {
-            kernel(out, a.next(out.len()), b.next(out.len()));
+            kernel(out, stores, a.next(out.len()), b.next(out.len()));
         }
     });
     buffer.into_tensor(shape, dtype)
@@ -318,10 +386,10 @@ where
     let expanded = |i: usize| x[i].expand(&shape);
     let (a, b, c) = (&in_order(&expanded(0)), &in_order(&expanded(1)), &in_order(&expanded(2)));
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<R>());
-    threads::pieces(buffer.as_mut::<R>(), |start, out| {
+    threads::fill(buffer.as_mut::<R>(), |start, out, stores| {
         let (mut a, mut b, mut c) = (Reader::of(a, start), Reader::of(b, start), Reader::of(c, start));
         for out in out.chunks_mut(BLOCK) {
-            kernel(out, a.next(out.len()), b.next(out.len()), c.next(out.len()));
+            kernel(out, stores, a.next(out.len()), b.next(out.len()), c.next(out.len()));
         }
     });
     buffer.into_tensor(shape, dtype)

@@ -1,66 +1,96 @@
 //! Writing results that are too large to be in a cache when somebody reads them.
 //!
 //! An ordinary store into memory that is in no cache fetches the line first, to overwrite it: a result then moves twice its
-//! bytes. Here it is computed a block at a time in the first-level cache, and the block is copied by stores that fetch nothing
-//! and leave the caches to the operands. Those are asked for ahead of time, so that memory works while the processor does.
+//! bytes. A streaming store fetches nothing and leaves the caches to the operands. Those are asked for ahead of time, so that
+//! memory works while the processor does.
 
 use bytemuck::Pod;
+
+use super::vector::{Vector, prefetch};
 
 /// From how many bytes on a result is written so: more than what one program among others finds in the caches.
 pub(super) const LARGE: usize = 48 << 20;
 
-/// Bytes of a block: as many lines as a core fetches side by side.
-pub(super) const BLOCK: usize = 1 << 10;
-
-/// Bytes of a cache line, and the alignment of a block.
+/// Bytes of a cache line, and how they are aligned.
 pub(super) const LINE: usize = 64;
 
-/// What is read for a result: of each element of that one element of this, in order.
+/// How far ahead operands are asked for, in bytes.
+pub(super) const AHEAD: usize = 2 << 10;
+
+/// Elements that are computed between two stores: a line of the smallest that are streamed.
+pub(super) const GROUP: usize = 16;
+
+/// How the elements of a result are stored: past the caches, or through them.
 #[derive(Clone, Copy)]
-pub(super) struct Operand<'a> {
-    bytes: &'a [u8],
-    element: usize,
+pub(super) struct Stores {
+    past: bool,
 }
 
-impl<'a> Operand<'a> {
-    pub fn new<T: Pod>(values: &'a [T]) -> Operand<'a> {
-        Operand { bytes: bytemuck::cast_slice(values), element: size_of::<T>() }
+impl Stores {
+    /// Calls `f` with a part of a result of `size` bytes and how to store it. What has been stored is there for everybody
+    /// when this returns, or panics.
+    pub fn with<R: Pod>(size: usize, part: &mut [R], f: impl FnOnce(&mut [R], Stores)) {
+        let stores = Stores { past: size >= LARGE && size_of::<[R; GROUP]>().is_multiple_of(LINE) };
+        let _fence = stores.past.then_some(Fence);
+        f(part, stores);
     }
 
-    /// Asks for so many elements from number `start` on, if there are any, without waiting for them.
-    #[inline]
-    fn fetch(&self, start: usize, count: usize) {
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (self.bytes, self.element, start, count);
-        #[cfg(target_arch = "x86_64")]
-        if let Some(ahead) = self.bytes.get(start * self.element..) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            for line in ahead[..ahead.len().min(count * self.element)].chunks(LINE) {
-                // SAFETY: every processor of the target has the instruction, which reads nothing that can be seen.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
-            }
+    /// The whole groups of some elements that are stored, and what is left of them.
+    #[inline(always)]
+    pub fn groups<R: Pod>(self, out: &mut [R]) -> (Groups<'_, R>, &mut [R]) {
+        let past = self.past && out.as_ptr().addr().is_multiple_of(LINE);
+        let (groups, rest) = out.as_chunks_mut();
+        (Groups { groups, past }, rest)
+    }
+
+    /// Asks for what is read a while after group `i`, if it is in memory.
+    #[inline(always)]
+    pub fn fetch_ahead<T>(self, x: &[[T; GROUP]], i: usize) {
+        if self.past {
+            let group = size_of::<[T; GROUP]>();
+            let line =
+                |byte: usize| prefetch::<1, _>(x.as_flattened(), (i * group + AHEAD + byte) / size_of::<T>());
+            (0..group.div_ceil(LINE)).for_each(
+                #[inline(always)]
+                |number| line(number * LINE),
+            );
         }
     }
 }
 
-/// Fills `out`, which are the elements of a result from number `first` on, with what `f` makes of blocks: it gets the number of
-/// each block's first element, and has to write every one.
-pub(super) fn fill<T: Pod>(out: &mut [T], first: usize, read: &[Operand], f: impl Fn(usize, &mut [T])) {
-    #[repr(C, align(64))]
-    struct Block([u8; BLOCK]);
-    let mut block = Block([0; BLOCK]);
-    let block: &mut [T] = bytemuck::cast_slice_mut(&mut block.0);
-    let size = block.len();
-    let _fence = Fence;
-    for (number, out) in out.chunks_mut(size).enumerate() {
-        let (start, block) = (first + number * size, &mut block[..out.len()]);
-        read.iter().for_each(|operand| operand.fetch(start + 2 * size, size));
-        f(start, block);
-        copy(bytemuck::cast_slice(block), bytemuck::cast_slice_mut(out));
+/// Groups of elements that are stored.
+pub(super) struct Groups<'a, R> {
+    groups: &'a mut [[R; GROUP]],
+    /// Past the caches: then the first group begins with a line, and a group is whole lines.
+    past: bool,
+}
+
+impl<R: Pod> Groups<'_, R> {
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Stores group `i`, by the vectors of this processor.
+    #[inline(always)]
+    pub fn put<V: Vector<f32>>(&mut self, i: usize, group: [R; GROUP]) {
+        let to = &mut self.groups[i];
+        if !self.past {
+            *to = group;
+            return;
+        }
+        const { assert!(LINE.is_multiple_of(4 * V::WIDTH)) }
+        let numbers = size_of::<[R; GROUP]>() / size_of::<f32>();
+        let (from, to) = (group.as_ptr().cast::<f32>(), to.as_mut_ptr().cast::<f32>());
+        for at in (0..numbers).step_by(V::WIDTH) {
+            // SAFETY: both are as many bytes as `numbers` f32 have, which are whole vectors, since a group is whole lines and a
+            // line is whole vectors; `to` is aligned to a line. Whoever made these groups' `Stores` fences.
+            unsafe { V::read(from.add(at)).stream(to.add(at)) }
+        }
     }
 }
 
-/// When it is dropped, by a panic too, what was stored past the caches is there for everybody.
+/// When it is dropped, what was stored past the caches is there for everybody.
 struct Fence;
 
 impl Drop for Fence {
@@ -73,56 +103,54 @@ impl Drop for Fence {
     }
 }
 
-/// Copies bytes past the caches. Where the instructions are not known here, through them.
-fn copy(from: &[u8], to: &mut [u8]) {
-    assert_eq!(from.len(), to.len());
-    #[cfg(target_arch = "x86_64")]
-    if to.as_ptr().addr().is_multiple_of(LINE) && from.as_ptr().addr().is_multiple_of(LINE) {
-        use std::arch::x86_64::{__m128i, _mm_load_si128, _mm_stream_si128};
-        let pieces = from.len() / size_of::<__m128i>();
-        let (source, target) = (from.as_ptr().cast::<__m128i>(), to.as_mut_ptr().cast::<__m128i>());
-        for i in 0..pieces {
-            // SAFETY: piece i of 16 bytes lies inside both slices, which are aligned to more, and `to` is borrowed exclusively.
-            // `fill` fences before it is left, and until then nobody reads what was stored.
-            unsafe { _mm_stream_si128(target.add(i), _mm_load_si128(source.add(i))) }
-        }
-        let done = pieces * size_of::<__m128i>();
-        to[done..].copy_from_slice(&from[done..]);
-        return;
-    }
-    to.copy_from_slice(from);
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::simd::tests::at_every_level;
+    use super::super::vector::{Kernel, for_vectors};
     use super::*;
 
-    #[test]
-    fn every_element_is_written_once_wherever_blocks_and_results_begin_and_end() {
-        let x: Vec<u32> = (0..5000).collect();
-        for len in [0, 1, 3, 4, 15, 16, 17, 255, 256, 257, 4096, 4900] {
-            for (first, shift) in [(0, 0), (7, 0), (100, 1), (64, 3), (0, 16)] {
-                let mut out = vec![u32::MAX; len + shift + 1];
-                fill(&mut out[shift..shift + len], first, &[Operand::new(&x)], |start, out| {
-                    (0..out.len()).for_each(|i| out[i] = 2 * x[start + i]);
-                });
-                let expected = |i: usize| match i.checked_sub(shift) {
-                    Some(i) if i < len => 2 * x[first + i],
-                    _ => u32::MAX,
-                };
-                assert!(
-                    (0..out.len()).all(|i| out[i] == expected(i)),
-                    "{len} from {first}, shifted by {shift}"
-                );
+    /// Twice each number.
+    struct Double<'a> {
+        x: &'a [u32],
+        out: &'a mut [u32],
+        stores: Stores,
+    }
+
+    impl Kernel<f32> for Double<'_> {
+        #[inline(always)]
+        fn run<V: Vector<f32>>(self) {
+            let (mut groups, rest) = self.stores.groups(self.out);
+            let (x, x_rest) = self.x.as_chunks();
+            for i in 0..groups.len() {
+                self.stores.fetch_ahead(x, i);
+                groups.put::<V>(i, x[i].map(|v| 2 * v));
             }
+            rest.iter_mut().zip(x_rest).for_each(|(out, v)| *out = 2 * v);
         }
     }
 
     #[test]
-    fn what_lies_behind_an_operand_is_not_asked_for() {
-        let x = [1u64; 10];
-        for (start, count) in [(0, 10), (0, 11), (9, 5), (10, 1), (11, 1), (1000, 1000)] {
-            Operand::new(&x).fetch(start, count);
-        }
+    fn every_element_is_stored_once_wherever_a_part_begins_and_ends() {
+        let x: Vec<u32> = (0..5000).collect();
+        at_every_level(|| {
+            for size in [0, LARGE] {
+                for len in [0, 1, 15, 16, 17, 255, 256, 257, 4096, 4900] {
+                    for shift in [0, 1, 3, 16] {
+                        let mut out = vec![u32::MAX; len + shift + 1];
+                        Stores::with(size, &mut out[shift..shift + len], |out, stores| {
+                            for_vectors(Double { x: &x[..out.len()], out, stores });
+                        });
+                        let expected = |i: usize| match i.checked_sub(shift) {
+                            Some(i) if i < len => 2 * x[i],
+                            _ => u32::MAX,
+                        };
+                        assert!(
+                            (0..out.len()).all(|i| out[i] == expected(i)),
+                            "{len} of {size} bytes, shifted by {shift}"
+                        );
+                    }
+                }
+            }
+        });
     }
 }

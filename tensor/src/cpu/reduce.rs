@@ -11,9 +11,10 @@ use half::bf16;
 use smallvec::SmallVec;
 
 use super::math::Float;
+use super::simd::widest;
 use super::stored::Stored;
 use super::threads::{self, CHUNK, PARALLEL};
-use super::walk::{BLOCK, Reader};
+use super::walk::{BLOCK, Reader, contiguous_data};
 use crate::{DType, HostBuffer, Reduce, Result, Tensor};
 
 /// Combines the elements along `axes`, which keep size 1. i64 arithmetic wraps around.
@@ -100,7 +101,7 @@ fn fold<S: Stored>(
 
     let mut buffer = HostBuffer::new(shape.elements() * size_of::<S>());
     let out = buffer.as_mut::<S>();
-    let fold = Fold::<S, _> { view: &view, r, c, identity, combine };
+    let fold = Fold::<S, _> { view: &view, data: contiguous_data(&view), r, c, identity, combine };
     if r == 0 {
         out.fill(S::store(identity));
     } else if c == 1 {
@@ -111,19 +112,20 @@ fn fold<S: Stored>(
     buffer.into_tensor(shape, x.dtype())
 }
 
-/// Lanes of a long row: eight registers of four f32, which hides the latency of an addition. Wider vectors than every
-/// processor has would not pay: reading memory is the limit, and each would triple the code of this file.
+/// Lanes of a long row: two registers of sixteen f32, eight of four.
 const LANES: usize = 32;
 /// Lanes of a row shorter than that.
 const FEW_LANES: usize = 4;
-/// Columns combined at once.
-const TILE: usize = BLOCK;
+/// Columns combined at once, if the rows lie one behind the other: memory is fastest where a row is read to its end.
+const TILE: usize = 4 * BLOCK;
 /// Rows combined one after the other before the tree begins.
 pub(super) const ROWS: usize = 16;
 
 struct Fold<'a, S: Stored, F> {
     /// The operand with its axes in the order kept, reduced, kept.
     view: &'a Tensor,
+    /// Its elements, if they lie in that order.
+    data: Option<&'a [S]>,
     /// Elements along the reduced axes.
     r: usize,
     /// Elements along the kept axes after them.
@@ -150,19 +152,35 @@ impl<S: Stored, F: Fn(S::Wide, S::Wide) -> S::Wide + Copy + Sync> Fold<'_, S, F>
     /// Rows number `first`, `first + 1`, …
     fn some_rows(&self, first: usize, out: &mut [S]) {
         let mut reader = Reader::of(self.view, first * self.r);
-        for out in out {
-            *out = if self.r < LANES {
-                self.lanes_into_one(self.row::<FEW_LANES>(&mut reader, self.r))
-            } else {
-                self.lanes_into_one(self.row::<LANES>(&mut reader, self.r))
-            };
+        if self.r > BLOCK {
+            out.iter_mut().for_each(|out| *out = self.lanes_into_one(self.row(&mut reader, self.r)));
+        } else if self.r >= LANES {
+            self.short_rows::<LANES>(&mut reader, out);
+        } else {
+            self.short_rows::<FEW_LANES>(&mut reader, out);
         }
     }
 
+    /// The next rows, of one block each.
+    fn short_rows<const L: usize>(&self, reader: &mut Reader<S>, out: &mut [S]) {
+        widest(
+            #[inline(always)]
+            || {
+                for out in out {
+                    *out = self.lanes_into_one::<L>(self.block(reader.next(self.r)));
+                }
+            },
+        )
+    }
+
     /// The next `len` elements, combined into lanes.
-    fn row<const L: usize>(&self, reader: &mut Reader<S>, len: usize) -> [S::Wide; L] {
+    fn row(&self, reader: &mut Reader<S>, len: usize) -> [S::Wide; LANES] {
         if len <= BLOCK {
-            return self.block(reader.next(len));
+            let x = reader.next(len);
+            return widest(
+                #[inline(always)]
+                || self.block(x),
+            );
         }
         let half = half_of(len, BLOCK);
         let left = self.row(reader, half);
@@ -180,6 +198,7 @@ impl<S: Stored, F: Fn(S::Wide, S::Wide) -> S::Wide + Copy + Sync> Fold<'_, S, F>
         self.merge(left, right)
     }
 
+    #[inline(always)]
     fn block<const L: usize>(&self, x: &[S]) -> [S::Wide; L] {
         let combine = self.combine;
         let mut lanes = [self.identity; L];
@@ -195,36 +214,42 @@ impl<S: Stored, F: Fn(S::Wide, S::Wide) -> S::Wide + Copy + Sync> Fold<'_, S, F>
         lanes
     }
 
-    fn merge<const L: usize>(&self, mut left: [S::Wide; L], right: [S::Wide; L]) -> [S::Wide; L] {
-        left.iter_mut().zip(right).for_each(|(left, right)| *left = (self.combine)(*left, right));
+    fn merge(&self, mut left: [S::Wide; LANES], right: [S::Wide; LANES]) -> [S::Wide; LANES] {
+        self.merge_into(&mut left, &right);
         left
     }
 
-    fn lanes_into_one<const L: usize>(&self, mut lanes: [S::Wide; L]) -> S {
-        let mut n = L;
-        while n > 1 {
-            n /= 2;
-            for i in 0..n {
-                lanes[i] = (self.combine)(lanes[i], lanes[i + n]);
-            }
-        }
-        S::store(lanes[0])
+    #[inline(always)]
+    fn lanes_into_one<const L: usize>(&self, lanes: [S::Wide; L]) -> S {
+        S::store(in_pairs(lanes, self.combine))
     }
 
     /// Reduces `[K, r, c]` to `out`, `[K, c]`.
     fn columns(&self, out: &mut [S]) {
+        let width = if self.data.is_some() { TILE } else { BLOCK };
         let tile = |k: usize, t: usize, out: &mut [S]| {
-            let mut acc = [self.identity; TILE];
-            let acc = &mut acc[..out.len()];
-            self.forked_tile(k * self.r * self.c + t * TILE, self.r, acc);
-            out.iter_mut().zip(acc).for_each(|(out, &mut acc)| *out = S::store(acc));
+            self.with_nothing(out.len(), |acc| {
+                self.forked_tile(k * self.r * self.c + t * width, self.r, acc);
+                out.iter_mut().zip(acc).for_each(|(out, acc)| *out = S::store(*acc));
+            });
         };
         if self.r * out.len() >= PARALLEL {
-            threads::chunks(out, self.c, |k, out| threads::chunks(out, TILE, |t, out| tile(k, t, out)));
+            threads::chunks(out, self.c, |k, out| threads::chunks(out, width, |t, out| tile(k, t, out)));
         } else {
             for (k, out) in out.chunks_mut(self.c).enumerate() {
-                out.chunks_mut(TILE).enumerate().for_each(|(t, out)| tile(k, t, out));
+                out.chunks_mut(width).enumerate().for_each(|(t, out)| tile(k, t, out));
             }
+        }
+    }
+
+    /// Calls `f` with so many values to combine others into.
+    fn with_nothing(&self, count: usize, f: impl FnOnce(&mut [S::Wide])) {
+        if count <= BLOCK {
+            f(&mut [self.identity; BLOCK][..count]);
+        } else {
+            let mut buffer = HostBuffer::new(count * size_of::<S::Wide>());
+            buffer.as_mut().fill(self.identity);
+            f(buffer.as_mut());
         }
     }
 
@@ -233,36 +258,71 @@ impl<S: Stored, F: Fn(S::Wide, S::Wide) -> S::Wide + Copy + Sync> Fold<'_, S, F>
         if rows * acc.len() < PARALLEL {
             return self.tile(&mut Reader::of(self.view, start), start, rows, acc);
         }
-        let (half, n) = (half_of(rows, ROWS), acc.len());
-        let mut other = [self.identity; TILE];
-        let other = &mut other[..n];
-        threads::join(
-            || self.forked_tile(start, half, acc),
-            || self.forked_tile(start + half * self.c, rows - half, other),
-        );
-        self.merge_into(acc, other);
+        let half = half_of(rows, ROWS);
+        self.with_nothing(acc.len(), |other| {
+            threads::join(
+                || self.forked_tile(start, half, acc),
+                || self.forked_tile(start + half * self.c, rows - half, other),
+            );
+            self.merge_into(acc, other);
+        });
     }
 
     fn tile(&self, reader: &mut Reader<S>, start: usize, rows: usize, acc: &mut [S::Wide]) {
         if rows > ROWS {
             let half = half_of(rows, ROWS);
             self.tile(reader, start, half, acc);
-            let mut other = [self.identity; TILE];
-            let other = &mut other[..acc.len()];
-            self.tile(reader, start + half * self.c, rows - half, other);
-            return self.merge_into(acc, other);
+            return self.with_nothing(acc.len(), |other| {
+                self.tile(reader, start + half * self.c, rows - half, other);
+                self.merge_into(acc, other);
+            });
         }
-        // Narrow rows are read several at a time; rows wider than a tile leave a gap to the next.
-        let width = acc.len();
+        widest(
+            #[inline(always)]
+            || match self.data {
+                Some(data) => self.combine_rows(&data[start..], rows, acc),
+                None => self.read_rows(reader, start, rows, acc),
+            },
+        )
+    }
+
+    /// Combines `rows` rows into `acc`, which begin with `x` and every `c` elements after it: four at a time, so that `acc` is read
+    /// and written once for all of them.
+    #[inline(always)]
+    fn combine_rows(&self, x: &[S], rows: usize, acc: &mut [S::Wide]) {
+        let (combine, width) = (self.combine, acc.len());
+        let row = |i: usize| &x[i * self.c..][..width];
+        let in_fours = rows - rows % 4;
+        for i in (0..in_fours).step_by(4) {
+            let (a, b, c, d) = (row(i), row(i + 1), row(i + 2), row(i + 3));
+            for j in 0..width {
+                let two = combine(combine(acc[j], a[j].load()), b[j].load());
+                acc[j] = combine(combine(two, c[j].load()), d[j].load());
+            }
+        }
+        for i in in_fours..rows {
+            let x = row(i);
+            for j in 0..width {
+                acc[j] = combine(acc[j], x[j].load());
+            }
+        }
+    }
+
+    /// As [`combine_rows`](Fold::combine_rows), of rows that do not lie in order. Narrow ones are read several at a time; wider
+    /// ones than a block leave a gap to the next.
+    #[inline(always)]
+    fn read_rows(&self, reader: &mut Reader<S>, start: usize, rows: usize, acc: &mut [S::Wide]) {
+        let (combine, width) = (self.combine, acc.len());
         let at_once = if width == self.c { BLOCK / width } else { 1 };
-        let combine = self.combine;
         for row in (0..rows).step_by(at_once) {
             if width < self.c {
                 reader.seek(start + row * self.c);
             }
             let x = reader.next(width * at_once.min(rows - row));
             for x in x.chunks_exact(width) {
-                acc.iter_mut().zip(x).for_each(|(acc, x)| *acc = combine(*acc, x.load()));
+                for j in 0..width {
+                    acc[j] = combine(acc[j], x[j].load());
+                }
             }
         }
     }
@@ -272,13 +332,26 @@ impl<S: Stored, F: Fn(S::Wide, S::Wide) -> S::Wide + Copy + Sync> Fold<'_, S, F>
     }
 }
 
+/// Lanes combined in pairs, again and again.
+#[inline(always)]
+fn in_pairs<T: Copy, const L: usize>(mut lanes: [T; L], combine: impl Fn(T, T) -> T) -> T {
+    let mut n = L;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            lanes[i] = combine(lanes[i], lanes[i + n]);
+        }
+    }
+    lanes[0]
+}
+
 /// Where to cut `n > unit` in two: a multiple of `unit` near the middle.
 pub(super) fn half_of(n: usize, unit: usize) -> usize {
     (n / 2).next_multiple_of(unit)
 }
 
 /// The index of the first largest element along an axis; a NaN counts as largest.
-fn argmax<S: Stored>(x: &Tensor, axis: usize) -> Tensor {
+fn argmax<S: Stored<Wide: Number>>(x: &Tensor, axis: usize) -> Tensor {
     let n = x.shape()[axis];
     let order: SmallVec<[usize; 6]> = (0..x.shape().len()).filter(|&a| a != axis).chain([axis]).collect();
     let view = x.permute(&order);
@@ -287,19 +360,58 @@ fn argmax<S: Stored>(x: &Tensor, axis: usize) -> Tensor {
     threads::pieces(buffer.as_mut::<i64>(), |first, out| {
         let mut reader = Reader::<S>::of(&view, first * n);
         for out in out {
-            let mut best: Option<(usize, S::Wide)> = None;
+            let mut best = (0, S::Wide::LOWEST);
             for start in (0..n).step_by(BLOCK) {
-                for (i, v) in reader.next(BLOCK.min(n - start)).iter().enumerate() {
-                    let v = v.load();
-                    if best.is_none_or(|(_, best)| is_nan(v) && !is_nan(best) || v > best) {
-                        best = Some((start + i, v));
-                    }
+                let (i, v) = first_largest(reader.next(BLOCK.min(n - start)));
+                if start == 0 || v > best.1 || is_nan(v) && !is_nan(best.1) {
+                    best = (start + i, v);
                 }
             }
-            *out = best.map_or(0, |(i, _)| i as i64);
+            *out = best.0 as i64;
         }
     });
     buffer.into_tensor(shape, DType::I64)
+}
+
+/// The first largest element of a block, NaN if there is one, and where it stands: what it is first, by vectors, and then
+/// where that is.
+fn first_largest<S: Stored<Wide: Number>>(x: &[S]) -> (usize, S::Wide) {
+    widest(
+        #[inline(always)]
+        || {
+            let (groups, rest) = x.as_chunks::<LANES>();
+            let mut lanes = [S::Wide::LOWEST; LANES];
+            for group in groups {
+                for i in 0..LANES {
+                    lanes[i] = lanes[i].larger(group[i].load());
+                }
+            }
+            let mut largest = in_pairs(lanes, Number::larger);
+            for v in rest {
+                largest = largest.larger(v.load());
+            }
+            let is_it = |v: S::Wide| v == largest || is_nan(v) && is_nan(largest);
+            // Of each lane the first group in which it is the largest.
+            let mut first = [groups.len() as u32; LANES];
+            for g in (0..groups.len()).rev() {
+                for i in 0..LANES {
+                    first[i] = if is_it(groups[g][i].load()) { g as u32 } else { first[i] };
+                }
+            }
+            for i in 0..LANES {
+                first[i] = first[i] * LANES as u32 + i as u32;
+            }
+            let mut at = in_pairs(first, u32::min) as usize;
+            // Otherwise it is in the rest.
+            if at >= groups.len() * LANES {
+                at = groups.len() * LANES;
+                while !is_it(x[at].load()) {
+                    at += 1;
+                }
+            }
+            (at, largest)
+        },
+    )
 }
 
 /// Whether a value does not even compare with itself.
@@ -345,7 +457,7 @@ mod tests {
 
     #[test]
     fn every_reduction_agrees_with_its_definition() {
-        let cases: [(&[usize], &[&[usize]]); 7] = [
+        let cases: [(&[usize], &[&[usize]]); 8] = [
             (&[], &[&[]]),
             (&[1], &[&[0]]),
             (&[3, 4], &[&[0], &[1], &[0, 1]]),
@@ -353,6 +465,7 @@ mod tests {
             (&[2, 3, 2, 2], &[&[1, 3], &[0, 2], &[0, 3]]),
             (&[40, 3], &[&[0], &[1]]),
             (&[3, 70], &[&[0], &[1]]),
+            (&[37, 1030], &[&[0], &[1]]),
         ];
         for dtype in NUMBERS {
             for (sizes, all_axes) in cases {

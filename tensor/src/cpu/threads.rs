@@ -6,7 +6,7 @@
 use bytemuck::Pod;
 use rayon::prelude::*;
 
-use super::past_caches::{self, Operand};
+use super::past_caches::Stores;
 use crate::{Error, Result};
 
 /// Sets how many threads large operations use, once, before the first of them. Results do not depend on it.
@@ -80,18 +80,10 @@ pub(super) fn pieces<T: Pod>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) 
     }
 }
 
-/// As [`pieces`], for a new result, of which `f` reads nothing and writes everything: past the caches if it is too large for
-/// them. `read` is what it is made of, as far as that is read in order.
-pub(super) fn fill<'a, T: Pod, const N: usize>(
-    out: &mut [T],
-    read: impl Fn() -> [Operand<'a>; N],
-    f: impl Fn(usize, &mut [T]) + Sync,
-) {
-    if size_of_val(out) < past_caches::LARGE {
-        return pieces(out, f);
-    }
-    let read = read();
-    chunks(out, CHUNK, |i, chunk| past_caches::fill(chunk, i * CHUNK, &read, &f));
+/// As [`pieces`], for a new result, of which `f` reads nothing and writes everything, in the way that it is told.
+pub(super) fn fill<T: Pod>(out: &mut [T], f: impl Fn(usize, &mut [T], Stores) + Sync) {
+    let size = size_of_val(out);
+    pieces(out, |start, piece| Stores::with(size, piece, |piece, stores| f(start, piece, stores)));
 }
 
 /// Calls `f` with the numbers of some tasks that together make a result of `size` elements, on several threads if it is large.

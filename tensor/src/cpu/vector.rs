@@ -43,6 +43,12 @@ pub(super) trait Vector<T>:
     /// # Safety
     /// [`WIDTH`](Vector::WIDTH) numbers may be written there.
     unsafe fn write(self, to: *mut T);
+    /// [`write`](Vector::write) past the caches, if the processor can.
+    ///
+    /// # Safety
+    /// As for `write`, and the place is aligned to a vector. Before another thread reads what was written, this one has to
+    /// fence (`sfence`).
+    unsafe fn stream(self, to: *mut T);
     /// The larger of each two numbers; where `other` is NaN, that of `self`.
     fn larger(self, other: Self) -> Self;
     /// The numbers of two vectors in turn, `a₀ b₀ a₁ b₁ …`, as two vectors.
@@ -78,14 +84,19 @@ pub(super) fn transpose<T, V: Vector<T>>(from: impl Fn(usize) -> V, mut to: impl
     }
 }
 
-/// Asks the processor to bring what stands at a place nearer, as it will be read soon. Wherever that is, nothing else happens.
+/// Asks the processor to bring what stands at a place nearer, as it will be read soon: into the first-level cache, or the second
+/// if `LEVEL` says so. Wherever that is, nothing else happens.
 #[inline(always)]
-pub(super) fn prefetch<T>(from: &[T], at: usize) {
+pub(super) fn prefetch<const LEVEL: u32, T>(from: &[T], at: usize) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every such processor has the instruction, which reads nothing that a program could see, at any address.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(from.as_ptr().wrapping_add(at).cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        let place = from.as_ptr().wrapping_add(at).cast();
+        match LEVEL {
+            1 => _mm_prefetch::<_MM_HINT_T0>(place),
+            _ => _mm_prefetch::<_MM_HINT_T1>(place),
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (from, at);
@@ -163,6 +174,11 @@ macro_rules! scalar {
                 unsafe { *to = self }
             }
             #[inline(always)]
+            unsafe fn stream(self, to: *mut $t) {
+                // SAFETY: the caller's promise.
+                unsafe { *to = self }
+            }
+            #[inline(always)]
             fn larger(self, other: $t) -> $t {
                 if other > self { other } else { self }
             }
@@ -197,7 +213,7 @@ mod x86 {
     use super::*;
 
     macro_rules! vector {
-        ($name:ident: $width:literal of $t:ident in $register:ident, $all:ident, $load:ident, $load_f32:expr, $store:ident,
+        ($name:ident: $width:literal of $t:ident in $register:ident, $all:ident, $load:ident, $load_f32:expr, $store:ident, $stream:ident,
          $mul_add:ident, $larger:ident, $interleave:ident,
          $($trait:ident $method:ident $operation:ident),*) => {
             #[derive(Clone, Copy)]
@@ -243,6 +259,11 @@ mod x86 {
                 unsafe fn write(self, to: *mut $t) {
                     // SAFETY: as above, and the caller's promise.
                     unsafe { $store(to, self.0) }
+                }
+                #[inline(always)]
+                unsafe fn stream(self, to: *mut $t) {
+                    // SAFETY: as above, and the caller's promise.
+                    unsafe { $stream(to, self.0) }
                 }
                 #[inline(always)]
                 fn larger(self, other: $name) -> $name {
@@ -310,18 +331,18 @@ mod x86 {
         [_mm512_permutex2var_pd(a, low, b), _mm512_permutex2var_pd(a, high, b)]
     });
 
-    vector!(F32x8: 8 of f32 in __m256, _mm256_set1_ps, _mm256_loadu_ps, _mm256_loadu_ps, _mm256_storeu_ps,
+    vector!(F32x8: 8 of f32 in __m256, _mm256_set1_ps, _mm256_loadu_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_stream_ps,
             _mm256_fmadd_ps, _mm256_max_ps, interleave_256_ps,
             Add add _mm256_add_ps, Sub sub _mm256_sub_ps, Mul mul _mm256_mul_ps, Div div _mm256_div_ps);
     vector!(F64x4: 4 of f64 in __m256d, _mm256_set1_pd, _mm256_loadu_pd,
-            |from| _mm256_cvtps_pd(_mm_loadu_ps(from)), _mm256_storeu_pd,
+            |from| _mm256_cvtps_pd(_mm_loadu_ps(from)), _mm256_storeu_pd, _mm256_stream_pd,
             _mm256_fmadd_pd, _mm256_max_pd, interleave_256_pd,
             Add add _mm256_add_pd, Sub sub _mm256_sub_pd, Mul mul _mm256_mul_pd, Div div _mm256_div_pd);
-    vector!(F32x16: 16 of f32 in __m512, _mm512_set1_ps, _mm512_loadu_ps, _mm512_loadu_ps, _mm512_storeu_ps,
+    vector!(F32x16: 16 of f32 in __m512, _mm512_set1_ps, _mm512_loadu_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_stream_ps,
             _mm512_fmadd_ps, _mm512_max_ps, interleave_512_ps,
             Add add _mm512_add_ps, Sub sub _mm512_sub_ps, Mul mul _mm512_mul_ps, Div div _mm512_div_ps);
     vector!(F64x8: 8 of f64 in __m512d, _mm512_set1_pd, _mm512_loadu_pd,
-            |from| _mm512_cvtps_pd(_mm256_loadu_ps(from)), _mm512_storeu_pd,
+            |from| _mm512_cvtps_pd(_mm256_loadu_ps(from)), _mm512_storeu_pd, _mm512_stream_pd,
             _mm512_fmadd_pd, _mm512_max_pd, interleave_512_pd,
             Add add _mm512_add_pd, Sub sub _mm512_sub_pd, Mul mul _mm512_mul_pd, Div div _mm512_div_pd);
 

@@ -119,16 +119,16 @@ fn for_rows<T: Real>(out: &mut [T], width: usize, work: usize, f: impl Fn(usize,
     }
 }
 
-/// Of rows that lie in memory, asks for the one whose turn comes two blocks after this one, or next if rows are longer.
+/// Of rows that lie in memory, asks for the one whose turn comes a while after this one, or next if rows are long.
 #[inline(always)]
 fn fetch_ahead<T>(rows: &[T], row: usize, width: usize) {
     if size_of_val(rows) < past_caches::LARGE {
         return;
     }
-    let (line, distance) = (past_caches::LINE / size_of::<T>(), 2 * past_caches::BLOCK / size_of::<T>());
+    let (line, distance) = (past_caches::LINE / size_of::<T>(), past_caches::AHEAD / size_of::<T>());
     let ahead = (row + distance.div_ceil(width)) * width;
     for at in (ahead..ahead + width).step_by(line) {
-        prefetch(rows, at);
+        prefetch::<2, _>(rows, at);
     }
 }
 

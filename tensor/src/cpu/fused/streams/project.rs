@@ -236,9 +236,9 @@ fn product_at<T: Real, V: Vector<T>, const R: usize>(
     let panel = of.phi.from(at, 0);
     // What is read next lies in rows of a page or less, too short for the processor to see where they lead.
     for r in 0..R {
-        prefetch(of.v.of(first + r), at);
+        prefetch::<2, _>(of.v.of(first + r), at);
         if let Some([g, _]) = &of.shares.written {
-            prefetch(g.of(first + r), at);
+            prefetch::<2, _>(g.of(first + r), at);
         }
     }
     let mut sums = [V::all(T::ZERO); R];
