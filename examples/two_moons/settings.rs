@@ -116,9 +116,10 @@ pub struct Arguments {
     /// twenty the second half. Tables, profile.json, and trace.json for ui.perfetto.dev or chrome://tracing
     #[arg(long, help_heading = "Output")]
     pub profile: bool,
-    /// Write the tape of a step once for each size of a batch and replay it: the same numbers, sooner
-    #[arg(long, conflicts_with = "profile", help_heading = "Output")]
-    pub replay: bool,
+    /// Write the tape anew at every step, as --profile and droppath do anyway. Otherwise it is written once for each size of a
+    /// batch, and replayed: the same numbers, sooner
+    #[arg(long, help_heading = "Output")]
+    pub record: bool,
     /// Go on from the checkpoints in the output folder
     #[arg(long, help_heading = "Output")]
     pub resume: bool,

@@ -95,7 +95,9 @@ pub fn train(
     let (first, steps) = (step, a.epochs * batches.per_epoch() - step);
     let profile = Profile::after_warm_up(if a.profile { steps as u64 } else { 0 });
     let tape = beside(&model, Tape::new()).with_seed(seed).with_profile(&profile);
-    let mut by = Differentiation { tape, replays: a.replay.then(BTreeMap::new) };
+    // A profile tells the parts of a step that is recorded, and what is drawn at random is drawn anew.
+    let records = a.record || a.profile || variant == Variant::DropPath;
+    let mut by = Differentiation { tape, replays: (!records).then(BTreeMap::new) };
     for epoch in history.metrics.len()..a.epochs {
         if history.divergence.is_some() {
             break;
@@ -233,9 +235,17 @@ pub fn evaluate(model: &Mlp, data: &Dataset) -> Result<(f64, f64), Failure> {
 
 /// The probability of the second class at each point (`[N, 2]`, in the data's own coordinates).
 pub fn probabilities(model: &Mlp, scaler: &StandardScaler, points: &Tensor) -> Result<Vec<f64>, Failure> {
-    let tape = beside(model, Tape::inference());
-    let logits = model.forward(tape.constant_here(&scaler.transform(points)?));
-    Ok(logits.softmax(-1).select(-1, 1).value()?.to_f64_vec()?)
+    // So many at once that a layer's values stay in a cache.
+    const AT_ONCE: usize = 500;
+    let points = scaler.transform(points)?;
+    let mut all = Vec::with_capacity(points.shape()[0]);
+    for first in (0..points.shape()[0]).step_by(AT_ONCE) {
+        let some = points.slice(0, first, points.shape()[0].min(first + AT_ONCE), 1);
+        let tape = beside(model, Tape::inference());
+        let logits = model.forward(tape.constant_here(&some));
+        all.extend(logits.softmax(-1).select(-1, 1).value()?.to_f64_vec()?);
+    }
+    Ok(all)
 }
 
 /// What the tape holds for one step's derivative, against what the derivative rules then really read.
