@@ -4,7 +4,7 @@ use limpid_autograd::{Gradients, Replay, Replayed, Tape, Var};
 use limpid_nn::losses::{Reduction, cross_entropy};
 use limpid_nn::optim::{Optimizer, Sgd};
 use limpid_nn::residual::{Mhc, Residual, Start, Variant, VariantConfig};
-use limpid_nn::{Activation, Init, Mlp, MlpConfig, Module, Parameters, clip_norm, gradient_norms};
+use limpid_nn::{Activation, Init, Mlp, MlpConfig, Module, Parameters, gradient_norms};
 use limpid_tensor::{DType, Tensor};
 
 use crate::Failure;
@@ -47,7 +47,7 @@ impl Training {
         });
         Ok(Training {
             model,
-            optimizer: Sgd::new().with_momentum(0.9),
+            optimizer: Sgd::new().with_momentum(0.9).with_max_norm(1.0),
             tape: Tape::new(),
             replay: None,
             features: spread(&[batch, 2], -2.0, 2.0, 2000),
@@ -94,12 +94,11 @@ impl Training {
         [features, labels, self.tape.scope("loss", || cross_entropy(logits, labels, Reduction::Mean))]
     }
 
-    fn learn(&mut self, value: f64, mut gradients: Gradients) -> Result<[f64; 2], Failure> {
+    fn learn(&mut self, value: f64, gradients: Gradients) -> Result<[f64; 2], Failure> {
         let norms = gradient_norms(&self.model, &gradients)?.into_iter().map(|(_, norm)| norm).collect();
-        let global = clip_norm(&self.model, &mut gradients, 1.0)?;
         self.optimizer.step(&mut self.model, &gradients, 1e-4)?;
         self.written_down = (value, norms);
-        Ok([value, global])
+        Ok([value, self.optimizer.norm().expect("it limits the norm").item()?])
     }
 }
 

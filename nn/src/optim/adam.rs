@@ -135,7 +135,7 @@ impl Rule for Moments {
         let [coupled, kept, eps] = [coupled, kept, self.eps].map(T::from_f64);
         let [beta1, beta2, rest1, rest2] = [beta1, beta2, 1.0 - beta1, 1.0 - beta2].map(T::from_f64);
         for (((w, m), v), &g) in weight.iter_mut().zip(m.iter_mut()).zip(v.iter_mut()).zip(gradient) {
-            let g = g + coupled * *w;
+            let g = at.clip(g) + coupled * *w;
             *m = beta1 * *m + rest1 * g;
             *v = beta2 * *v + rest2 * (g * g);
             *w = kept * *w - rate * *m / (v.sqrt() / root + eps);

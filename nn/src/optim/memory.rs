@@ -12,7 +12,7 @@ use limpid_tensor::{
 use smallvec::SmallVec;
 
 use super::{Group, Groups};
-use crate::clip::{check_max_norm, clip_norm, norm_and_scale, on_host};
+use crate::clip::{check_max_norm, clip_norm, global_norm, norm_and_scale, on_host};
 use crate::state_dict::{LoadReport, Mismatch};
 use crate::{Error, Parameter, Parameters, Result, Role};
 
@@ -71,6 +71,18 @@ pub(super) struct At {
     pub weight_decay: f64,
     /// Counted from 1, for each weight by itself: a weight that thaws late starts at 1.
     pub step: u64,
+    /// What gradients are multiplied by, if their norm was too large.
+    pub scale: Option<f64>,
+}
+
+impl At {
+    /// A gradient as [`clip_norm`](crate::clip_norm) leaves it: every rule takes its gradients through this.
+    #[inline(always)]
+    pub fn clip<T: Real>(&self, g: T) -> T {
+        // Clipping makes 0 of −0; otherwise 1·g − 0 is g.
+        let (scale, zero) = self.scale.map_or((1.0, -0.0), |scale| (scale, 0.0));
+        T::from_f64(scale) * g + T::from_f64(zero)
+    }
 }
 
 /// What is remembered of every weight.
@@ -91,6 +103,17 @@ enum Home {
     /// All on this one.
     Device(Device),
     Several,
+}
+
+/// How the norm of the gradients is limited.
+enum Clip {
+    Nothing,
+    /// The host multiplies them on its way through the weights: they are not written again.
+    Scale(f64),
+    /// By norm and scale, on the device of all weights.
+    There(Tensor),
+    /// In these.
+    Done(Gradients),
 }
 
 /// A weight on a device, and what is remembered of it, lent to a step. Both go back when this is dropped: after the step, an
@@ -144,16 +167,20 @@ impl Memory {
         };
         max_norm.map_or(Ok(()), check_max_norm)?;
         self.prepare(groups, model, gradients)?;
-        let (clip, clipped) = match max_norm {
-            Some(max_norm) => self.clip(max_norm, model, gradients, device)?,
-            None => (None, None),
+        let clip = match max_norm {
+            Some(max_norm) => self.clip(max_norm, model, gradients, &home)?,
+            None => Clip::Nothing,
         };
-        let gradients = clipped.as_ref().unwrap_or(gradients);
+        let gradients = if let Clip::Done(clipped) = &clip { clipped } else { gradients };
         let done = match home {
             // Lists would be made for nothing, in every step.
             Home::Host => BTreeSet::new(),
-            _ => self.step_on_devices(rule, model, gradients, Pace { rate, clip: clip.as_ref() })?,
+            _ => {
+                let clip = if let Clip::There(clip) = &clip { Some(clip) } else { None };
+                self.step_on_devices(rule, model, gradients, Pace { rate, clip })?
+            }
         };
+        let scale = if let Clip::Scale(scale) = clip { Some(scale) } else { None };
         let (mut outcome, mut order) = (Ok(()), 0);
         model.visit_mut(&mut |weight| {
             if weight.role() != Role::Weight {
@@ -168,8 +195,8 @@ impl Memory {
             let Some(gradient) = gradients.of_parameter(weight.id()) else { return };
             let slot = &mut self.slots.0[at].1;
             outcome = number(rate).and_then(|rate| match weight.value().dtype() {
-                DType::F32 => slot.advance::<f32>(rule, weight, gradient, rate),
-                _ => slot.advance::<f64>(rule, weight, gradient, rate),
+                DType::F32 => slot.advance::<f32>(rule, weight, gradient, rate, scale),
+                _ => slot.advance::<f64>(rule, weight, gradient, rate, scale),
             });
         });
         outcome
@@ -180,24 +207,31 @@ impl Memory {
         self.norm.as_ref()
     }
 
-    /// What limits the norm of the gradients: norm and scale on the device of all weights, if it has a kernel for them,
-    /// or gradients that are scaled.
+    /// Limits the norm of the gradients, wherever the weights are.
     fn clip(
         &mut self,
         max_norm: f64,
         model: &dyn Parameters,
         gradients: &Gradients,
-        device: Option<&Device>,
-    ) -> Result<(Option<Tensor>, Option<Gradients>)> {
-        if let Some(device) = device
-            && let Some(clip) = norm_and_scale(model, gradients, max_norm, device)?
-        {
-            self.norm = Some(clip.as_strided([], &[], 0));
-            return Ok((Some(clip), None));
+        home: &Home,
+    ) -> Result<Clip> {
+        match home {
+            Home::Host => {
+                let norm = global_norm(model, gradients)?;
+                self.norm = Some(Tensor::scalar(norm));
+                return Ok(if norm > max_norm { Clip::Scale(max_norm / norm) } else { Clip::Nothing });
+            }
+            Home::Device(device) => {
+                if let Some(clip) = norm_and_scale(model, gradients, max_norm, device)? {
+                    self.norm = Some(clip.as_strided([], &[], 0));
+                    return Ok(Clip::There(clip));
+                }
+            }
+            Home::Several => {}
         }
         let mut clipped = gradients.clone();
         self.norm = Some(Tensor::scalar(clip_norm(model, &mut clipped, max_norm)?));
-        Ok((None, Some(clipped)))
+        Ok(Clip::Done(clipped))
     }
 
     /// Makes the step of every weight whose device has a kernel for it, all of a device's at once, and says which they are.
@@ -428,6 +462,7 @@ impl Slot {
         weight: &mut Parameter,
         gradient: &Tensor,
         learning_rate: f64,
+        scale: Option<f64>,
     ) -> Result<()> {
         if self.tensors.is_empty() {
             let Meta { shape, dtype } = weight.meta();
@@ -440,7 +475,8 @@ impl Slot {
         let steps: &mut [i64] = writable(&mut self.steps)?;
         steps[0] += 1;
         let Group { rate_scale, weight_decay } = self.group;
-        let at = At { learning_rate: learning_rate * rate_scale, weight_decay, step: steps[0] as u64 };
+        let learning_rate = learning_rate * rate_scale;
+        let at = At { learning_rate, weight_decay, step: steps[0] as u64, scale };
         let mut memory: SmallVec<[&mut [T]; 2]> = SmallVec::new();
         for tensor in &mut self.tensors {
             memory.push(writable(tensor)?);

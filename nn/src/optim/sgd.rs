@@ -112,14 +112,14 @@ impl Rule for Momentum {
         match memory {
             [velocity] => {
                 for ((w, v), &g) in weight.iter_mut().zip(velocity.iter_mut()).zip(gradient) {
-                    let g = g + decay * *w;
+                    let g = at.clip(g) + decay * *w;
                     *v = momentum * *v + g;
                     *w = *w - rate * if self.nesterov { g + momentum * *v } else { *v };
                 }
             }
             _ => {
                 for (w, &g) in weight.iter_mut().zip(gradient) {
-                    *w = *w - rate * (g + decay * *w);
+                    *w = *w - rate * (at.clip(g) + decay * *w);
                 }
             }
         }
