@@ -14,6 +14,8 @@ pub struct Work {
     pub written: f64,
     /// Additions, multiplications and divisions, where they are what the algorithm is made of; 0 where bytes are.
     pub flops: f64,
+    /// Numbers (f32) that its arithmetic instructions work on, counted in the loop that the compiler made; 0 where nobody counted.
+    pub instructions: f64,
 }
 
 /// A kernel, with all that is needed to time it.
@@ -25,10 +27,15 @@ pub struct Case {
     /// What it computes in.
     pub dtype: DType,
     flops: f64,
+    /// For each element of the result.
+    instructions: f64,
+    /// What cannot be seen from operands and results.
+    work: Option<Work>,
     prepare: Box<dyn Fn() -> Result<Queue>>,
 }
 
-type Queue = Box<dyn FnMut() -> Result<Vec<Tensor>>>;
+/// What runs a kernel: results and operands, of which bytes are counted.
+pub(crate) type Queue = Box<dyn FnMut() -> Result<Vec<Tensor>>>;
 
 /// A kernel with its operands in memory.
 pub struct Prepared {
@@ -54,12 +61,44 @@ impl Case {
             });
             Ok(queue)
         };
-        Case { group, name: name.into(), dtype: DType::F32, flops: 0.0, prepare: Box::new(prepare) }
+        Case {
+            group,
+            name: name.into(),
+            dtype: DType::F32,
+            flops: 0.0,
+            instructions: 0.0,
+            work: None,
+            prepare: Box::new(prepare),
+        }
+    }
+
+    /// A kernel that changes its operands, and its work.
+    pub(crate) fn of_work(
+        group: &'static str,
+        name: impl Into<String>,
+        work: Work,
+        prepare: impl Fn() -> Result<Queue> + 'static,
+    ) -> Case {
+        let prepare = Box::new(prepare);
+        Case {
+            group,
+            name: name.into(),
+            dtype: DType::F32,
+            flops: 0.0,
+            instructions: 0.0,
+            work: Some(work),
+            prepare,
+        }
     }
 
     /// The same, bounded by operations too.
     pub fn with_flops(self, flops: f64) -> Case {
         Case { flops, ..self }
+    }
+
+    /// The same, bounded by arithmetic instructions too: so many for each vector of the result.
+    pub fn with_instructions(self, instructions: u32) -> Case {
+        Case { instructions: f64::from(instructions), ..self }
     }
 
     /// The same, in another dtype than f32.
@@ -74,9 +113,13 @@ impl Case {
     pub fn prepare(&self) -> Result<Prepared> {
         let mut queue = (self.prepare)()?;
         let all = queue()?;
+        if let Some(work) = self.work {
+            return Ok(Prepared { work, queue });
+        }
         let (result, operands) = all.split_first().expect("a kernel has a result");
         let read = operands.iter().map(bytes).sum();
-        Ok(Prepared { work: Work { read, written: bytes(result), flops: self.flops }, queue })
+        let instructions = self.instructions * result.elements() as f64;
+        Ok(Prepared { work: Work { read, written: bytes(result), flops: self.flops, instructions }, queue })
     }
 }
 

@@ -18,10 +18,11 @@ Usage: roofline [--json] [FILTER]...
 
 const LEGEND: &str = "\
 Times are the shortest of several samples. GB/s: each element of operands and
-results once. Bound: what forbids to be faster, the peak in f32 or f64 or the
-bandwidth of the level of memory that holds operands and results. Of it: the
-part that is used. More than 100 % is possible where operands of some level's
-size are in the level below. Functions are bounded by their bytes alone.";
+results once. Bound: what forbids to be faster, the peak in f32 or f64, the
+bandwidth of the level of memory that holds operands and results, or (instr) the
+arithmetic instructions of a function of elements. Of it: the part that is used.
+More than 100 % is possible where operands of some level's size are in the level
+below.";
 
 fn main() -> Result<(), Failure> {
     let (mut as_json, mut filters) = (false, Vec::new());
@@ -60,7 +61,7 @@ fn main() -> Result<(), Failure> {
                 let Limit { bound, seconds } = machine.limit(*work, case.dtype);
                 json!({
                     "group": case.group, "name": case.name, "seconds": time.shortest, "median": time.median,
-                    "read": work.read, "written": work.written, "flops": work.flops,
+                    "read": work.read, "written": work.written, "flops": work.flops, "instructions": work.instructions,
                     "bound": name(bound), "bound_seconds": seconds, "of_bound": seconds / time.shortest,
                 })
             })
@@ -79,7 +80,7 @@ fn main() -> Result<(), Failure> {
         let Limit { bound, seconds } = machine.limit(work, case.dtype);
         let rate = match bound {
             Bound::Operations => work.flops / time.shortest,
-            Bound::Bytes(_) => (work.read + work.written) / time.shortest,
+            Bound::Bytes(_) | Bound::Instructions => (work.read + work.written) / time.shortest,
         };
         println!(
             "{:<43} {:>9} {:>8.1} {:>9} {:>5.0} %",
@@ -97,6 +98,7 @@ fn main() -> Result<(), Failure> {
 fn name(bound: Bound) -> String {
     match bound {
         Bound::Operations => "FLOP/s".into(),
+        Bound::Instructions => "instr".into(),
         Bound::Bytes(level) => format!("B/s {level}"),
     }
 }

@@ -4,6 +4,7 @@ mod copies;
 mod draws;
 mod indexed;
 mod maps;
+mod optimisers;
 mod products;
 mod reductions;
 mod rows;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Case> {
         indexed::cases(),
         products::cases(),
         sinkhorn::cases(),
+        optimisers::cases(),
         draws::cases(),
     ];
     groups.into_iter().flatten().collect()

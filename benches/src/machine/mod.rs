@@ -23,6 +23,8 @@ pub struct Machine {
     peak: [f64; 2],
     /// The instructions that did them.
     instructions: &'static str,
+    /// Numbers (f32) that all arithmetic instructions of a second work on.
+    instructed: f64,
     /// Bytes a second within each level of [`LEVELS`].
     transfers: [Transfer; 4],
 }
@@ -32,6 +34,8 @@ pub struct Machine {
 pub enum Bound {
     /// Operations.
     Operations,
+    /// Arithmetic instructions.
+    Instructions,
     /// Bytes, in this level of memory.
     Bytes(&'static str),
 }
@@ -51,11 +55,12 @@ impl Machine {
         const SAMPLES: usize = 15;
         let cpu = cpu::Cpu::detect();
         let (peak, instructions) = peak::measure(SAMPLES);
+        let instructed = peak::measure_instructions(SAMPLES);
         let [first, second, last] = cpu.caches;
         // A shared last level is not one program's alone: an eighth of it is likely to stay.
         let within = [first / 2, second / 2, (last / 8).max(2 * second), 4 * last];
         let transfers = within.map(|bytes| bandwidth::measure(bytes, if bytes > last { 5 } else { SAMPLES }));
-        Machine { cpu, peak, instructions, transfers }
+        Machine { cpu, peak, instructions, instructed, transfers }
     }
 
     /// The larger of each limit: what two measurements at different times have found.
@@ -65,7 +70,7 @@ impl Machine {
             let (a, b) = (self.transfers[i], other.transfers[i]);
             Transfer { read: a.read.max(b.read), copy: a.copy.max(b.copy), triad: a.triad.max(b.triad) }
         });
-        Machine { peak, transfers, ..self }
+        Machine { peak, transfers, instructed: self.instructed.max(other.instructed), ..self }
     }
 
     /// Operations a second in a float dtype; bf16 is computed in f32.
@@ -73,7 +78,8 @@ impl Machine {
         self.peak[usize::from(dtype == DType::F64)]
     }
 
-    /// The shortest time for this work: its bytes in the level of memory that holds all of them, or its operations.
+    /// The shortest time for this work: its bytes in the level of memory that holds all of them, its operations, or the
+    /// instructions that they are made of.
     pub fn limit(&self, work: Work, dtype: DType) -> Limit {
         let bytes = work.read + work.written;
         let [first, second, last] = self.cpu.caches.map(|bytes| bytes as f64);
@@ -84,12 +90,12 @@ impl Machine {
             ratio if ratio > 1.5 => copy.max(triad),
             _ => copy,
         };
-        let (moving, computing) = (bytes / rate, work.flops / self.peak(dtype));
-        if computing > moving {
-            Limit { bound: Bound::Operations, seconds: computing }
-        } else {
-            Limit { bound: Bound::Bytes(LEVELS[level]), seconds: moving }
-        }
+        let limits = [
+            Limit { bound: Bound::Bytes(LEVELS[level]), seconds: bytes / rate },
+            Limit { bound: Bound::Operations, seconds: work.flops / self.peak(dtype) },
+            Limit { bound: Bound::Instructions, seconds: work.instructions / self.instructed },
+        ];
+        limits.into_iter().reduce(|a, b| if b.seconds > a.seconds { b } else { a }).expect("there are three")
     }
 
     /// The limits as a table of at most 80 columns.
@@ -98,12 +104,14 @@ impl Machine {
         let [f32_peak, f64_peak] = self.peak.map(|rate| rate / 1e9);
         let mut text = format!(
             "{}, {} processors; caches {first} KiB, {second} KiB, {} MiB\n\
-             one thread, {}: {f32_peak:.0} GFLOP/s in f32, {f64_peak:.0} in f64\n\n\
+             one thread, {}: {f32_peak:.0} GFLOP/s in f32, {f64_peak:.0} in f64;\n\
+             instructions of any kind, for {:.0} numbers (f32) a ns\n\n\
              {:<8} {:>12} {:>12} {:>12}\n",
             self.cpu.name,
             self.cpu.threads,
             last >> 10,
             self.instructions,
+            self.instructed / 1e9,
             "GB/s",
             "read",
             "copy",
@@ -130,6 +138,7 @@ impl Machine {
             "instructions": self.instructions,
             "flops_f32": self.peak[0],
             "flops_f64": self.peak[1],
+            "instructed_f32": self.instructed,
             "transfers": transfers,
         })
     }
@@ -145,16 +154,19 @@ mod tests {
             cpu: cpu::Cpu { name: "a processor".into(), caches: [1000, 10_000, 1_000_000], threads: 1 },
             peak: [100.0, 50.0],
             instructions: "none",
+            instructed: 10.0,
             transfers: [1000.0, 100.0, 10.0, 1.0].map(transfer),
         }
     }
 
     #[test]
     fn the_slower_of_moving_and_computing_is_the_limit() {
-        let work = Work { read: 400.0, written: 400.0, flops: 1000.0 };
+        let work = Work { read: 400.0, written: 400.0, flops: 1000.0, instructions: 0.0 };
         let Limit { bound, seconds } = machine().limit(work, DType::F32);
         assert_eq!((bound, seconds), (Bound::Operations, 10.0));
         assert_eq!(machine().limit(work, DType::F64).seconds, 20.0);
+        let Limit { bound, seconds } = machine().limit(Work { instructions: 200.0, ..work }, DType::F32);
+        assert_eq!((bound, seconds), (Bound::Instructions, 20.0));
         let Limit { bound, seconds } = machine().limit(Work { flops: 10.0, ..work }, DType::F32);
         assert_eq!((bound, seconds), (Bound::Bytes("L1"), 800.0 / 2000.0));
     }

@@ -1,5 +1,6 @@
 //! The most multiplications and additions that one thread can do in a second: independent chains of fused
-//! multiply-adds in registers, more of them than a unit's latency times its number.
+//! multiply-adds in registers, more of them than a unit's latency times its number. And the most instructions of any kind:
+//! half of them additions, for which some processors have units besides.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -44,6 +45,21 @@ pub(super) fn measure(samples: usize) -> ([f64; 2], &'static str) {
     (loops.map(rate), instructions)
 }
 
+/// The numbers (f32) that all arithmetic instructions of a second work on.
+pub(super) fn measure_instructions(samples: usize) -> f64 {
+    #[allow(unused_mut)]
+    let (mut lanes, mut run): (usize, Loop) = (4, mixed_baseline);
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx512f") {
+        // SAFETY: the processor has these instructions.
+        (lanes, run) = (16, |turns| unsafe { mixed_avx512(turns) });
+    } else if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+        // SAFETY: as above.
+        (lanes, run) = (8, |turns| unsafe { mixed_avx2(turns) });
+    }
+    (lanes * CHAINS * TURNS) as f64 / clock::time(samples, Duration::from_millis(10), || run(TURNS)).shortest
+}
+
 /// Does so many operations in f32, as fast as one thread can.
 pub fn compute(operations: usize) {
     let ([(lanes, run), _], _) = loops();
@@ -67,6 +83,44 @@ macro_rules! chains {
             black_box(chains);
         }
     };
+}
+
+/// A loop of fused multiply-adds and additions, as many of each.
+#[cfg(target_arch = "x86_64")]
+macro_rules! mixed {
+    ($name:ident, $features:literal, $set:ident, $multiply_add:ident, $add:ident) => {
+        #[target_feature(enable = $features)]
+        fn $name(turns: usize) {
+            use std::arch::x86_64::*;
+            let (scale, shift) = (black_box($set(0.999)), black_box($set(0.001)));
+            let mut chains = [[shift; 2]; CHAINS / 2];
+            for _ in 0..turns {
+                for [multiplied, added] in &mut chains {
+                    *multiplied = $multiply_add(*multiplied, scale, shift);
+                    *added = $add(*added, shift);
+                }
+            }
+            black_box(chains);
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+mixed!(mixed_avx512, "avx512f", _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps);
+#[cfg(target_arch = "x86_64")]
+mixed!(mixed_avx2, "avx2,fma", _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps);
+
+/// The same with multiplications.
+fn mixed_baseline(turns: usize) {
+    let (scale, shift) = (black_box(0.999f32), black_box(0.001));
+    let mut chains = [[[shift; 4]; 2]; CHAINS / 2];
+    for _ in 0..turns {
+        for [multiplied, added] in &mut chains {
+            multiplied.iter_mut().for_each(|v| *v *= scale);
+            added.iter_mut().for_each(|v| *v += shift);
+        }
+    }
+    black_box(chains);
 }
 
 #[cfg(target_arch = "x86_64")]
