@@ -27,13 +27,17 @@ use smallvec::smallvec;
 
 pub(super) use self::project::{project, project_backward};
 use super::{PARALLEL_ELEMENTS, Real, row_major};
+use crate::cpu::past_caches::LINE;
 use crate::cpu::threads;
-use crate::cpu::vector::{Kernel, Vector, for_vectors};
+use crate::cpu::vector::{Kernel, Vector, for_vectors, prefetch};
 use crate::primitive::Handed;
 use crate::{HostBuffer, Result, Results, Shape, Tensor};
 
 /// Sums that the products of two rows are dealt out to.
 const PLACES: usize = 16;
+
+/// From how many bytes on operands are asked for ahead of time.
+const FAR: usize = 4 << 20;
 
 // ── Tokens and threads ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -80,6 +84,18 @@ impl<'a, T> Rows<'a, T> {
     #[inline(always)]
     fn of(&self, token: usize) -> &'a [T] {
         row(self.all, token, self.width)
+    }
+
+    /// Asks for what is held of the next token, if all of it is more than the nearer caches hold: its streams are rows of a page or
+    /// less, too short for the processor to see where they lead.
+    #[inline(always)]
+    fn fetch_ahead(&self, token: usize) {
+        if size_of_val(self.all) >= FAR {
+            let next = (token + 1) * self.width;
+            for at in (next..next + self.width).step_by(LINE / size_of::<T>()) {
+                prefetch::<2, _>(self.all, at);
+            }
+        }
     }
 }
 
@@ -192,6 +208,7 @@ struct Read<'a, T> {
 impl<T: Real> OverTokens<T, 1> for Read<'_, T> {
     #[inline(always)]
     fn run<V: Vector<T>>(&self, token: usize, _: usize, [y]: [&mut [T]; 1]) {
+        self.x.fetch_ahead(token);
         let (x, a) = (self.x.of(token), self.a.of(token));
         channels!(y.len(), at => read_at::<T, V>(y, a, x, at));
     }
@@ -226,6 +243,7 @@ fn write_at<T: Real, V: Vector<T>>(y: &mut [T], [x, f, mix, b]: [&[T]; 4], at: u
 impl<T: Real> OverTokens<T, 1> for Write<'_, T> {
     #[inline(always)]
     fn run<V: Vector<T>>(&self, token: usize, _: usize, [y]: [&mut [T]; 1]) {
+        self.x.fetch_ahead(token);
         let operands = [self.x.of(token), self.f.of(token), self.mix.of(token), self.b.of(token)];
         channels!(self.f.width, at => write_at::<T, V>(y, operands, at));
     }
@@ -310,6 +328,7 @@ struct ReadBackward<'a, T> {
 impl<T: Real> OverTokens<T, 1> for ReadBackward<'_, T> {
     #[inline(always)]
     fn run<V: Vector<T>>(&self, token: usize, _: usize, [a]: [&mut [T]; 1]) {
+        self.x.fetch_ahead(token);
         let (x, h) = (self.x.of(token), self.h.of(token));
         products::<T, V>(a, h, |j| row(x, j, h.len()));
     }
@@ -334,6 +353,8 @@ struct WriteBackward<'a, T> {
 impl<T: Real> OverTokens<T, 3> for WriteBackward<'_, T> {
     #[inline(always)]
     fn run<V: Vector<T>>(&self, token: usize, _: usize, [df, dmix, db]: [&mut [T]; 3]) {
+        self.x.fetch_ahead(token);
+        self.g.fetch_ahead(token);
         let (x, f, b, g) = (self.x.of(token), self.f.of(token), self.b.of(token), self.g.of(token));
         let (n, channels) = (b.len(), f.len());
         channels!(channels, at => read_at::<T, V>(df, b, g, at));
