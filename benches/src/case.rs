@@ -61,15 +61,7 @@ impl Case {
             });
             Ok(queue)
         };
-        Case {
-            group,
-            name: name.into(),
-            dtype: DType::F32,
-            flops: 0.0,
-            instructions: 0.0,
-            work: None,
-            prepare: Box::new(prepare),
-        }
+        Case::of_queue(group, name.into(), Box::new(prepare))
     }
 
     /// A kernel that changes its operands, and its work.
@@ -79,16 +71,11 @@ impl Case {
         work: Work,
         prepare: impl Fn() -> Result<Queue> + 'static,
     ) -> Case {
-        let prepare = Box::new(prepare);
-        Case {
-            group,
-            name: name.into(),
-            dtype: DType::F32,
-            flops: 0.0,
-            instructions: 0.0,
-            work: Some(work),
-            prepare,
-        }
+        Case { work: Some(work), ..Case::of_queue(group, name.into(), Box::new(prepare)) }
+    }
+
+    fn of_queue(group: &'static str, name: String, prepare: Box<dyn Fn() -> Result<Queue>>) -> Case {
+        Case { group, name, dtype: DType::F32, flops: 0.0, instructions: 0.0, work: None, prepare }
     }
 
     /// The same, bounded by operations too.

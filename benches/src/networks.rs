@@ -11,7 +11,7 @@ use crate::Failure;
 use crate::numbers::spread;
 
 /// A network that learns one batch, as the two-moons experiment does: SGD with momentum 0.9, the norm of every gradient
-/// written down at each step, and the global norm clipped at 1.
+/// written down at each step, and the global norm limited to 1, here by the optimiser.
 pub struct Training {
     model: Mlp,
     optimizer: Sgd,

@@ -274,6 +274,40 @@ fn an_optimiser_that_limits_the_norm_makes_the_steps_of_clipped_gradients() {
 }
 
 #[test]
+fn gradients_multiplied_on_the_way_have_the_bits_of_clipped_ones() {
+    // Clipping makes 0 of −0, which a weight of −0 shows.
+    let (weight, bias) = ([0.1, -0.2, -0.0, 0.4, 1.5, -0.0], [0.3, -0.7]);
+    let gradient = [3.0, -0.0, -0.0, 0.7, -5.0, 1e-3];
+    let rules: [fn(Option<f64>) -> Box<dyn Optimizer>; 3] = [
+        |most| Box::new(most.map_or_else(Sgd::new, |most| Sgd::new().with_max_norm(most))),
+        |most| {
+            let sgd = Sgd::new().with_momentum(0.9).with_nesterov(true);
+            Box::new(most.map_or(sgd.clone(), |most| sgd.with_max_norm(most)))
+        },
+        |most| Box::new(most.map_or_else(Adam::adamw, |most| Adam::adamw().with_max_norm(most))),
+    ];
+    for dtype in [DType::F32, DType::F64] {
+        for (rule, most) in rules.into_iter().flat_map(|rule| [(rule, 0.3), (rule, 1e6)]) {
+            let [mut model, mut clipped] = [0, 1].map(|_| two_parameters(&weight, &bias, dtype));
+            let (mut optimizer, mut plain) = (rule(Some(most)), rule(None));
+            for _ in 0..3 {
+                let gradients = |model: &Mlp| {
+                    let mut gradients = all_ones(model);
+                    gradients.set_parameter(model.0[0].id(), Tensor::from_f64(&gradient, [2, 3], dtype));
+                    gradients
+                };
+                let of_model = gradients(&model);
+                optimizer.step(&mut model, &of_model, 0.1).unwrap();
+                let mut of_clipped = gradients(&clipped);
+                clip_norm(&clipped, &mut of_clipped, most).unwrap();
+                plain.step(&mut clipped, &of_clipped, 0.1).unwrap();
+                assert_eq!(model.bits(), clipped.bits(), "{dtype}, norms up to {most}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_rate_may_lie_in_a_tensor() {
     let mut model = two_parameters(&[1.0; 6], &[1.0; 2], DType::F64);
     let gradients = all_ones(&model);

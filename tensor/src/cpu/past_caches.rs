@@ -30,7 +30,7 @@ impl Stores {
     /// Calls `f` with a part of a result of `size` bytes and how to store it. What has been stored is there for everybody
     /// when this returns, or panics.
     pub fn with<R: Pod>(size: usize, part: &mut [R], f: impl FnOnce(&mut [R], Stores)) {
-        let stores = Stores { past: size >= LARGE && size_of::<[R; GROUP]>().is_multiple_of(LINE) };
+        let stores = Stores { past: size >= LARGE };
         let _fence = stores.past.then_some(Fence);
         f(part, stores);
     }
@@ -38,7 +38,9 @@ impl Stores {
     /// The whole groups of some elements that are stored, and what is left of them.
     #[inline(always)]
     pub fn groups<R: Pod>(self, out: &mut [R]) -> (Groups<'_, R>, &mut [R]) {
-        let past = self.past && out.as_ptr().addr().is_multiple_of(LINE);
+        let whole_lines =
+            size_of::<[R; GROUP]>().is_multiple_of(LINE) && align_of::<R>() >= align_of::<f32>();
+        let past = self.past && whole_lines && out.as_ptr().addr().is_multiple_of(LINE);
         let (groups, rest) = out.as_chunks_mut();
         (Groups { groups, past }, rest)
     }
@@ -48,12 +50,9 @@ impl Stores {
     pub fn fetch_ahead<T>(self, x: &[[T; GROUP]], i: usize) {
         if self.past {
             let group = size_of::<[T; GROUP]>();
-            let line =
-                |byte: usize| prefetch::<1, _>(x.as_flattened(), (i * group + AHEAD + byte) / size_of::<T>());
-            (0..group.div_ceil(LINE)).for_each(
-                #[inline(always)]
-                |number| line(number * LINE),
-            );
+            for line in (0..group).step_by(LINE) {
+                prefetch::<1, _>(x.as_flattened(), (i * group + AHEAD + line) / size_of::<T>());
+            }
         }
     }
 }
@@ -108,6 +107,7 @@ mod tests {
     use super::super::simd::tests::at_every_level;
     use super::super::vector::{Kernel, for_vectors};
     use super::*;
+    use crate::HostBuffer;
 
     /// Twice each number.
     struct Double<'a> {
@@ -136,7 +136,11 @@ mod tests {
             for size in [0, LARGE] {
                 for len in [0, 1, 15, 16, 17, 255, 256, 257, 4096, 4900] {
                     for shift in [0, 1, 3, 16] {
-                        let mut out = vec![u32::MAX; len + shift + 1];
+                        // Begins with a line, so that what is shifted by none or a whole one is streamed.
+                        let mut buffer = HostBuffer::new((len + shift + 1) * size_of::<u32>());
+                        let out = buffer.as_mut::<u32>();
+                        out.fill(u32::MAX);
+                        assert!(out.as_ptr().addr().is_multiple_of(LINE));
                         Stores::with(size, &mut out[shift..shift + len], |out, stores| {
                             for_vectors(Double { x: &x[..out.len()], out, stores });
                         });

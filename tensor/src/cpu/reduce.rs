@@ -537,6 +537,21 @@ mod tests {
         }
         let x = Tensor::from_vec(vec![1.0f32, f32::NAN, 3.0, f32::NAN], [4]);
         assert_eq!(naive(&reduce(Reduce::ArgMax, &x, &[0]).unwrap()), [1.0]);
+        // In rows of several blocks: ties between lanes, groups, blocks and what is left of a row, and NaN in two of them.
+        for at in [[33, 40], [31, 64], [255, 256], [5, 599], [590, 599]] {
+            for (largest, dtype) in
+                [(9.0, DType::F32), (9.0, DType::I64), (9.0, DType::BF16), (f64::NAN, DType::F64)]
+            {
+                let mut v = vec![1.0; 600];
+                at.into_iter().for_each(|at| v[at] = largest);
+                let x = Tensor::from_f64(&v, [600], dtype);
+                assert_eq!(naive(&reduce(Reduce::ArgMax, &x, &[0]).unwrap()), [at[0] as f64], "{dtype}");
+            }
+        }
+        let lowest = Tensor::full([600], f64::NEG_INFINITY, DType::F64);
+        assert_eq!(naive(&reduce(Reduce::ArgMax, &lowest, &[0]).unwrap()), [0.0]);
+        let lowest = Tensor::from_vec(vec![i64::MIN; 600], [600]);
+        assert_eq!(naive(&reduce(Reduce::ArgMax, &lowest, &[0]).unwrap()), [0.0]);
         let x = Tensor::full([3], f64::NEG_INFINITY, DType::F32);
         assert_eq!(naive(&reduce(Reduce::ArgMax, &x, &[0]).unwrap()), [0.0]);
     }
