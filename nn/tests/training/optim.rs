@@ -275,10 +275,11 @@ fn an_optimiser_that_limits_the_norm_makes_the_steps_of_clipped_gradients() {
 
 #[test]
 fn gradients_multiplied_on_the_way_have_the_bits_of_clipped_ones() {
+    type OfNorm = fn(Option<f64>) -> Box<dyn Optimizer>;
     // Clipping makes 0 of −0, which a weight of −0 shows.
     let (weight, bias) = ([0.1, -0.2, -0.0, 0.4, 1.5, -0.0], [0.3, -0.7]);
     let gradient = [3.0, -0.0, -0.0, 0.7, -5.0, 1e-3];
-    let rules: [fn(Option<f64>) -> Box<dyn Optimizer>; 3] = [
+    let rules: [OfNorm; 3] = [
         |most| Box::new(most.map_or_else(Sgd::new, |most| Sgd::new().with_max_norm(most))),
         |most| {
             let sgd = Sgd::new().with_momentum(0.9).with_nesterov(true);
