@@ -9,8 +9,6 @@ use crate::clock;
 
 /// Chains in a loop: two units with a latency of four or five cycles want ten.
 const CHAINS: usize = 12;
-/// Pairs of chains, of which one is multiplied and one added to: as many as sixteen registers have room for.
-const PAIRS: usize = 7;
 /// Times around the loop in a repetition.
 const TURNS: usize = 10_000;
 
@@ -47,20 +45,32 @@ pub(super) fn measure(samples: usize) -> ([f64; 2], &'static str) {
     (loops.map(rate), instructions)
 }
 
-/// The numbers (f32) that all arithmetic instructions of a second work on.
+/// The numbers (f32) that all arithmetic instructions of a second work on: in the fastest of loops of few pairs of chains and of many,
+/// as how well they are dealt out to the units depends on their number.
 pub(super) fn measure_instructions(samples: usize) -> f64 {
-    #[allow(unused_mut)]
-    let (mut lanes, mut run): (usize, Loop) = (4, mixed_baseline);
+    let rate = |pairs: usize, (lanes, run): (usize, Loop)| {
+        let numbers = (lanes * 2 * pairs * TURNS) as f64;
+        numbers / clock::time(samples, Duration::from_millis(10), || run(TURNS)).shortest
+    };
+    [rate(4, mixed::<4>()), rate(5, mixed::<5>()), rate(6, mixed::<6>()), rate(7, mixed::<7>())]
+        .into_iter()
+        .fold(0.0, f64::max)
+}
+
+/// The numbers in a vector of this processor's, and the loop of so many pairs of chains.
+fn mixed<const PAIRS: usize>() -> (usize, Loop) {
     #[cfg(target_arch = "x86_64")]
-    if std::is_x86_feature_detected!("avx512f") {
-        // SAFETY: the processor has these instructions.
-        (lanes, run) = (16, |turns| unsafe { mixed_avx512(turns) });
-    } else if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-        // SAFETY: as above.
-        (lanes, run) = (8, |turns| unsafe { mixed_avx2(turns) });
+    {
+        if std::is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has these instructions.
+            return (16, |turns| unsafe { mixed_avx512::<PAIRS>(turns) });
+        }
+        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            // SAFETY: as above.
+            return (8, |turns| unsafe { mixed_avx2::<PAIRS>(turns) });
+        }
     }
-    (lanes * 2 * PAIRS * TURNS) as f64
-        / clock::time(samples, Duration::from_millis(10), || run(TURNS)).shortest
+    (4, mixed_baseline::<PAIRS>)
 }
 
 /// Does so many operations in f32, as fast as one thread can.
@@ -93,7 +103,7 @@ macro_rules! chains {
 macro_rules! mixed {
     ($name:ident, $features:literal, $set:ident, $multiply_add:ident, $add:ident) => {
         #[target_feature(enable = $features)]
-        fn $name(turns: usize) {
+        fn $name<const PAIRS: usize>(turns: usize) {
             use std::arch::x86_64::*;
             let (scale, shift) = (black_box($set(0.999)), black_box($set(0.001)));
             let mut chains = [[shift; 2]; PAIRS];
@@ -114,7 +124,7 @@ mixed!(mixed_avx512, "avx512f", _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps);
 mixed!(mixed_avx2, "avx2,fma", _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps);
 
 /// The same with multiplications.
-fn mixed_baseline(turns: usize) {
+fn mixed_baseline<const PAIRS: usize>(turns: usize) {
     let (scale, shift) = (black_box(0.999f32), black_box(0.001));
     let mut chains = [[[shift; 4]; 2]; PAIRS];
     for _ in 0..turns {
