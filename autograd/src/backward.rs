@@ -226,7 +226,7 @@ impl Tape {
             Flow { low: 0, passes, sources, paths: Paths::All }
         };
         self.rehearse_start();
-        let seed = load(Cotangent::Value(seed()?));
+        let seed = load(Cotangent::of(seed()?));
         let constant = self.record_aside();
         let swept = self.sweep(y.id, seed, &flow);
         drop((constant, planned));
@@ -235,7 +235,7 @@ impl Tape {
         let mut leaves = Recycled::new();
         // A sweep comes to its sources from the last to the first.
         for (id, load) in swept.drain(..).rev() {
-            if let Cotangent::Value(gradient) = cotangent(load) {
+            if let Some(gradient) = cotangent(load).into_value() {
                 leaves.push((id, gradient));
             }
         }
@@ -482,7 +482,7 @@ impl Tape {
         let mark = self.len();
         let g = match g {
             Cotangent::Node(g) => g,
-            Cotangent::Value(g) => self.leaf(g, false, None),
+            Cotangent::Value(g) => self.shared_leaf(g, false, None),
         };
         let outer_rule = self.enter_rule(id);
         let at = Pullback {
@@ -522,7 +522,7 @@ impl Tape {
                 // What the rule recorded is about to be cut off.
                 Cotangent::Value(value)
             } else {
-                match self.value(cotangent) {
+                match self.shared_value(cotangent) {
                     Ok(value) => Cotangent::Value(value),
                     Err(error) => {
                         failed = Some(error);

@@ -9,6 +9,7 @@ use crate::backward::Flow;
 use crate::error::{Error, Result, Site};
 use crate::ops::streams::Term;
 use crate::recycled::Recycled;
+use crate::shared::{Shared, SharedTensor};
 use crate::tape::{Operand, Tape};
 use crate::var::Var;
 
@@ -49,7 +50,22 @@ pub(crate) type Loads<L> = SmallVec<[(u32, L); 3]>;
 #[derive(Clone)]
 pub(crate) enum Cotangent<'t> {
     Node(Var<'t>),
-    Value(Tensor),
+    Value(SharedTensor),
+}
+
+impl<'t> Cotangent<'t> {
+    /// A bare value.
+    pub fn of(value: Tensor) -> Cotangent<'t> {
+        Cotangent::Value(Shared::holding(value))
+    }
+
+    /// The value, if it is a bare one.
+    pub fn into_value(self) -> Option<Tensor> {
+        match self {
+            Cotangent::Value(value) => Some(value.into_inner()),
+            Cotangent::Node(_) => None,
+        }
+    }
 }
 
 /// The cotangent that a rule computed for one operand.
@@ -78,7 +94,7 @@ impl<'t> Load<'t> for Cotangent<'t> {
         let _timed = tape.time_sum(id);
         let sum = terms.sum().map_err(|e| tape.fail(tape.backend_error(tape.var(id), e)))?;
         debug_assert!(arrived.is_none(), "nothing is left where a sum has been begun");
-        Ok(sum.map(Cotangent::Value))
+        Ok(sum.map(Cotangent::of))
     }
 
     fn arrived(self, tape: &'t Tape, id: u32) -> Result<Self> {
@@ -139,6 +155,15 @@ impl<L: Clone> Pending<L> {
 /// The dtype in which cotangents add up: bf16 keeps 8 bits, and 256 + 1 would be 256.
 fn wider(a: DType, b: DType) -> DType {
     if a == DType::BF16 || b == DType::BF16 { DType::F32 } else { a }
+}
+
+/// `sum + x` in place of `sum`.
+fn add_to(sum: &mut Tensor, x: &Tensor) -> limpid_tensor::Result<()> {
+    let wide = wider(sum.dtype(), x.dtype());
+    if sum.dtype() != wide {
+        *sum = sum.cast(wide)?;
+    }
+    if x.dtype() == wide { sum.add_in_place(x) } else { sum.add_in_place(&x.cast(wide)?) }
 }
 
 /// Shares that are computed later.
@@ -212,16 +237,13 @@ impl Tape {
                 let wide = wider(a.dtype(), b.dtype());
                 Ok(Cotangent::Node(a.cast(wide) + b.cast(wide)))
             }
-            (Cotangent::Value(a), Cotangent::Value(b)) => {
-                let wide = wider(a.dtype(), b.dtype());
+            (Cotangent::Value(mut a), Cotangent::Value(b)) => {
                 // A sum that is nobody else's takes the next addend in its place.
-                let a = if a.dtype() == wide { Ok(a) } else { a.cast(wide) };
-                let sum = a.and_then(|a| if b.dtype() == wide { a.plus(&b) } else { a.plus(&b.cast(wide)?) });
-                let sum = sum.map_err(|e| {
+                add_to(a.to_mut(), &b).map_err(|e| {
                     self.fail(Error::Backend { site: self.addition(), message: e.to_string() })
                 })?;
-                self.check_sum(&sum)?;
-                Ok(Cotangent::Value(sum))
+                self.check_sum(&a)?;
+                Ok(Cotangent::Value(a))
             }
             _ => unreachable!("one sweep carries one kind of cotangent"),
         }
@@ -234,7 +256,7 @@ impl Tape {
             Cotangent::Node(var) => Ok(Cotangent::Node(var.cast(dtype))),
             Cotangent::Value(value) if value.dtype() == dtype => Ok(Cotangent::Value(value)),
             Cotangent::Value(value) => match value.cast(dtype) {
-                Ok(value) => Ok(Cotangent::Value(value)),
+                Ok(value) => Ok(Cotangent::of(value)),
                 Err(e) => Err(self.fail(self.backend_error(self.var(id), e))),
             },
         }
@@ -243,7 +265,7 @@ impl Tape {
     /// The elements of a cotangent of node `id`.
     pub(crate) fn numbers(&self, id: u32, cotangent: &Cotangent<'_>) -> Result<Vec<f64>> {
         let value = match cotangent {
-            Cotangent::Node(var) => self.value(*var)?,
+            Cotangent::Node(var) => self.shared_value(*var)?,
             Cotangent::Value(value) => value.clone(),
         };
         value.to_f64_vec().map_err(|e| self.fail(self.backend_error(self.var(id), e)))

@@ -166,7 +166,7 @@ impl Tape {
                 v.iter_mut().for_each(|v| *v /= if length > 0.0 { length } else { 1.0 });
             }
             let stretched = self.pushed_value(y, x, &Tensor::from_f64(&v, &shape, dtype))?;
-            let back = match self.carry(y, Cotangent::Value(stretched), &[x], Paths::All)?.swap_remove(0) {
+            let back = match self.carry(y, Cotangent::of(stretched), &[x], Paths::All)?.swap_remove(0) {
                 Some(back) => self.numbers(x.id, &back)?,
                 None => vec![0.0; v.len()],
             };
@@ -215,7 +215,7 @@ impl Tape {
         let g: Vec<f64> = (0..meta.shape.elements()).map(g).collect();
         let g = Tensor::from_f64(&g, &meta.shape, meta.dtype).to(self.device());
         let g = g.map_err(|e| self.backend_error(y, e))?;
-        match self.carry(y, Cotangent::Value(g), &[x], paths)?.swap_remove(0) {
+        match self.carry(y, Cotangent::of(g), &[x], paths)?.swap_remove(0) {
             Some(cotangent) => self.numbers(x.id, &cotangent),
             None => Ok(vec![0.0; self.meta(x).shape.elements()]),
         }

@@ -161,12 +161,9 @@ impl Tape {
     ) -> Result<(Vec<Option<Tensor>>, Ledger)> {
         self.expect_cotangent("vjp_with_ledger", y, &g.meta());
         let books = RefCell::new(Books::from(y));
-        let seed = Booked::seed(Cotangent::Value(g.clone()), &books);
+        let seed = Booked::seed(Cotangent::of(g.clone()), &books);
         let carried = self.carry(y, seed, xs, Paths::All)?;
-        let values = carried.into_iter().map(|booked| match booked?.only().cotangent {
-            Cotangent::Value(value) => Some(value),
-            Cotangent::Node(_) => None,
-        });
+        let values = carried.into_iter().map(|booked| booked?.only().cotangent.into_value());
         Ok((values.collect(), books.into_inner().closed()))
     }
 }

@@ -317,7 +317,11 @@ impl Op for ProductAdd {
     fn forward(&self, x: &[&Tensor]) -> limpid_tensor::Result<Tensor> {
         let [r, a, b] = x else { unreachable!("matmul_add: made with three operands, found {}", x.len()) };
         let in_one = Tensor::fused(Fused::LinearAdd(Activation::Identity), &[r, a, &b.transpose(0, 1)]);
-        in_one.unwrap_or_else(|| a.matmul(b)?.plus(r))
+        in_one.unwrap_or_else(|| {
+            let mut sum = a.matmul(b)?;
+            sum.add_in_place(r)?;
+            Ok(sum)
+        })
     }
 
     fn needs(&self, _tracked: &[bool]) -> Needs {

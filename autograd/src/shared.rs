@@ -1,7 +1,9 @@
-//! Operations, and what they share, in memory that is used again.
+//! Operations, what they share, and values, in memory that is used again.
 //!
-//! A step of training records thousands of operations of a few bytes each, and forgets them. [`Shared`] is to a value
-//! what `Rc` is, but its memory comes from free blocks that the thread keeps, and goes back to them.
+//! A step of training records thousands of operations of a few bytes each, and forgets them. A tensor is a reference to
+//! memory and a layout, more than a hundred bytes, and a cotangent is handed on many times between a rule that computes it
+//! and a rule that reads it. [`Shared`] is to a value what `Rc` is, but its memory comes from free blocks that the thread
+//! keeps, and goes back to them.
 
 use std::alloc::{self, Layout};
 use std::cell::{Cell, RefCell};
@@ -10,6 +12,8 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 
+use limpid_tensor::Tensor;
+
 use crate::op::Op;
 
 /// A counted reference.
@@ -17,6 +21,9 @@ pub(crate) struct Shared<T: ?Sized>(NonNull<Counted<T>>);
 
 /// A counted reference to an operation.
 pub(crate) type SharedOp = Shared<dyn Op>;
+
+/// A counted reference to a value, or to a cotangent.
+pub(crate) type SharedTensor = Shared<Tensor>;
 
 struct Counted<T: ?Sized> {
     references: Cell<usize>,
@@ -30,6 +37,30 @@ impl<T> Shared<T> {
         // SAFETY: the memory has this layout, and nobody else has it.
         unsafe { memory.write(Counted { references: Cell::new(1), value }) };
         Shared(memory)
+    }
+}
+
+impl<T: Clone> Shared<T> {
+    /// The value, to be changed: a copy of it, if there are other references.
+    pub fn to_mut(&mut self) -> &mut T {
+        if self.counted().references.get() > 1 {
+            *self = Shared::holding(T::clone(self));
+        }
+        // SAFETY: this is the only reference, and it is borrowed mutably.
+        unsafe { &mut self.0.as_mut().value }
+    }
+
+    /// The value itself: a copy of it, if there are other references.
+    pub fn into_inner(self) -> T {
+        if self.counted().references.get() > 1 {
+            return T::clone(&self);
+        }
+        let memory = ManuallyDrop::new(self).0;
+        // SAFETY: this was the only reference, and nobody uses what it referred to again. The memory was taken for this
+        // layout.
+        let Counted { value, .. } = unsafe { memory.read() };
+        give(memory.cast(), Layout::new::<Counted<T>>());
+        value
     }
 }
 

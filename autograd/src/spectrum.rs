@@ -197,7 +197,7 @@ impl Tape {
         grading: Grading,
     ) -> Result<Vec<Spectrum>> {
         self.expect_cotangent("spectrum", y, &g.meta());
-        let first = (Bucket::default(), Cotangent::Value(g.clone()));
+        let first = (Bucket::default(), Cotangent::of(g.clone()));
         let seed = Graded { coefficients: BTreeMap::from([first]), grading };
         let found = self.carry(y, seed, xs, Paths::All)?;
         xs.iter().zip(found).map(|(&x, graded)| self.spectrum_from(x, graded)).collect()
@@ -215,7 +215,7 @@ impl Tape {
             numbers.push(values);
         }
         for ((bucket, cotangent), values) in coefficients.into_iter().zip(numbers) {
-            let Cotangent::Value(gradient) = cotangent else { continue };
+            let Some(gradient) = cotangent.into_value() else { continue };
             spectrum.terms.push(Term {
                 branches: Degree::of(bucket.branches, grading.branches),
                 controls: Degree::of(bucket.controls, grading.controls),

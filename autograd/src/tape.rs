@@ -22,7 +22,7 @@ use crate::plan::costs::Rehearsed;
 use crate::plan::run::Run;
 use crate::profile::Profile;
 use crate::scope::{ScopeId, Scopes};
-use crate::shared::SharedOp;
+use crate::shared::{Shared, SharedOp, SharedTensor};
 use crate::value::{Drops, ReadLog};
 use crate::var::{Edge, Var};
 
@@ -106,7 +106,7 @@ pub(crate) struct Node {
     pub op: Option<SharedOp>,
     pub inputs: Operands,
     pub meta: Meta,
-    pub value: Option<Tensor>,
+    pub value: Option<SharedTensor>,
     pub scope: ScopeId,
     pub location: &'static Location<'static>,
     pub epoch: u32,
@@ -394,7 +394,7 @@ impl Tape {
         let master = self.parameter(id, path, value, frozen);
         // What is on the tape may have been bound, or be the value before a step.
         let is_of_value = self.with_node(master, |node| {
-            let same = |here: &Tensor| {
+            let same = |here: &SharedTensor| {
                 here.storage().id() == value.storage().id() && here.layout() == value.layout()
             };
             node.op.is_none() && node.name.as_deref() == Some(path) && node.value.as_ref().is_none_or(same)
@@ -475,6 +475,16 @@ impl Tape {
 
     #[track_caller]
     pub(crate) fn leaf(&self, value: Tensor, tracked: bool, name: Option<Rc<str>>) -> Var<'_> {
+        self.shared_leaf(Shared::holding(value), tracked, name)
+    }
+
+    #[track_caller]
+    pub(crate) fn shared_leaf(
+        &self,
+        value: SharedTensor,
+        tracked: bool,
+        name: Option<Rc<str>>,
+    ) -> Var<'_> {
         let meta = value.meta();
         // A number is part of a program's text, so that a dry tape keeps it too.
         let keep = !self.is_dry() || !tracked && value.elements() == 1;
@@ -628,7 +638,8 @@ impl Tape {
         let value = match value {
             Ok(value) => value,
             Err(error) => {
-                self.rehearsed_result(id, error).map_err(|e| self.backend_error(self.var(id), e))?
+                let result = self.rehearsed_result(id, error);
+                Shared::holding(result.map_err(|e| self.backend_error(self.var(id), e))?)
             }
         };
         let node = &mut self.nodes.borrow_mut()[id as usize];
@@ -641,7 +652,7 @@ impl Tape {
     /// Computes a node from operands where they lie. `None` if one has to be made again, or somebody looks at them or
     /// writes down who reads what.
     #[inline]
-    fn run_in_place(&self, id: u32) -> Option<limpid_tensor::Result<Tensor>> {
+    fn run_in_place(&self, id: u32) -> Option<limpid_tensor::Result<SharedTensor>> {
         if self.settings.anomaly || self.reads.borrow().is_some() {
             return None;
         }
@@ -649,23 +660,23 @@ impl Tape {
         let node = &nodes[id as usize];
         let mut operands: SmallVec<[&Tensor; 3]> = SmallVec::new();
         for operand in &node.inputs {
-            operands.push(nodes[operand.id as usize].value.as_ref()?);
+            operands.push(nodes[operand.id as usize].value.as_deref()?);
         }
-        Some(node.op.as_ref().expect("only operations are run").forward(&operands))
+        Some(node.op.as_ref().expect("only operations are run").forward(&operands).map(Shared::holding))
     }
 
     /// The same with operands of its own.
-    fn run_apart(&self, id: u32) -> Result<limpid_tensor::Result<Tensor>> {
+    fn run_apart(&self, id: u32) -> Result<limpid_tensor::Result<SharedTensor>> {
         let op = self.nodes.borrow()[id as usize].op.clone().expect("only operations are run");
         let operands = self.operands(id)?;
-        let operands = references(&operands);
+        let operands = tensors(&operands);
         let value = op.forward(&operands);
         if self.settings.anomaly
             && let Ok(value) = &value
         {
             self.check_finite(id, value, &operands)?;
         }
-        Ok(value)
+        Ok(value.map(Shared::holding))
     }
 
     pub(crate) fn check_finite(&self, id: u32, value: &Tensor, operands: &[&Tensor]) -> Result<()> {
@@ -799,11 +810,11 @@ impl Tape {
     }
 }
 
-/// References to the elements of a short list.
-pub(crate) fn references<T>(list: &[T]) -> SmallVec<[&T; 3]> {
-    let mut references = SmallVec::new();
-    list.iter().for_each(|element| references.push(element));
-    references
+/// The tensors that a short list refers to.
+pub(crate) fn tensors(list: &[SharedTensor]) -> SmallVec<[&Tensor; 3]> {
+    let mut tensors = SmallVec::new();
+    list.iter().for_each(|tensor| tensors.push(&**tensor));
+    tensors
 }
 
 /// Sets a flag until the result is dropped, by a panic too.

@@ -9,7 +9,8 @@ use smallvec::SmallVec;
 use crate::error::{Error, Result};
 use crate::op::Purity;
 use crate::profile::Lane;
-use crate::tape::Tape;
+use crate::shared::{Shared, SharedTensor};
+use crate::tape::{Tape, tensors};
 use crate::var::Var;
 
 /// What has been dropped, and what that cost.
@@ -71,6 +72,11 @@ enum Keep {
 impl Tape {
     #[track_caller]
     pub(crate) fn value(&self, var: Var<'_>) -> Result<Tensor> {
+        Ok(self.shared_value(var)?.into_inner())
+    }
+
+    #[track_caller]
+    pub(crate) fn shared_value(&self, var: Var<'_>) -> Result<SharedTensor> {
         if let Some(value) = self.with_node(var, |node| node.value.clone()) {
             self.log_read(var.id);
             return Ok(value);
@@ -79,7 +85,7 @@ impl Tape {
     }
 
     /// The values of a node's operands, made again where they are not kept.
-    pub(crate) fn operands(&self, id: u32) -> Result<SmallVec<[Tensor; 3]>> {
+    pub(crate) fn operands(&self, id: u32) -> Result<SmallVec<[SharedTensor; 3]>> {
         let inputs = self.nodes.borrow()[id as usize].inputs.clone();
         let keep = if self.drops.sweeping.get() { Keep::WhileSweeping } else { Keep::Target };
         inputs.iter().map(|operand| self.fetch(operand.id, keep)).collect()
@@ -94,7 +100,7 @@ impl Tape {
         }
     }
 
-    fn fetch(&self, id: u32, keep: Keep) -> Result<Tensor> {
+    fn fetch(&self, id: u32, keep: Keep) -> Result<SharedTensor> {
         self.log_read(id);
         if let Some(value) = &self.nodes.borrow()[id as usize].value {
             return Ok(value.clone());
@@ -118,8 +124,8 @@ impl Tape {
     }
 
     /// Computes a dropped value, and those it needs, without recursion: chains may be a million nodes long.
-    fn recompute(&self, id: u32) -> Result<HashMap<u32, Tensor>> {
-        let mut computed: HashMap<u32, Tensor> = HashMap::new();
+    fn recompute(&self, id: u32) -> Result<HashMap<u32, SharedTensor>> {
+        let mut computed: HashMap<u32, SharedTensor> = HashMap::new();
         let mut stack = vec![id];
         while let Some(&next) = stack.last() {
             if computed.contains_key(&next) {
@@ -141,15 +147,15 @@ impl Tape {
                 stack.extend(missing);
                 continue;
             }
-            let operands: SmallVec<[Tensor; 3]> =
+            let operands: SmallVec<[SharedTensor; 3]> =
                 node.inputs.iter().filter_map(|o| kept(o.id).cloned()).collect();
             drop(nodes);
             let timed = self.time_operation(next, Some(Lane::Recompute));
             let value = op
-                .forward(&operands.iter().collect::<SmallVec<[&Tensor; 3]>>())
+                .forward(&tensors(&operands))
                 .map_err(|e| self.backend_error(self.var(next), e))?;
             drop(timed);
-            computed.insert(next, value);
+            computed.insert(next, Shared::holding(value));
             stack.pop();
         }
         Ok(computed)

@@ -12,6 +12,8 @@ use crate::tape::Tape;
 /// A residual connection marks the operands of the operations that join its branches, and every tool that
 /// follows gradients reads the marks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+// As large as what it lies beside: odd bytes behind it would be copied apart, which stalls where they were just written.
+#[repr(u32)]
 pub enum Edge {
     /// Inside a branch, or outside any connection.
     #[default]

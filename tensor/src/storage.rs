@@ -7,6 +7,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{self, Ordering};
 
 use bytemuck::Pod;
 
@@ -87,14 +88,15 @@ impl StorageRef {
     }
 
     /// Whether nothing else refers to the memory.
+    #[inline]
     pub(crate) fn is_unique(&mut self) -> bool {
-        Arc::get_mut(&mut self.0).is_some()
+        only(&mut self.0).is_some()
     }
 
     /// The host bytes for writing, if this is the only reference to them.
     #[inline]
     pub(crate) fn host_mut(&mut self) -> Option<&mut [u8]> {
-        match Arc::get_mut(&mut self.0).map(|storage| &mut storage.memory) {
+        match only(&mut self.0).map(|storage| &mut storage.memory) {
             Some(Memory::Host(block)) => Some(block.as_mut_slice()),
             _ => None,
         }
@@ -113,11 +115,7 @@ impl Drop for StorageRef {
     fn drop(&mut self) {
         // SAFETY: the field is not used again; this is the only place that takes it out.
         let mut arc = unsafe { ManuallyDrop::take(&mut self.0) };
-        // Counting is a plain load; making sure is a locked instruction, which most drops need not pay.
-        if Arc::strong_count(&arc) > 1 {
-            return;
-        }
-        if let Some(Storage { memory: Memory::Host(_), .. }) = Arc::get_mut(&mut arc) {
+        if let Some(Storage { memory: Memory::Host(_), .. }) = only(&mut arc) {
             // While a thread shuts down its pool may be gone; the block is then simply freed.
             let _ = POOL.try_with(|pool| pool.borrow_mut().give(arc));
         }
@@ -278,7 +276,7 @@ impl Pool {
         self.memory.peak = self.memory.peak.max(self.memory.live);
         match self.free.get_mut(class_of(bytes)).and_then(Vec::pop) {
             Some(mut arc) => {
-                let Some(Storage { memory: Memory::Host(block), .. }) = Arc::get_mut(&mut arc) else {
+                let Some(Storage { memory: Memory::Host(block), .. }) = only(&mut arc) else {
                     unreachable!("the pool holds host blocks that nobody else refers to")
                 };
                 block.len = bytes;
@@ -317,6 +315,18 @@ impl Pool {
             self.free[class].push(arc);
         }
     }
+}
+
+/// What `Arc::get_mut` gives, without the locked instruction that keeps weak references away meanwhile: there are none.
+#[inline]
+fn only(arc: &mut Arc<Storage>) -> Option<&mut Storage> {
+    if Arc::strong_count(arc) > 1 {
+        return None;
+    }
+    // What was done through other references, before the last of them went, is done.
+    atomic::fence(Ordering::Acquire);
+    // SAFETY: nobody makes a `Weak` of a storage's Arc, so the one reference is all there is to it, and it is borrowed mutably.
+    Some(unsafe { &mut *Arc::as_ptr(arc).cast_mut() })
 }
 
 fn storage(block: Block) -> Arc<Storage> {

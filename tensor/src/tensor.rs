@@ -405,14 +405,14 @@ impl Tensor {
         same_device(f.name(), x).backend().map(f, x)
     }
 
-    /// `self + x` for tensors of one shape and dtype, in `self`'s own memory where nothing else refers to it, both are
-    /// contiguous f32 or f64, and the device can: a sum of many terms allocates nothing.
+    /// Becomes `self + x`, both of one shape and dtype: in its own memory where nothing else refers to it, both are
+    /// contiguous f32 or f64, and the device can, so that a sum of many terms allocates nothing.
     ///
     /// ```
     /// use limpid_tensor::{DType, Tensor};
-    /// let sum = Tensor::ones([3], DType::F32);
+    /// let mut sum = Tensor::ones([3], DType::F32);
     /// let memory = sum.storage().id();
-    /// let sum = sum.plus(&Tensor::arange(0.0, 3.0, 1.0, DType::F32))?;
+    /// sum.add_in_place(&Tensor::arange(0.0, 3.0, 1.0, DType::F32))?;
     /// assert_eq!((sum.to_vec::<f32>()?, sum.storage().id()), (vec![1.0, 2.0, 3.0], memory));
     /// # Ok::<(), limpid_tensor::Error>(())
     /// ```
@@ -420,23 +420,23 @@ impl Tensor {
     /// # Panics
     /// If shapes or dtypes differ.
     #[track_caller]
-    pub fn plus(mut self, x: &Tensor) -> Result<Tensor> {
+    pub fn add_in_place(&mut self, x: &Tensor) -> Result<()> {
         let alike = self.dtype == x.dtype && self.shape() == x.shape();
-        assert!(alike, "plus: {} and {} differ", self.meta(), x.meta());
+        assert!(alike, "add_in_place: {} and {} differ", self.meta(), x.meta());
         let other;
         let device = if self.device() == x.device() {
             x.device()
         } else {
-            other = same_device("plus", &[&self, x]).clone();
+            other = same_device("add_in_place", &[self, x]).clone();
             &other
         };
         let fits = matches!(self.dtype, DType::F32 | DType::F64)
-            && [&self, x].iter().all(|t| t.layout.is_contiguous() && t.layout.offset() == 0);
+            && [&*self, x].iter().all(|t| t.layout.is_contiguous() && t.layout.offset() == 0);
         if !(fits && device.backend().adds_in_place() && self.storage.is_unique()) {
-            return Tensor::map(Map::Add, &[&self, x]);
+            *self = Tensor::map(Map::Add, &[self, x])?;
+            return Ok(());
         }
-        device.backend().add_in_place(&mut self, x)?;
-        Ok(self)
+        device.backend().add_in_place(self, x)
     }
 
     /// Combines the elements along some axes (none given: all), which stay with size 1. See [`Reduce`].

@@ -14,7 +14,7 @@ use super::report::{Tier, number};
 use super::{Check, Evidence, diagnosis, reproduce};
 use crate::error::{Error, Result};
 use crate::op::Derivative;
-use crate::shared::SharedOp;
+use crate::shared::{SharedOp, SharedTensor};
 use crate::var::Var;
 
 /// The answer to "where, and why?".
@@ -197,7 +197,8 @@ fn recorded(problem: &Problem<'_>) -> Result<Vec<Recorded>> {
         if tracked.is_empty() || op.derivative() != Derivative::Exists {
             continue;
         }
-        let operands = tape.operands(id as u32)?.to_vec();
+        let operands: Vec<Tensor> =
+            tape.operands(id as u32)?.into_iter().map(SharedTensor::into_inner).collect();
         if operands.iter().any(|x| x.dtype().is_float() && x.dtype() != DType::F64) {
             continue;
         }

@@ -9,7 +9,7 @@ use super::Function;
 use super::case::behind;
 use super::mutate::Mutation;
 use crate::error::Result;
-use crate::tape::Tape;
+use crate::tape::{Tape, tensors};
 use crate::var::Var;
 
 /// The elements of every float input, in row-major order.
@@ -157,7 +157,7 @@ impl Problem<'_> {
             let Some(op) = tape.nodes.borrow()[node].op.clone() else { continue };
             let operands = tape.operands(node as u32)?;
             let var = tape.var(node as u32);
-            let described = op.branches(&operands.iter().collect::<Vec<_>>(), &var.value()?);
+            let described = op.branches(&tensors(&operands), &var.value()?);
             let sides = described.and_then(|b| b.map(|b| b.to_f64_vec()).transpose());
             if let Some(sides) = sides.map_err(|e| tape.backend_error(var, e))? {
                 branches.push(Branch { node, sides });

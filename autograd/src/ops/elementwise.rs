@@ -138,9 +138,12 @@ impl Op for Elementwise {
         Tensor::map(self.0, x)
     }
 
-    fn forward_consuming(&self, first: Tensor, others: &[&Tensor]) -> Result<Tensor> {
+    fn forward_consuming(&self, mut first: Tensor, others: &[&Tensor]) -> Result<Tensor> {
         match (self.0, others) {
-            (Map::Add, &[other]) if first.meta() == other.meta() => first.plus(other),
+            (Map::Add, &[other]) if first.meta() == other.meta() => {
+                first.add_in_place(other)?;
+                Ok(first)
+            }
             (f, &[]) => Tensor::map(f, &[&first]),
             (f, &[b]) => Tensor::map(f, &[&first, b]),
             (f, &[a, b]) => Tensor::map(f, &[&first, a, b]),

@@ -141,10 +141,10 @@ impl Terms {
         let mut sum: Option<Tensor> = None;
         for (left, parts) in self.0 {
             let next = share(left.alone(), &parts)?;
-            sum = Some(match sum {
-                None => next,
-                Some(sum) => sum.plus(&next)?,
-            });
+            match &mut sum {
+                None => sum = Some(next),
+                Some(sum) => sum.add_in_place(&next)?,
+            }
         }
         Ok(sum)
     }

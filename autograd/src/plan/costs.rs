@@ -9,7 +9,8 @@ use smallvec::SmallVec;
 use crate::error::{Error, Site};
 use crate::op::Purity;
 use crate::plan::PlanError;
-use crate::tape::{Node, Operand, Tape};
+use crate::shared::{Shared, SharedTensor};
+use crate::tape::{Node, Operand, Tape, tensors};
 use crate::var::Var;
 
 /// A program, and what each of its steps costs.
@@ -120,7 +121,7 @@ impl Tape {
                 inputs: node.inputs.clone(),
                 meta: node.meta.clone(),
             });
-            tape.nodes.borrow_mut().push(Node { value: Some(value), ..node });
+            tape.nodes.borrow_mut().push(Node { value: Some(Shared::holding(value)), ..node });
         }
         for id in 0..=loss.id {
             entries[id as usize].reads = tape.declared_reads(id);
@@ -148,10 +149,9 @@ impl Tape {
             (Some(op), _) => {
                 let nodes = self.nodes.borrow();
                 let operand = |operand: &Operand| nodes[operand.id as usize].value.clone();
-                let operands: SmallVec<[Tensor; 3]> = node.inputs.iter().filter_map(operand).collect();
+                let operands: SmallVec<[SharedTensor; 3]> = node.inputs.iter().filter_map(operand).collect();
                 drop(nodes);
-                let operands: SmallVec<[&Tensor; 3]> = operands.iter().collect();
-                op.forward(&operands).unwrap_or_else(|_| blank(phantom, node.meta.clone()))
+                op.forward(&tensors(&operands)).unwrap_or_else(|_| blank(phantom, node.meta.clone()))
             }
         }
     }

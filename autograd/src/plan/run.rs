@@ -12,7 +12,8 @@ use crate::plan::verify::Print;
 use crate::plan::{Plan, Step, Totals, Verified, Verify};
 use crate::print::format_bytes;
 use crate::profile::Lane;
-use crate::tape::Tape;
+use crate::shared::{Shared, SharedTensor};
+use crate::tape::{Tape, tensors};
 
 /// What a run that followed a plan really took: made by [`Tape::receipt`].
 #[derive(Clone, PartialEq, Debug)]
@@ -424,7 +425,7 @@ impl Tape {
             for id in nodes {
                 let value = values.next().map_or_else(|| self.forward_again(id), Ok)?;
                 self.expect_unchanged(id, &value)?;
-                self.nodes.borrow_mut()[id as usize].value = Some(value);
+                self.nodes.borrow_mut()[id as usize].value = Some(Shared::holding(value));
             }
         }
         self.step_done(0);
@@ -448,7 +449,7 @@ impl Tape {
             let nodes = self.nodes.borrow();
             let first = nodes[ids[0] as usize].inputs.first();
             let others = ids.iter().flat_map(|&id| &nodes[id as usize].inputs[1..]);
-            let operands: Option<SmallVec<[Tensor; 16]>> = first
+            let operands: Option<SmallVec<[SharedTensor; 16]>> = first
                 .into_iter()
                 .chain(others)
                 .map(|operand| nodes[operand.id as usize].value.clone())
@@ -460,7 +461,7 @@ impl Tape {
             return None;
         }
         let timed = self.time_operation(ids[0], Some(Lane::Recompute));
-        let values = Tensor::fused_all(*kernel, &operands.iter().collect::<SmallVec<[&Tensor; 16]>>())?;
+        let values = Tensor::fused_all(*kernel, &operands.iter().map(|x| &**x).collect::<SmallVec<[&Tensor; 16]>>())?;
         drop(timed);
         // The others are calls too; their time is the first's.
         ids[1..].iter().for_each(|&id| drop(self.time_operation(id, Some(Lane::Recompute))));
@@ -471,7 +472,7 @@ impl Tape {
         let (op, operands) = {
             let nodes = self.nodes.borrow();
             let node = &nodes[id as usize];
-            let operands: Option<SmallVec<[Tensor; 3]>> =
+            let operands: Option<SmallVec<[SharedTensor; 3]>> =
                 node.inputs.iter().map(|operand| nodes[operand.id as usize].value.clone()).collect();
             (node.op.clone(), operands)
         };
@@ -479,7 +480,7 @@ impl Tape {
             return Err(Error::Dropped { site: self.site(id) });
         };
         let _timed = self.time_operation(id, Some(Lane::Recompute));
-        op.forward(&operands.iter().collect::<SmallVec<[&Tensor; 3]>>())
+        op.forward(&tensors(&operands))
             .map_err(|e| self.backend_error(self.var(id), e))
     }
 
@@ -491,7 +492,7 @@ impl Tape {
                     let _timed = self.time_hash(id);
                     let nodes = self.nodes.borrow();
                     let shows = plan.0.costs.entries[id as usize].shows;
-                    let shown = shows.and_then(|shown| nodes[shown as usize].value.as_ref());
+                    let shown = shows.and_then(|shown| nodes[shown as usize].value.as_deref());
                     print.drift(value, shown, &mut receipt.verified)
                 }
                 None => return Ok(()),

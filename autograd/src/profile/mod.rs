@@ -18,7 +18,7 @@ use limpid_tensor::Meta;
 use smallvec::SmallVec;
 
 use crate::scope::{Rule, ScopeId};
-use crate::tape::{Tape, references};
+use crate::tape::Tape;
 
 /// A record of where the time of some steps went: what the tapes that were [given](Tape::with_profile) it did, and
 /// [spans](Profile::span) of the program's own. Clones are handles on one record.
@@ -408,7 +408,7 @@ impl Tape {
                 (op, inputs.collect::<SmallVec<[Meta; 3]>>(), node.meta.clone(), node.scope)
             };
             let bytes = inputs.iter().chain([&meta]).map(Meta::bytes).sum::<usize>() as u64;
-            let cost = [op.flops(&references(&inputs), &meta), bytes];
+            let cost = [op.flops(&inputs.iter().collect::<SmallVec<[&Meta; 3]>>(), &meta), bytes];
             profile.begin(What::Operation(op.name()), self.shared_path(scope), lane, cost)
         })
     }

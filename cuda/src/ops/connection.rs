@@ -807,12 +807,14 @@ mod tests {
                 let shares = [&g, &mix, &h, &a];
                 let of_write = &word(Fused::StreamCotangent(handed(true, false)), &shares[..2])[0];
                 let of_read = &word(Fused::StreamCotangent(handed(false, true)), &shares[2..])[0];
-                let both = of_write.clone().plus(of_read).unwrap();
+                let mut both = of_write.clone();
+                both.add_in_place(of_read).unwrap();
                 let found = &word(Fused::StreamCotangent(handed(true, true)), &shares)[0];
                 assert_eq!(bits(found), bits(&both), "{what}, cotangent");
                 let own = [&x, &phi, &y, &dy];
                 let of_project = &word(Fused::StreamProjectBackward(handed(false, false)), &own)[0];
-                let all = both.plus(of_project).unwrap();
+                let mut all = both;
+                all.add_in_place(of_project).unwrap();
                 let operands: Vec<&Tensor> = own.into_iter().chain(shares).collect();
                 let found = &word(Fused::StreamProjectBackward(handed(true, true)), &operands)[0];
                 assert_eq!(bits(found), bits(&all), "{what}, X̄");

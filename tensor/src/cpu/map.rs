@@ -454,11 +454,11 @@ mod tests {
             let a: Vec<f32> = (0..n).map(|i| at(i, 0.7)).collect();
             let x = Tensor::from_vec((0..n).map(|i| at(i, 1.3)).collect::<Vec<f32>>(), [n]);
             let expected = map(Add, &[&Tensor::from_slice(&a, [n]), &x]).unwrap();
-            let sum = Tensor::from_slice(&a, [n]);
-            let (id, shared) = (sum.storage().id(), sum.clone());
-            let beside = sum.plus(&x).unwrap();
+            let mut beside = Tensor::from_slice(&a, [n]);
+            let (id, mut within) = (beside.storage().id(), beside.clone());
+            beside.add_in_place(&x).unwrap();
             assert_ne!(beside.storage().id(), id, "somebody else refers to it");
-            let within = shared.plus(&x).unwrap();
+            within.add_in_place(&x).unwrap();
             assert_eq!(within.storage().id(), id);
             for sum in [beside, within] {
                 let bits =
