@@ -495,7 +495,8 @@ impl Tape {
                 .filter(|_| !keep && self.gathers_terms())
                 .map(|begun| Leaves { operands: &inputs, begun }),
         };
-        let cotangents = self.mutate_vjp(&*op, &at, op.vjp(&at));
+        let mut cotangents = op.vjp(&at);
+        self.mutate_vjp(&*op, &at, &mut cotangents);
         let (name, expected, given) = (op.name(), inputs.len(), cotangents.len());
         assert_eq!(expected, given, "{name}: the vjp must return a cotangent, or None, for each operand");
         let mut failed = None;

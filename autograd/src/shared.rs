@@ -228,6 +228,23 @@ mod tests {
     }
 
     #[test]
+    fn one_reference_of_several_is_changed_or_taken_as_a_copy() {
+        let mut list = Shared::holding(vec![1, 2]);
+        let (other, elements) = (list.clone(), list.as_ptr());
+        list.to_mut().push(3);
+        assert_eq!((&list[..], &other[..]), (&[1, 2, 3][..], &[1, 2][..]));
+        assert_eq!(other.clone().into_inner(), [1, 2]);
+        assert_eq!(other.into_inner().as_ptr(), elements, "the last reference gives the value itself");
+        let elements = list.as_ptr();
+        list.to_mut()[0] = 7;
+        assert_eq!(
+            (&list[..], list.as_ptr()),
+            (&[7, 2, 3][..], elements),
+            "the only reference has it changed in place"
+        );
+    }
+
+    #[test]
     fn a_block_is_used_again() {
         let place = |op: &SharedOp| op.0.cast::<u8>();
         let first = SharedOp::new(Holds(Rc::default(), [0; 40]));

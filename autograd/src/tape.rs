@@ -479,12 +479,7 @@ impl Tape {
     }
 
     #[track_caller]
-    pub(crate) fn shared_leaf(
-        &self,
-        value: SharedTensor,
-        tracked: bool,
-        name: Option<Rc<str>>,
-    ) -> Var<'_> {
+    pub(crate) fn shared_leaf(&self, value: SharedTensor, tracked: bool, name: Option<Rc<str>>) -> Var<'_> {
         let meta = value.meta();
         // A number is part of a program's text, so that a dry tape keeps it too.
         let keep = !self.is_dry() || !tracked && value.elements() == 1;
@@ -727,9 +722,13 @@ impl Tape {
     /// Cuts the tape back to its first `len` nodes. Handles on the others become stale.
     pub(crate) fn truncate(&self, len: usize) {
         while self.len() > len {
-            // Dropped outside the borrow: a node's operation may be anybody's code.
-            let cut = self.nodes.borrow_mut().pop();
-            drop(cut);
+            let mut nodes = self.nodes.borrow_mut();
+            let last = nodes.len() - 1;
+            let op = nodes[last].op.take();
+            nodes.truncate(last);
+            drop(nodes);
+            // Outside the borrow: an operation may be anybody's code.
+            drop(op);
         }
         let mut parameters = self.parameters.borrow_mut();
         while parameters.order.last().is_some_and(|&(node, _)| node as usize >= len) {

@@ -151,9 +151,7 @@ impl Tape {
                 node.inputs.iter().filter_map(|o| kept(o.id).cloned()).collect();
             drop(nodes);
             let timed = self.time_operation(next, Some(Lane::Recompute));
-            let value = op
-                .forward(&tensors(&operands))
-                .map_err(|e| self.backend_error(self.var(next), e))?;
+            let value = op.forward(&tensors(&operands)).map_err(|e| self.backend_error(self.var(next), e))?;
             drop(timed);
             computed.insert(next, Shared::holding(value));
             stack.pop();

@@ -154,19 +154,13 @@ impl Tape {
         self
     }
 
-    /// What a vjp rule returned, or what its mutant does.
-    pub(crate) fn mutate_vjp<'t>(
-        &'t self,
-        op: &dyn Op,
-        at: &Pullback<'_, 't>,
-        found: Cotangents<'t>,
-    ) -> Cotangents<'t> {
-        let Some(mutation) = self.mutation.as_ref().filter(|m| m.concerns(op, Rule::Vjp)) else {
-            return found;
-        };
+    /// Puts what a vjp rule's mutant does in place of what the rule returned, if one is to be met here.
+    pub(crate) fn mutate_vjp<'t>(&'t self, op: &dyn Op, at: &Pullback<'_, 't>, found: &mut Cotangents<'t>) {
+        let Some(mutation) = self.mutation.as_ref().filter(|m| m.concerns(op, Rule::Vjp)) else { return };
         let operands = at.x.iter().enumerate().map(|(i, x)| (x.id, format!("x{i}")));
         let reads = operands.chain([(at.y.id, "y".into()), (at.g.id, "ȳ".into())]).collect();
-        Recorded::new(self, at.start, reads, found).mutated(mutation, op.name(), Rule::Vjp)
+        let recorded = Recorded::new(self, at.start, reads, std::mem::take(found));
+        *found = recorded.mutated(mutation, op.name(), Rule::Vjp);
     }
 
     /// What a jvp rule returned, or what its mutant does.

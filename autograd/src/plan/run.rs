@@ -461,7 +461,8 @@ impl Tape {
             return None;
         }
         let timed = self.time_operation(ids[0], Some(Lane::Recompute));
-        let values = Tensor::fused_all(*kernel, &operands.iter().map(|x| &**x).collect::<SmallVec<[&Tensor; 16]>>())?;
+        let values =
+            Tensor::fused_all(*kernel, &operands.iter().map(|x| &**x).collect::<SmallVec<[&Tensor; 16]>>())?;
         drop(timed);
         // The others are calls too; their time is the first's.
         ids[1..].iter().for_each(|&id| drop(self.time_operation(id, Some(Lane::Recompute))));
@@ -480,8 +481,7 @@ impl Tape {
             return Err(Error::Dropped { site: self.site(id) });
         };
         let _timed = self.time_operation(id, Some(Lane::Recompute));
-        op.forward(&tensors(&operands))
-            .map_err(|e| self.backend_error(self.var(id), e))
+        op.forward(&tensors(&operands)).map_err(|e| self.backend_error(self.var(id), e))
     }
 
     fn expect_unchanged(&self, id: u32, value: &Tensor) -> Result<()> {
