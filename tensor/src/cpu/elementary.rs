@@ -90,6 +90,14 @@ pub(super) fn exp(x: f32) -> f32 {
     (1.0 + (e.head + e.tail)) * a * b
 }
 
+/// eˣ for x ≤ 0, and 0 where that is no normal number: of terms of a sum of which one is 1.
+#[inline(always)]
+pub(super) fn exp_nonpositive(x: f32) -> f32 {
+    // n is −127 there, and its power 0.
+    let e = Exponential::of(if x < -88.0 { -88.0 } else { x }, 0.0);
+    (1.0 + (e.head + e.tail)) * e.power(0)
+}
+
 /// eˣ − 1 = (2ⁿ − 1) + 2ⁿ·head + 2ⁿ·tail.
 #[inline(always)]
 pub(super) fn expm1(x: f32) -> f32 {

@@ -51,19 +51,21 @@ impl Real for f64 {
 /// Σ v.
 #[inline(always)]
 pub(super) fn sum<T: Real>(row: &[T]) -> f64 {
-    fold(Add, Numbers(row))
+    let [found] = fold(Add, Numbers(row));
+    found
 }
 
-/// Σ (v − centre)².
+/// Σ (v − centre) and Σ (v − centre)².
 #[inline(always)]
-pub(super) fn sum_of_squares_about<T: Real>(centre: f64, row: &[T]) -> f64 {
-    fold(Add, SquaresAbout(centre, row))
+pub(super) fn moments_about<T: Real>(centre: f64, row: &[T]) -> [f64; 2] {
+    fold(Add, MomentsAbout(centre, row))
 }
 
 /// Σ v².
 #[inline(always)]
 pub(super) fn sum_of_squares<T: Real>(row: &[T]) -> f64 {
-    fold(Add, Squares(row))
+    let [found] = fold(Add, Squares(row));
+    found
 }
 
 /// Σ v² over a whole float tensor.
@@ -84,29 +86,31 @@ pub(super) fn sum_of_all_squares(x: &Tensor) -> Result<f64> {
 /// If `b` is shorter than `a`.
 #[inline(always)]
 pub(super) fn sum_of_products<T: Real>(a: &[T], b: &[T]) -> f64 {
-    fold(Add, Products(a, b))
+    let [found] = fold(Add, Products(a, b));
+    found
 }
 
 /// The largest value of a row that is not NaN; −∞ if there is none.
 #[inline(always)]
 pub(super) fn max<T: Real>(row: &[T]) -> T {
-    fold(Largest, Narrow(row))
+    let [found] = fold(Largest, Narrow(row));
+    found
 }
 
-/// What is merged over a row.
-trait Terms<A: Scalar>: Copy {
+/// What is merged over a row: N numbers for each element.
+trait Terms<A: Scalar, const N: usize>: Copy {
     fn count(self) -> usize;
     /// So many of them from number `at` on: of as many as a constant says, no place has to be looked at twice.
     fn part(self, at: usize, count: usize) -> Self;
     /// A vector of them from number `at` on.
-    fn load<V: Vector<A>>(self, at: usize) -> V;
+    fn load<V: Vector<A>>(self, at: usize) -> [V; N];
 }
 
 /// The numbers themselves.
 #[derive(Clone, Copy)]
 struct Numbers<'a, T>(&'a [T]);
 
-impl<T: Real> Terms<f64> for Numbers<'_, T> {
+impl<T: Real> Terms<f64, 1> for Numbers<'_, T> {
     #[inline(always)]
     fn count(self) -> usize {
         self.0.len()
@@ -116,15 +120,15 @@ impl<T: Real> Terms<f64> for Numbers<'_, T> {
         Numbers(&self.0[at..at + count])
     }
     #[inline(always)]
-    fn load<V: Vector<f64>>(self, at: usize) -> V {
-        T::load_wide(self.0, at)
+    fn load<V: Vector<f64>>(self, at: usize) -> [V; 1] {
+        [T::load_wide(self.0, at)]
     }
 }
 
 #[derive(Clone, Copy)]
 struct Squares<'a, T>(&'a [T]);
 
-impl<T: Real> Terms<f64> for Squares<'_, T> {
+impl<T: Real> Terms<f64, 1> for Squares<'_, T> {
     #[inline(always)]
     fn count(self) -> usize {
         self.0.len()
@@ -134,35 +138,35 @@ impl<T: Real> Terms<f64> for Squares<'_, T> {
         Squares(&self.0[at..at + count])
     }
     #[inline(always)]
-    fn load<V: Vector<f64>>(self, at: usize) -> V {
+    fn load<V: Vector<f64>>(self, at: usize) -> [V; 1] {
         let v = T::load_wide::<V>(self.0, at);
-        v * v
+        [v * v]
     }
 }
 
 #[derive(Clone, Copy)]
-struct SquaresAbout<'a, T>(f64, &'a [T]);
+struct MomentsAbout<'a, T>(f64, &'a [T]);
 
-impl<T: Real> Terms<f64> for SquaresAbout<'_, T> {
+impl<T: Real> Terms<f64, 2> for MomentsAbout<'_, T> {
     #[inline(always)]
     fn count(self) -> usize {
         self.1.len()
     }
     #[inline(always)]
     fn part(self, at: usize, count: usize) -> Self {
-        SquaresAbout(self.0, &self.1[at..at + count])
+        MomentsAbout(self.0, &self.1[at..at + count])
     }
     #[inline(always)]
-    fn load<V: Vector<f64>>(self, at: usize) -> V {
+    fn load<V: Vector<f64>>(self, at: usize) -> [V; 2] {
         let v = T::load_wide::<V>(self.1, at) - V::all(self.0);
-        v * v
+        [v, v * v]
     }
 }
 
 #[derive(Clone, Copy)]
 struct Products<'a, T>(&'a [T], &'a [T]);
 
-impl<T: Real> Terms<f64> for Products<'_, T> {
+impl<T: Real> Terms<f64, 1> for Products<'_, T> {
     #[inline(always)]
     fn count(self) -> usize {
         self.0.len()
@@ -172,8 +176,8 @@ impl<T: Real> Terms<f64> for Products<'_, T> {
         Products(&self.0[at..at + count], &self.1[at..at + count])
     }
     #[inline(always)]
-    fn load<V: Vector<f64>>(self, at: usize) -> V {
-        T::load_wide::<V>(self.0, at) * T::load_wide::<V>(self.1, at)
+    fn load<V: Vector<f64>>(self, at: usize) -> [V; 1] {
+        [T::load_wide::<V>(self.0, at) * T::load_wide::<V>(self.1, at)]
     }
 }
 
@@ -181,7 +185,7 @@ impl<T: Real> Terms<f64> for Products<'_, T> {
 #[derive(Clone, Copy)]
 struct Narrow<'a, T>(&'a [T]);
 
-impl<T: Real> Terms<T> for Narrow<'_, T> {
+impl<T: Real> Terms<T, 1> for Narrow<'_, T> {
     #[inline(always)]
     fn count(self) -> usize {
         self.0.len()
@@ -191,8 +195,8 @@ impl<T: Real> Terms<T> for Narrow<'_, T> {
         Narrow(&self.0[at..at + count])
     }
     #[inline(always)]
-    fn load<V: Vector<T>>(self, at: usize) -> V {
-        V::load(self.0, at)
+    fn load<V: Vector<T>>(self, at: usize) -> [V; 1] {
+        [V::load(self.0, at)]
     }
 }
 
@@ -231,53 +235,67 @@ impl<T: Real> Merge<T> for Largest {
 
 /// Whole groups of [`LANES`] and then the rest, element i of a group in lane i.
 #[inline(always)]
-fn fold<A: Scalar, M: Merge<A>>(_how: M, terms: impl Terms<A>) -> A {
-    let (count, mut total) = (terms.count(), M::nothing());
+fn fold<A: Scalar, M: Merge<A>, const N: usize>(_how: M, terms: impl Terms<A, N>) -> [A; N] {
+    let (count, mut totals) = (terms.count(), [M::nothing(); N]);
     let whole = count - count % LANES;
     if whole > 0 {
-        for_vectors(Groups { terms, whole, how: PhantomData::<M>, total: &mut total });
+        for_vectors(Groups { terms, whole, how: PhantomData::<M>, totals: &mut totals });
     }
-    let mut lanes = [M::nothing(); FEW_LANES];
+    let mut lanes = [[M::nothing(); FEW_LANES]; N];
     let in_fours = count - count % FEW_LANES;
     for at in (whole..in_fours).step_by(FEW_LANES) {
         let few = terms.part(at, FEW_LANES);
         for i in 0..FEW_LANES {
-            lanes[i] = M::merge(lanes[i], few.load::<A>(i));
+            let terms = few.load::<A>(i);
+            for n in 0..N {
+                lanes[n][i] = M::merge(lanes[n][i], terms[n]);
+            }
         }
     }
     // Each lane's number is a constant, so that they are registers.
     let rest = terms.part(in_fours, count - in_fours);
     for i in 0..FEW_LANES {
         if i < rest.count() {
-            lanes[i] = M::merge(lanes[i], rest.load::<A>(i));
+            let terms = rest.load::<A>(i);
+            for n in 0..N {
+                lanes[n][i] = M::merge(lanes[n][i], terms[n]);
+            }
         }
     }
-    M::merge(total, merged::<A, M, FEW_LANES>(lanes))
+    for n in 0..N {
+        totals[n] = M::merge(totals[n], merged::<A, M, FEW_LANES>(lanes[n]));
+    }
+    totals
 }
 
 /// The whole groups of a row, `whole` elements together.
-struct Groups<'a, A, M, R> {
+struct Groups<'a, A, M, R, const N: usize> {
     terms: R,
     whole: usize,
     how: PhantomData<M>,
-    total: &'a mut A,
+    totals: &'a mut [A; N],
 }
 
-impl<A: Scalar, M: Merge<A>, R: Terms<A>> Kernel<A> for Groups<'_, A, M, R> {
+impl<A: Scalar, M: Merge<A>, R: Terms<A, N>, const N: usize> Kernel<A> for Groups<'_, A, M, R, N> {
     #[inline(always)]
     fn run<V: Vector<A>>(self) {
         const { assert!(LANES.is_multiple_of(V::WIDTH)) }
         let vectors = LANES / V::WIDTH;
         // As many as there are with vectors of one.
-        let mut sums = [V::all(M::nothing()); LANES];
+        let mut sums = [[V::all(M::nothing()); LANES]; N];
         for at in (0..self.whole).step_by(LANES) {
             for j in 0..vectors {
-                sums[j] = M::merge(sums[j], self.terms.load(at + j * V::WIDTH));
+                let terms = self.terms.load::<V>(at + j * V::WIDTH);
+                for n in 0..N {
+                    sums[n][j] = M::merge(sums[n][j], terms[n]);
+                }
             }
         }
-        let mut lanes = [M::nothing(); LANES];
-        lanes.copy_from_slice(V::numbers(&sums[..vectors]));
-        *self.total = merged::<A, M, LANES>(lanes);
+        for n in 0..N {
+            let mut lanes = [M::nothing(); LANES];
+            lanes.copy_from_slice(V::numbers(&sums[n][..vectors]));
+            self.totals[n] = merged::<A, M, LANES>(lanes);
+        }
     }
 }
 
@@ -307,8 +325,8 @@ mod tests {
                 let row: Vec<f64> = (0..n).map(|i| f64::from(1 << (i % 20))).collect();
                 assert_eq!(sum(&row), row.iter().sum::<f64>());
                 assert_eq!(sum_of_squares(&row), row.iter().map(|v| v * v).sum::<f64>());
-                let about: f64 = row.iter().map(|v| (v - 3.0) * (v - 3.0)).sum();
-                assert_eq!(sum_of_squares_about(3.0, &row), about);
+                let about = |power: i32| row.iter().map(|v| (v - 3.0).powi(power)).sum::<f64>();
+                assert_eq!(moments_about(3.0, &row), [about(1), about(2)]);
                 let other: Vec<f64> = (0..n).map(|i| f64::from(i + 1)).collect();
                 let products: f64 = row.iter().zip(&other).map(|(a, b)| a * b).sum();
                 assert_eq!(sum_of_products(&row, &other), products);
@@ -329,8 +347,8 @@ mod tests {
             let (a, b): (Vec<f32>, Vec<f32>) =
                 (0..n).map(|i| ((i as f32).sin(), (i as f32 * 0.7).cos())).unzip();
             let found = at_every_level(|| {
-                [sum(&a), sum_of_squares(&a), sum_of_squares_about(0.1, &a), sum_of_products(&a, &b)]
-                    .map(f64::to_bits)
+                let [first, second] = moments_about(0.1, &a);
+                [sum(&a), sum_of_squares(&a), first, second, sum_of_products(&a, &b)].map(f64::to_bits)
             });
             assert!(found.iter().all(|(_, bits)| *bits == found[0].1), "{n} numbers");
         }

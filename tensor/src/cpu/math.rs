@@ -43,6 +43,8 @@ pub(super) trait Float:
     fn abs(self) -> Self;
     fn sqrt(self) -> Self;
     fn exp(self) -> Self;
+    /// eˣ for x ≤ 0; in f32 it is 0 where that is no normal number.
+    fn exp_nonpositive(self) -> Self;
     fn expm1(self) -> Self;
     fn log(self) -> Self;
     fn log1p(self) -> Self;
@@ -127,12 +129,12 @@ macro_rules! float {
 }
 
 float!(f32, own functions true {
-    exp => elementary::exp, expm1 => elementary::expm1, log => elementary::log, log1p => elementary::log1p,
+    exp => elementary::exp, exp_nonpositive => elementary::exp_nonpositive, expm1 => elementary::expm1, log => elementary::log, log1p => elementary::log1p,
     sin => libm::sinf, cos => libm::cosf, tanh => elementary::tanh, erf => elementary::erf,
     sigmoid => elementary::sigmoid, softplus => elementary::softplus,
 });
 float!(f64, own functions false {
-    exp => elementary::exp_f64, expm1 => libm::expm1, log => libm::log, log1p => libm::log1p,
+    exp => elementary::exp_f64, exp_nonpositive => elementary::exp_f64, expm1 => libm::expm1, log => libm::log, log1p => libm::log1p,
     sin => libm::sin, cos => libm::cos, tanh => libm::tanh, erf => libm::erf,
     sigmoid => sigmoid_f64, softplus => softplus_f64,
 });
@@ -222,6 +224,21 @@ mod tests {
             let most = (0..1 << 16).into_par_iter().map(part).reduce(|| (0.0, 0.0), larger);
             larger(most, worst(case, ends.into_iter().map(f32::to_bits)))
         });
+    }
+
+    #[test]
+    fn exp_of_what_is_not_positive_is_exp() {
+        for bits in (0x8000_0000..=0xFF80_0000u32).step_by(499).chain([0, 0x8000_0000, 0xFF80_0000]) {
+            let x = f32::from_bits(bits);
+            let (found, exact) = (Float::exp_nonpositive(x), libm::exp(f64::from(x)));
+            if found == 0.0 {
+                assert!(exact < 1.01 * f64::from(f32::MIN_POSITIVE), "exp({x:e}) is {exact:e}, found 0");
+            } else {
+                assert!(ulps(found, exact) <= 1.0, "exp({x:e}) is {exact:e}, found {found:e}");
+            }
+        }
+        assert!(Float::exp_nonpositive(f32::NAN).is_nan());
+        assert_eq!(Float::exp_nonpositive(f32::NEG_INFINITY).to_bits(), 0);
     }
 
     #[test]

@@ -27,12 +27,22 @@ pub(super) struct Stores {
 }
 
 impl Stores {
+    /// Through the caches, as what is read again soon.
+    pub const THROUGH: Stores = Stores { past: false };
+
     /// Calls `f` with a part of a result of `size` bytes and how to store it. What has been stored is there for everybody
     /// when this returns, or panics.
+    #[inline(always)]
     pub fn with<R: Pod>(size: usize, part: &mut [R], f: impl FnOnce(&mut [R], Stores)) {
         let stores = Stores { past: size >= LARGE };
         let _fence = stores.past.then_some(Fence);
         f(part, stores);
+    }
+
+    /// Whether that is past the caches, as far as lines are whole: what has been stored is then not to be read soon.
+    #[inline(always)]
+    pub fn are_past(self) -> bool {
+        self.past
     }
 
     /// The whole groups of some elements that are stored, and what is left of them.

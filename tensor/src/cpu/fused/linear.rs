@@ -3,7 +3,8 @@
 
 use smallvec::smallvec;
 
-use super::{PARALLEL_ELEMENTS, Real, expect_shape, for_rows, last_axis, per_column, row_major};
+use super::rows::for_rows;
+use super::{PARALLEL_ELEMENTS, Real, expect_shape, last_axis, per_column, row_major};
 use crate::cpu::matmul::{matmul, matmul_add};
 use crate::cpu::reduce;
 use crate::cpu::simd::widest;

@@ -5,6 +5,7 @@
 
 mod linear;
 mod norm;
+mod rows;
 mod sinkhorn;
 mod softmax;
 mod streams;
@@ -13,13 +14,9 @@ use bytemuck::Pod;
 use smallvec::{SmallVec, smallvec};
 
 use super::fold::Real;
-use super::past_caches;
-use super::simd::widest;
-use super::threads;
-use super::vector::prefetch;
 use super::walk::contiguous_data;
 use crate::primitive::Fused;
-use crate::{DType, Element, HostBuffer, Meta, Result, Results, Shape, Tensor};
+use crate::{DType, Element, Meta, Result, Results, Shape, Tensor};
 
 /// Below this many elements waking a second thread costs more than it saves.
 const PARALLEL_ELEMENTS: usize = 1 << 15;
@@ -102,93 +99,6 @@ fn through_f32(f: Fused, x: &[&Tensor]) -> Result<Results> {
     let expected = f.results(&metas.iter().collect::<SmallVec<[&Meta; 3]>>());
     let results = kernel::<f32>(f, &wide.iter().collect::<SmallVec<[&Tensor; 3]>>())?;
     results.iter().zip(expected).map(|(y, expected)| y.cast(expected.dtype)).collect()
-}
-
-/// Calls `f` with each row of `out` and its number. `work` is the number of elements handled per row. A row is one
-/// thread's, whole, so the number of threads cannot change its bits. `f` and what it calls must be marked
-/// `#[inline(always)]` (see [`widest`]).
-fn for_rows<T: Real>(out: &mut [T], width: usize, work: usize, f: impl Fn(usize, &mut [T]) + Copy + Sync) {
-    if out.is_empty() {
-        return;
-    }
-    let rows_per_task = (PARALLEL_ELEMENTS / 2).div_ceil(work.max(1));
-    if out.len() / width * work < PARALLEL_ELEMENTS {
-        each_row(0, out, width, f);
-    } else {
-        threads::chunks(out, width * rows_per_task, |i, rows| each_row(i * rows_per_task, rows, width, f));
-    }
-}
-
-/// Of rows that lie in memory, asks for the one whose turn comes a while after this one, or next if rows are long.
-#[inline(always)]
-fn fetch_ahead<T>(rows: &[T], row: usize, width: usize) {
-    if size_of_val(rows) < past_caches::LARGE {
-        return;
-    }
-    let (line, distance) = (past_caches::LINE / size_of::<T>(), past_caches::AHEAD / size_of::<T>());
-    let ahead = (row + distance.div_ceil(width)) * width;
-    for at in (ahead..ahead + width).step_by(line) {
-        prefetch::<2, _>(rows, at);
-    }
-}
-
-/// The rows from number `first` on. `f` goes on by value: behind a reference it would be called for each row, and compiled for
-/// the vectors that every processor has.
-fn each_row<T: Real>(first: usize, rows: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Copy) {
-    widest(
-        #[inline(always)]
-        || {
-            // Not `for_each`: that is such a function, too.
-            for (i, row) in rows.chunks_exact_mut(width).enumerate() {
-                f(first + i, row);
-            }
-        },
-    )
-}
-
-/// A tensor like `x` whose rows (along the last axis) are made of the rows of `x`.
-fn map_rows<T: Real>(x: &Tensor, f: impl Fn(&[T], &mut [T]) + Copy + Sync) -> Result<Tensor> {
-    let width = last_axis(x);
-    let x = x.contiguous()?;
-    let values = row_major::<T>(&x);
-    let mut out = HostBuffer::new(std::mem::size_of_val(values));
-    for_rows(
-        out.as_mut(),
-        width,
-        width,
-        #[inline(always)]
-        |row, out| {
-            fetch_ahead(values, row, width);
-            f(&values[row * width..][..width], out)
-        },
-    );
-    Ok(out.into_tensor(x.shape(), T::DTYPE))
-}
-
-/// A tensor like `a` whose rows are made of those of `a` and `b`, which has the same shape. `kernel` is named in messages.
-fn zip_rows<T: Real>(
-    kernel: &str,
-    a: &Tensor,
-    b: &Tensor,
-    f: impl Fn(&[T], &[T], &mut [T]) + Copy + Sync,
-) -> Result<Tensor> {
-    expect_shape(kernel, b, a.shape());
-    let (shape, width) = (a.shape(), last_axis(a));
-    let (a, b) = (a.contiguous()?, b.contiguous()?);
-    let (a, b) = (row_major::<T>(&a), row_major::<T>(&b));
-    let mut out = HostBuffer::new(std::mem::size_of_val(a));
-    for_rows(
-        out.as_mut(),
-        width,
-        width,
-        #[inline(always)]
-        |row, out| {
-            fetch_ahead(a, row, width);
-            fetch_ahead(b, row, width);
-            f(&a[row * width..][..width], &b[row * width..][..width], out)
-        },
-    );
-    Ok(out.into_tensor(shape, T::DTYPE))
 }
 
 /// A cotangent has the shape of what it is the cotangent of.

@@ -1,16 +1,18 @@
 //! LayerNorm and RmsNorm over the last axis, and their derivatives.
 //!
-//! The variance takes a second pass over the row: E[x²] − mean² would cancel where the mean is large beside the
-//! spread. For the same reason the mean is subtracted in f64, before the one rounding to the element's type.
-//! Squares of f32 values cannot overflow; an f64 row with values beyond 10¹⁵⁴ has an infinite variance, as in the
+//! Mean and variance are those of `x − p` for an element p of the row, in f64: p is no further from the mean than the spread
+//! allows, so that little cancels in `E[(x − p)²] − E[x − p]²`, at most as many bits as the number of columns has. E[x²] − mean²
+//! would be noise where the mean is large beside the spread. For the same reason the mean is subtracted in two parts, the first
+//! of which cancels without rounding. Squares of f32 values cannot overflow; an f64 row with values beyond 10¹⁵⁴ has an infinite variance, as in the
 //! expansion.
 
 use smallvec::smallvec;
 
-use super::super::fold::{sum, sum_of_products, sum_of_squares, sum_of_squares_about};
+use super::super::fold::{moments_about, sum, sum_of_products, sum_of_squares};
 use super::super::simd::widest;
 use super::super::threads;
-use super::{PARALLEL_ELEMENTS, Real, expect_shape, last_axis, map_rows, per_column, row_major};
+use super::rows::map_rows;
+use super::{PARALLEL_ELEMENTS, Real, expect_shape, last_axis, per_column, row_major};
 use crate::{HostBuffer, Result, Results, Tensor};
 
 /// `(x − mean)/√(var + eps)·γ + β`: x `[.., C]`, γ and β `[C]`. var is the mean of `(x − mean)²`.
@@ -25,10 +27,12 @@ pub(super) fn layer_norm<T: Real>(x: &Tensor, gain: &Tensor, bias: &Tensor, eps:
         x,
         #[inline(always)]
         |x, y| {
-            let Statistics { mean, scale } = Statistics::centred(x, eps);
-            for (((y, &x), &gain), &bias) in y.iter_mut().zip(x).zip(gain).zip(bias) {
-                *y = T::of(x.wide() - mean) * scale * gain + bias;
-            }
+            let row = Statistics::centred(x, eps);
+            y.put(
+                [x, gain, bias],
+                #[inline(always)]
+                |[x, gain, bias]| row.normalised(x) * gain + bias,
+            );
         },
     )
 }
@@ -45,16 +49,19 @@ pub(super) fn rms_norm<T: Real>(x: &Tensor, gain: &Tensor, eps: f64) -> Result<T
         #[inline(always)]
         |x, y| {
             let Statistics { scale, .. } = Statistics::uncentred(x, eps);
-            for ((y, &x), &gain) in y.iter_mut().zip(x).zip(gain) {
-                *y = x * scale * gain;
-            }
+            y.put(
+                [x, gain],
+                #[inline(always)]
+                |[x, gain]| x * scale * gain,
+            );
         },
     )
 }
 
 /// What a row is normalised with: `x̂ = (x − mean)·scale`.
 struct Statistics<T> {
-    mean: f64,
+    /// The mean as the nearest number, and what that leaves.
+    mean: [T; 2],
     scale: T,
 }
 
@@ -62,16 +69,31 @@ impl<T: Real> Statistics<T> {
     /// The mean, and `1/√(var + eps)`.
     #[inline(always)]
     fn centred(x: &[T], eps: f64) -> Self {
-        let mean = sum(x) / x.len() as f64;
-        let variance = sum_of_squares_about(mean, x) / x.len() as f64;
-        Statistics { mean, scale: T::of(1.0 / (variance + eps).sqrt()) }
+        let (pivot, n) = (x[0].wide(), x.len() as f64);
+        let [first, second] = moments_about(pivot, x);
+        let below = first / n;
+        // NaN stays.
+        let variance = second / n - below * below;
+        let variance = if variance < 0.0 { 0.0 } else { variance };
+        let mean = pivot + below;
+        let nearest = T::of(mean);
+        Statistics {
+            mean: [nearest, T::of(mean - nearest.wide())],
+            scale: T::of(1.0 / (variance + eps).sqrt()),
+        }
     }
 
     /// No mean, and `1/√(mean(x²) + eps)`.
     #[inline(always)]
     fn uncentred(x: &[T], eps: f64) -> Self {
         let mean_square = sum_of_squares(x) / x.len() as f64;
-        Statistics { mean: 0.0, scale: T::of(1.0 / (mean_square + eps).sqrt()) }
+        Statistics { mean: [T::ZERO; 2], scale: T::of(1.0 / (mean_square + eps).sqrt()) }
+    }
+
+    /// x̂ of a row that is centred.
+    #[inline(always)]
+    fn normalised(&self, x: T) -> T {
+        ((x - self.mean[0]) - self.mean[1]) * self.scale
     }
 }
 
@@ -159,11 +181,11 @@ fn slab_backward<T: Real, const CENTRED: bool>(
     // x̂ of the row at hand.
     let mut normalised = vec![T::ZERO; columns];
     for (dx, (x, g)) in dx.chunks_exact_mut(columns).zip(rows) {
-        let Statistics { mean, scale } =
-            if CENTRED { Statistics::centred(x, eps) } else { Statistics::uncentred(x, eps) };
+        let row = if CENTRED { Statistics::centred(x, eps) } else { Statistics::uncentred(x, eps) };
+        let scale = row.scale;
         // Index by index: of iterators side by side, over two types, the compiler makes functions.
         for i in 0..columns {
-            normalised[i] = if CENTRED { T::of(x[i].wide() - mean) * scale } else { x[i] * scale };
+            normalised[i] = if CENTRED { row.normalised(x[i]) } else { x[i] * scale };
         }
         for i in 0..columns {
             of_gain[i] += g[i].wide() * normalised[i].wide();

@@ -5,7 +5,8 @@
 
 use super::super::fold::{max, sum, sum_of_products};
 use super::super::math::Float;
-use super::{Real, expect_shape, for_rows, last_axis, map_rows, row_major, zip_rows};
+use super::rows::{Row, for_rows, map_rows, rows_of, zip_rows};
+use super::{Real, expect_shape, last_axis, row_major};
 use crate::{Error, HostBuffer, Result, Tensor};
 
 /// `exp(x − max x)/Σ exp(x − max x)`, x of rank 1 or more.
@@ -13,11 +14,12 @@ pub(super) fn softmax<T: Real>(x: &Tensor) -> Result<Tensor> {
     map_rows::<T>(
         x,
         #[inline(always)]
-        |x, y| {
-            let total = exponentials(x, y);
-            for y in y {
-                *y = *y / total;
-            }
+        |x, mut y| {
+            let share = T::of(1.0 / sum(exponentials(x, max(x), &mut y)));
+            y.put_drafted(
+                #[inline(always)]
+                |e| e * share,
+            );
         },
     )
 }
@@ -31,9 +33,11 @@ pub(super) fn softmax_backward<T: Real>(y: &Tensor, g: &Tensor) -> Result<Tensor
         #[inline(always)]
         |y, g, dx| {
             let along = T::of(sum_of_products(g, y));
-            for ((dx, &y), &g) in dx.iter_mut().zip(y).zip(g) {
-                *dx = y * (g - along);
-            }
+            dx.put(
+                [y, g],
+                #[inline(always)]
+                |[y, g]| y * (g - along),
+            );
         },
     )
 }
@@ -43,12 +47,14 @@ pub(super) fn log_softmax<T: Real>(x: &Tensor) -> Result<Tensor> {
     map_rows::<T>(
         x,
         #[inline(always)]
-        |x, y| {
+        |x, mut y| {
             let largest = max(x);
-            let log_total = T::of(log_sum_exp(x, largest));
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = (x - largest) - log_total;
-            }
+            let log_total = T::of(Float::log(sum(exponentials(x, largest, &mut y))));
+            y.put(
+                [x],
+                #[inline(always)]
+                |[x]| (x - largest) - log_total,
+            );
         },
     )
 }
@@ -62,9 +68,11 @@ pub(super) fn log_softmax_backward<T: Real>(y: &Tensor, g: &Tensor) -> Result<Te
         #[inline(always)]
         |y, g, dx| {
             let total = T::of(sum(g));
-            for ((dx, &y), &g) in dx.iter_mut().zip(y).zip(g) {
-                *dx = g - y.exp() * total;
-            }
+            dx.put(
+                [y, g],
+                #[inline(always)]
+                |[y, g]| g - y.exp() * total,
+            );
         },
     )
 }
@@ -111,20 +119,19 @@ pub(super) fn cross_entropy_backward<T: Real>(
     expect_classes(kernel, labels, classes)?;
     let logits = logits.contiguous()?;
     let values = row_major::<T>(&logits);
-    let mut out = HostBuffer::new(std::mem::size_of_val(values));
-    for_rows(
-        out.as_mut::<T>(),
-        classes,
+    let out = rows_of(
+        [values],
         classes,
         #[inline(always)]
-        |row, dx| {
-            let (x, g) = (&values[row * classes..][..classes], g[row]);
-            let total = exponentials(x, dx);
-            let label = labels[row] as usize;
-            let chosen = dx[label] / total;
-            for dx in dx.iter_mut() {
-                *dx = g * (*dx / total);
-            }
+        |row, [x], mut dx| {
+            let e = exponentials(x, max(x), &mut dx);
+            let share = T::of(1.0 / sum(e));
+            let (g, label) = (g[row], labels[row] as usize);
+            let chosen = e[label] * share;
+            let dx = dx.put_drafted(
+                #[inline(always)]
+                |e| g * (e * share),
+            );
             dx[label] = g * (chosen - T::ONE);
         },
     );
@@ -149,29 +156,38 @@ fn expect_classes(kernel: &str, labels: &[i64], classes: usize) -> Result<()> {
     Err(Error::Device { device: "cpu".into(), message })
 }
 
-/// Writes exp(x − max x) to `e`, and returns its sum.
+/// exp(x − largest), in a row's draft.
 #[inline(always)]
-fn exponentials<T: Real>(x: &[T], e: &mut [T]) -> T {
-    let largest = max(x);
-    for (e, &x) in e.iter_mut().zip(x) {
-        *e = (x - largest).exp();
-    }
-    T::of(sum(e))
+fn exponentials<'a, T: Real>(x: &[T], largest: T, row: &'a mut Row<'_, T, 1>) -> &'a mut [T] {
+    row.draft(
+        x,
+        #[inline(always)]
+        |x| (x - largest).exp_nonpositive(),
+    )
 }
 
-/// ln Σ exp(x − largest), the exponentials a block at a time: a loop that does nothing else becomes vectors.
+/// ln Σ exp(x − largest).
 #[inline(always)]
 fn log_sum_exp<T: Real>(x: &[T], largest: T) -> f64 {
-    let mut block = [T::ZERO; 128];
+    // A short row should not wait for a long block to be cleared.
+    let total =
+        if x.len() <= 128 { in_blocks::<T, 128>(x, largest) } else { in_blocks::<T, 1024>(x, largest) };
+    Float::log(total)
+}
+
+/// Σ exp(x − largest), the exponentials a block at a time: a loop that does nothing else becomes vectors.
+#[inline(always)]
+fn in_blocks<T: Real, const BLOCK: usize>(x: &[T], largest: T) -> f64 {
+    let mut block = [T::ZERO; BLOCK];
     let mut total = 0.0;
-    for x in x.chunks(block.len()) {
+    for x in x.chunks(BLOCK) {
         let block = &mut block[..x.len()];
         for (e, &x) in block.iter_mut().zip(x) {
-            *e = (x - largest).exp();
+            *e = (x - largest).exp_nonpositive();
         }
         total += sum(block);
     }
-    Float::log(total)
+    total
 }
 
 #[cfg(test)]
