@@ -32,8 +32,17 @@ pub(super) fn chunks<T: Pod>(out: &mut [T], size: usize, f: impl Fn(usize, &mut 
     });
 }
 
+/// Whether there is one thread alone. Then nothing is handed to it: to wait for it takes longer than many a kernel.
+fn is_alone() -> bool {
+    rayon::current_num_threads() == 1
+}
+
 fn byte_chunks(out: &mut [u8], size: usize, f: &(dyn Fn(usize, &mut [u8]) + Sync)) {
-    out.par_chunks_mut(size).enumerate().for_each(|(i, chunk)| f(i, chunk));
+    if is_alone() {
+        out.chunks_mut(size).enumerate().for_each(|(i, chunk)| f(i, chunk));
+    } else {
+        out.par_chunks_mut(size).enumerate().for_each(|(i, chunk)| f(i, chunk));
+    }
 }
 
 /// As [`chunks`], of two results side by side: chunks of `size_a` elements of `a` go with chunks of `size_b` of `b`.
@@ -55,8 +64,13 @@ pub(super) fn chunks_of_two<A: Pod, B: Pod>(
 type WithTwo<'a> = &'a (dyn Fn(usize, &mut [u8], &mut [u8]) + Sync);
 
 fn byte_chunks_of_two(a: &mut [u8], size_a: usize, b: &mut [u8], size_b: usize, f: WithTwo<'_>) {
-    let pairs = a.par_chunks_mut(size_a).zip(b.par_chunks_mut(size_b));
-    pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
+    if is_alone() {
+        let pairs = a.chunks_mut(size_a).zip(b.chunks_mut(size_b));
+        pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
+    } else {
+        let pairs = a.par_chunks_mut(size_a).zip(b.par_chunks_mut(size_b));
+        pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
+    }
 }
 
 /// Computes two things, on two threads if one is free.
@@ -68,7 +82,12 @@ pub(super) fn join<A: Send, B: Send>(a: impl FnOnce() -> A + Send, b: impl FnOnc
 }
 
 fn fork(a: &mut (dyn FnMut() + Send), b: &mut (dyn FnMut() + Send)) {
-    rayon::join(a, b);
+    if is_alone() {
+        a();
+        b();
+    } else {
+        rayon::join(a, b);
+    }
 }
 
 /// Calls `f` with pieces of `out` and where each starts, on several threads if `out` is large.
@@ -96,5 +115,9 @@ pub(super) fn tasks(count: usize, size: usize, f: impl Fn(usize) + Sync) {
 }
 
 fn each(count: usize, f: &(dyn Fn(usize) + Sync)) {
-    (0..count).into_par_iter().for_each(f);
+    if is_alone() {
+        (0..count).for_each(f);
+    } else {
+        (0..count).into_par_iter().for_each(f);
+    }
 }
