@@ -20,10 +20,10 @@ const LEGEND: &str = "\
 Times are the shortest of several samples. GB/s: each element of operands and
 results once. Bound: what forbids to be faster, the peak in f32 or f64, the
 bandwidth of the level of memory that holds operands and results, or (instr) the
-arithmetic instructions of a function of elements, in its loop for AVX-512. Of
-it: the part that is used. Limits are measured by simple loops: a kernel that
-asks for its operands ahead, or writes in their place as an optimiser does, can
-pass them by a few per cent, and by more in the caches.";
+arithmetic instructions of a function of elements or rows, in its loops for
+AVX-512. Of it: the part that is used. Limits are measured by simple loops: a
+kernel that asks for its operands ahead, or writes in their place as an optimiser
+does, can pass them by a few per cent, and by more in the caches.";
 
 fn main() -> Result<(), Failure> {
     let (mut as_json, mut filters) = (false, Vec::new());

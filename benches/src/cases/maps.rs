@@ -33,7 +33,7 @@ pub(super) fn cases() -> Vec<Case> {
             );
             cases.push(case.with_instructions(instructions));
         }
-        for f in [Map::Add, Map::Mul, Map::Div, Map::Max, Map::Pow] {
+        for f in [Map::Add, Map::Mul, Map::Div, Map::Max, Map::Gt, Map::Pow] {
             let two = move || Ok(vec![positive(&[n], DType::F32, 0)?, positive(&[n], DType::F32, 1)?]);
             cases.push(Case::new(GROUP, format!("{} f32 {n}", f.name()), two, move |x| {
                 Tensor::map(f, &[&x[0], &x[1]])

@@ -15,18 +15,20 @@ pub(super) fn cases() -> Vec<Case> {
             let parameters = (1..=parameters).map(|label| normal(&[columns], DType::F32, label));
             [normal(&[rows, columns], DType::F32, 0)].into_iter().chain(parameters).collect()
         };
-        for (name, f, parameters) in [
-            ("softmax", Fused::Softmax, 0),
-            ("log_softmax", Fused::LogSoftmax, 0),
-            ("layer_norm", Fused::LayerNorm { eps: 1e-5 }, 2),
-            ("rms_norm", Fused::RmsNorm { eps: 1e-5 }, 1),
+        // With the arithmetic instructions of all passes, as for functions of elements. To widen a vector to f64 takes two.
+        for (name, f, parameters, instructions) in [
+            ("softmax", Fused::Softmax, 0, 24),
+            ("log_softmax", Fused::LogSoftmax, 0, 25),
+            ("layer_norm", Fused::LayerNorm { eps: 1e-5 }, 2, 15),
+            ("rms_norm", Fused::RmsNorm { eps: 1e-5 }, 1, 8),
         ] {
-            cases.push(Case::new(
+            let case = Case::new(
                 GROUP,
                 format!("{name} f32 [{rows}, {columns}]"),
                 move || of_rows(parameters),
                 move |x| fused(f, x),
-            ));
+            );
+            cases.push(case.with_instructions(instructions));
         }
         cases.push(Case::new(
             GROUP,

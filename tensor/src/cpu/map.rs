@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::copy::{cast, contiguous, with_bits};
 use super::math::Float;
-use super::past_caches::{GROUP, Stores};
+use super::past_caches::{GROUP, Stores, in_lines};
 use super::simd::widest;
 use super::threads;
 use super::turn::Turned;
@@ -197,7 +197,7 @@ fn compare<T: Pod + Send + Sync>(x: &[&Tensor], f: impl Fn(T, T) -> bool + Sync)
     )
 }
 
-// Each of the three loops below computes a group of elements in registers, and then stores it.
+// Each of the three loops below computes a group of elements in registers, and then stores it, if a group is whole lines.
 
 /// `f` of every element of `x`, as a tensor of `dtype`, whose elements are `R`.
 pub(super) fn elementwise1<T, R>(x: &Tensor, dtype: DType, f: impl Fn(T) -> R + Sync) -> Tensor
@@ -221,6 +221,13 @@ impl<R: Pod, T: Pod, F: Fn(T) -> R> Kernel<f32> for Loop1<'_, R, T, F> {
     #[inline(always)]
     fn run<V: Vector<f32>>(self) {
         let Loop1 { out, stores, x, f } = self;
+        if !in_lines::<R>() {
+            let x = &x[..out.len()];
+            for i in 0..out.len() {
+                out[i] = f(x[i]);
+            }
+            return;
+        }
         let (x, x_rest) = x[..out.len()].as_chunks();
         let (mut groups, rest) = stores.groups(out);
         for i in 0..groups.len() {
@@ -261,6 +268,13 @@ impl<R: Pod, A: Pod, B: Pod, F: Fn(A, B) -> R> Kernel<f32> for Loop2<'_, R, A, B
     #[inline(always)]
     fn run<V: Vector<f32>>(self) {
         let Loop2 { out, stores, a, b, f } = self;
+        if !in_lines::<R>() {
+            let (a, b) = (&a[..out.len()], &b[..out.len()]);
+            for i in 0..out.len() {
+                out[i] = f(a[i], b[i]);
+            }
+            return;
+        }
         let (a, a_rest) = a[..out.len()].as_chunks();
         let (b, b_rest) = b[..out.len()].as_chunks();
         let (mut groups, rest) = stores.groups(out);
@@ -305,6 +319,13 @@ impl<R: Pod, A: Pod, B: Pod, C: Pod, F: Fn(A, B, C) -> R> Kernel<f32> for Loop3<
     #[inline(always)]
     fn run<V: Vector<f32>>(self) {
         let Loop3 { out, stores, a, b, c, f } = self;
+        if !in_lines::<R>() {
+            let (a, b, c) = (&a[..out.len()], &b[..out.len()], &c[..out.len()]);
+            for i in 0..out.len() {
+                out[i] = f(a[i], b[i], c[i]);
+            }
+            return;
+        }
         let (a, a_rest) = a[..out.len()].as_chunks();
         let (b, b_rest) = b[..out.len()].as_chunks();
         let (c, c_rest) = c[..out.len()].as_chunks();

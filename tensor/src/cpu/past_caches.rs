@@ -20,6 +20,12 @@ pub(super) const AHEAD: usize = 2 << 10;
 /// Elements that are computed between two stores: a line of the smallest that are streamed.
 pub(super) const GROUP: usize = 16;
 
+/// Whether a group of such elements is whole lines. Smaller ones are not streamed, and a loop over single ones becomes better
+/// vectors of them than one over groups.
+pub(super) const fn in_lines<R>() -> bool {
+    size_of::<[R; GROUP]>().is_multiple_of(LINE) && align_of::<R>() >= align_of::<f32>()
+}
+
 /// How the elements of a result are stored: past the caches, or through them.
 #[derive(Clone, Copy)]
 pub(super) struct Stores {
@@ -48,9 +54,7 @@ impl Stores {
     /// The whole groups of some elements that are stored, and what is left of them.
     #[inline(always)]
     pub fn groups<R: Pod>(self, out: &mut [R]) -> (Groups<'_, R>, &mut [R]) {
-        let whole_lines =
-            size_of::<[R; GROUP]>().is_multiple_of(LINE) && align_of::<R>() >= align_of::<f32>();
-        let past = self.past && whole_lines && out.as_ptr().addr().is_multiple_of(LINE);
+        let past = self.past && in_lines::<R>() && out.as_ptr().addr().is_multiple_of(LINE);
         let (groups, rest) = out.as_chunks_mut();
         (Groups { groups, past }, rest)
     }
