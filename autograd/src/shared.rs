@@ -234,7 +234,8 @@ mod tests {
         list.to_mut().push(3);
         assert_eq!((&list[..], &other[..]), (&[1, 2, 3][..], &[1, 2][..]));
         assert_eq!(other.clone().into_inner(), [1, 2]);
-        assert_eq!(other.into_inner().as_ptr(), elements, "the last reference gives the value itself");
+        let last = other.into_inner();
+        assert_eq!(last.as_ptr(), elements, "the last reference gives the value itself");
         let elements = list.as_ptr();
         list.to_mut()[0] = 7;
         assert_eq!(
