@@ -27,11 +27,14 @@ pub(super) fn layer_norm<T: Real>(x: &Tensor, gain: &Tensor, bias: &Tensor, eps:
         x,
         #[inline(always)]
         |x, y| {
-            let row = Statistics::centred(x, eps);
+            let Statistics { mean, scale } = Statistics::centred(x, eps);
+            // The nearest number, and what that leaves: x less the first is exact where the two are near each other.
+            let nearest = T::of(mean);
+            let rest = T::of(mean - nearest.wide());
             y.put(
                 [x, gain, bias],
                 #[inline(always)]
-                |[x, gain, bias]| row.normalised(x) * gain + bias,
+                |[x, gain, bias]| ((x - nearest) - rest) * scale * gain + bias,
             );
         },
     )
@@ -60,8 +63,7 @@ pub(super) fn rms_norm<T: Real>(x: &Tensor, gain: &Tensor, eps: f64) -> Result<T
 
 /// What a row is normalised with: `x̂ = (x − mean)·scale`.
 struct Statistics<T> {
-    /// The mean as the nearest number, and what that leaves.
-    mean: [T; 2],
+    mean: f64,
     scale: T,
 }
 
@@ -75,25 +77,14 @@ impl<T: Real> Statistics<T> {
         // NaN stays.
         let variance = second / n - below * below;
         let variance = if variance < 0.0 { 0.0 } else { variance };
-        let mean = pivot + below;
-        let nearest = T::of(mean);
-        Statistics {
-            mean: [nearest, T::of(mean - nearest.wide())],
-            scale: T::of(1.0 / (variance + eps).sqrt()),
-        }
+        Statistics { mean: pivot + below, scale: T::of(1.0 / (variance + eps).sqrt()) }
     }
 
     /// No mean, and `1/√(mean(x²) + eps)`.
     #[inline(always)]
     fn uncentred(x: &[T], eps: f64) -> Self {
         let mean_square = sum_of_squares(x) / x.len() as f64;
-        Statistics { mean: [T::ZERO; 2], scale: T::of(1.0 / (mean_square + eps).sqrt()) }
-    }
-
-    /// x̂ of a row that is centred.
-    #[inline(always)]
-    fn normalised(&self, x: T) -> T {
-        ((x - self.mean[0]) - self.mean[1]) * self.scale
+        Statistics { mean: 0.0, scale: T::of(1.0 / (mean_square + eps).sqrt()) }
     }
 }
 
@@ -181,11 +172,11 @@ fn slab_backward<T: Real, const CENTRED: bool>(
     // x̂ of the row at hand.
     let mut normalised = vec![T::ZERO; columns];
     for (dx, (x, g)) in dx.chunks_exact_mut(columns).zip(rows) {
-        let row = if CENTRED { Statistics::centred(x, eps) } else { Statistics::uncentred(x, eps) };
-        let scale = row.scale;
+        let Statistics { mean, scale } =
+            if CENTRED { Statistics::centred(x, eps) } else { Statistics::uncentred(x, eps) };
         // Index by index: of iterators side by side, over two types, the compiler makes functions.
         for i in 0..columns {
-            normalised[i] = if CENTRED { row.normalised(x[i]) } else { x[i] * scale };
+            normalised[i] = if CENTRED { T::of(x[i].wide() - mean) * scale } else { x[i] * scale };
         }
         for i in 0..columns {
             of_gain[i] += g[i].wide() * normalised[i].wide();

@@ -10,6 +10,9 @@ use super::super::vector::{Kernel, Vector, for_vectors, prefetch};
 use super::{PARALLEL_ELEMENTS, Real, expect_shape, last_axis, row_major};
 use crate::{HostBuffer, Result, Tensor};
 
+/// Of longer rows, in bytes, a draft would not stay in a core's caches: they are stored as small results are.
+const LONGEST_DRAFT: usize = 512 << 10;
+
 /// Calls `f` with each row of `out` and its number. `work` is the number of elements handled per row.
 pub(super) fn for_rows<T: Real>(
     out: &mut [T],
@@ -88,8 +91,8 @@ pub(super) fn rows_of<T: Real, const K: usize>(
     width: usize,
     f: impl Fn(usize, [&[T]; K], Row<'_, T, K>) + Copy + Sync,
 ) -> HostBuffer {
-    let size = size_of_val(x[0]);
-    let mut out = HostBuffer::new(size);
+    let mut out = HostBuffer::new(size_of_val(x[0]));
+    let size = if width * size_of::<T>() <= LONGEST_DRAFT { size_of_val(x[0]) } else { 0 };
     // Of short rows the next is asked for too late.
     let ahead = (past_caches::AHEAD / size_of::<T>()).div_ceil(width.max(1)) * width;
     for_blocks(
