@@ -727,7 +727,7 @@ impl Tape {
             let op = nodes[last].op.take();
             nodes.truncate(last);
             drop(nodes);
-            // Outside the borrow: an operation may be anybody's code.
+            // Outside the borrow: an operation may be anybody's code. (What a device holds is sent between threads: no tape.)
             drop(op);
         }
         let mut parameters = self.parameters.borrow_mut();

@@ -520,7 +520,7 @@ pub enum Fused {
     /// The vjp of [`CrossEntropy`](Fused::CrossEntropy), `g·(softmax(logits) − onehot(label))` per row: logits `[N, C]`, labels
     /// i64 `[N]` and the cotangent g `[N]` of the losses → `[N, C]`.
     CrossEntropyBackward,
-    /// `(x − mean)/√(var + eps)·γ + β` over the last axis, variance in two passes: x `[.., C]`, γ `[C]`, β `[C]`.
+    /// `(x − mean)/√(var + eps)·γ + β` over the last axis, the variance about a number of the row: x `[.., C]`, γ `[C]`, β `[C]`.
     LayerNorm {
         /// Added to the variance.
         eps: f64,

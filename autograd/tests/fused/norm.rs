@@ -64,7 +64,7 @@ fn gradients_are_orthogonal_to_what_is_not_seen() {
     assert!(to_vec(rms.sum(&[1])).iter().all(|v| v.abs() > 1e-3), "rms_norm does see a shift");
 }
 
-/// The variance is taken in two passes: E[x²] − mean² would have no correct digit in f32 here.
+/// The variance is taken about a number of the row: E[x²] − mean² would have no correct digit in f32 here.
 #[test]
 fn a_large_mean_does_not_drown_the_gradient() {
     let [x, gamma, beta] = operands(&[2, 64], 11);

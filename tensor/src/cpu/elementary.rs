@@ -90,7 +90,7 @@ pub(super) fn exp(x: f32) -> f32 {
     (1.0 + (e.head + e.tail)) * a * b
 }
 
-/// eˣ for x ≤ 0, and 0 where that is no normal number: of terms of a sum of which one is 1.
+/// eˣ for x ≤ 0, and 0 from about −87.7 down, where that is no normal number: of terms of a sum of which one is 1.
 #[inline(always)]
 pub(super) fn exp_nonpositive(x: f32) -> f32 {
     // n is −127 there, and its power 0.

@@ -43,7 +43,7 @@ pub(super) trait Float:
     fn abs(self) -> Self;
     fn sqrt(self) -> Self;
     fn exp(self) -> Self;
-    /// eˣ for x ≤ 0; in f32 it is 0 where that is no normal number.
+    /// eˣ for x ≤ 0; in f32 it is 0 from about −87.7 down.
     fn exp_nonpositive(self) -> Self;
     fn expm1(self) -> Self;
     fn log(self) -> Self;

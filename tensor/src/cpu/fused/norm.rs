@@ -1,10 +1,10 @@
 //! LayerNorm and RmsNorm over the last axis, and their derivatives.
 //!
-//! Mean and variance are those of `x − p` for an element p of the row, in f64: p is no further from the mean than the spread
-//! allows, so that little cancels in `E[(x − p)²] − E[x − p]²`, at most as many bits as the number of columns has. E[x²] − mean²
-//! would be noise where the mean is large beside the spread. For the same reason the mean is subtracted in two parts, the first
-//! of which cancels without rounding. Squares of f32 values cannot overflow; an f64 row with values beyond 10¹⁵⁴ has an infinite variance, as in the
-//! expansion.
+//! Mean and variance are those of `x − p` for an element p of the row, in f64: p is no further from the mean than the
+//! spread allows, so that little cancels in `E[(x − p)²] − E[x − p]²`, at most as many bits as the number of columns has.
+//! E[x²] − mean² would be noise where the mean is large beside the spread. For the same reason the mean is subtracted in
+//! two parts, of which the first cancels without rounding, or in f64. Squares of f32 values cannot overflow; an f64 row
+//! with values beyond 10¹⁵⁴ has an infinite variance, as in the expansion.
 
 use smallvec::smallvec;
 
@@ -74,8 +74,8 @@ impl<T: Real> Statistics<T> {
         let (pivot, n) = (x[0].wide(), x.len() as f64);
         let [first, second] = moments_about(pivot, x);
         let below = first / n;
-        // NaN stays.
-        let variance = second / n - below * below;
+        let variance = if second == f64::INFINITY { second } else { second / n - below * below };
+        // What is left of nothing may lie below it. NaN stays.
         let variance = if variance < 0.0 { 0.0 } else { variance };
         Statistics { mean: pivot + below, scale: T::of(1.0 / (variance + eps).sqrt()) }
     }
@@ -331,6 +331,17 @@ mod tests {
         let x = Tensor::from_vec(vec![1e38f32, -1e38, 3e38, -3e38], [1, 4]);
         check(&x, &Tensor::ones([4], DType::F32), &Tensor::zeros([4], DType::F32), "huge");
         check_backward(&x, &Tensor::ones([4], DType::F32), &numbers([1, 4], DType::F32, 1), "huge");
+    }
+
+    #[test]
+    fn a_variance_beyond_f64_leaves_the_bias() {
+        for row in [[1e200f64, 0.0, 0.0, 0.0], [0.0, 3.0, -1e300, 1e300]] {
+            let x = Tensor::from_vec(row.to_vec(), [1, 4]);
+            let (gain, bias) = (numbers([4], DType::F64, 1), numbers([4], DType::F64, 2));
+            assert_eq!(naive(&layer(&x, &gain, &bias)), naive(&bias));
+            let dx = backward(BACKWARD[0], &x, &gain, &numbers([1, 4], DType::F64, 3));
+            assert_eq!(naive(&dx[0]), [0.0; 4]);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::super::vector::{Kernel, Vector, for_vectors, prefetch};
 use super::{PARALLEL_ELEMENTS, Real, expect_shape, last_axis, row_major};
 use crate::{HostBuffer, Result, Tensor};
 
-/// Of longer rows, in bytes, a draft would not stay in a core's caches: they are stored as small results are.
+/// Of longer rows, in bytes, a draft would not stay in a core's caches: those are drafted where they will lie.
 const LONGEST_DRAFT: usize = 512 << 10;
 
 /// Calls `f` with each row of `out` and its number. `work` is the number of elements handled per row.
@@ -85,15 +85,15 @@ pub(super) fn zip_rows<T: Real>(
     Ok(out.into_tensor(shape, T::DTYPE))
 }
 
-/// Rows made of those of K operands that have as many, by their number.
+/// A result with as many elements as each of K operands: calls `f` with the number of each row, the operands' rows and the
+/// result's.
 pub(super) fn rows_of<T: Real, const K: usize>(
     x: [&[T]; K],
     width: usize,
     f: impl Fn(usize, [&[T]; K], Row<'_, T, K>) + Copy + Sync,
 ) -> HostBuffer {
     let mut out = HostBuffer::new(size_of_val(x[0]));
-    let size = if width * size_of::<T>() <= LONGEST_DRAFT { size_of_val(x[0]) } else { 0 };
-    // Of short rows the next is asked for too late.
+    // Of short rows, some at a time: the very next would be asked for too late.
     let ahead = (past_caches::AHEAD / size_of::<T>()).div_ceil(width.max(1)) * width;
     for_blocks(
         out.as_mut(),
@@ -102,20 +102,19 @@ pub(super) fn rows_of<T: Real, const K: usize>(
         #[inline(always)]
         move |first, rows| {
             Stores::with(
-                size,
+                size_of_val(x[0]),
                 rows,
                 #[inline(always)]
                 move |rows, stores| {
-                    let mut draft = stores.are_past().then(|| HostBuffer::new(width * size_of::<T>()));
+                    let mut buffer = None;
                     for (i, out) in rows.chunks_exact_mut(width).enumerate() {
                         let (at, mut row, mut next) = ((first + i) * width, x, x);
                         for k in 0..K {
                             row[k] = &x[k][at..at + width];
                             next[k] = &x[k][(at + ahead).min(x[k].len())..];
                         }
-                        let draft = draft.as_mut().map(HostBuffer::as_mut);
                         let next = stores.are_past().then_some(next);
-                        f(first + i, row, Row { out, stores, draft, next });
+                        f(first + i, row, Row { out, stores, next, buffer: &mut buffer, is_apart: false });
                     }
                 },
             );
@@ -128,66 +127,80 @@ pub(super) fn rows_of<T: Real, const K: usize>(
 pub(super) struct Row<'a, T, const K: usize> {
     out: &'a mut [T],
     stores: Stores,
-    /// Room for a row, where the result is stored past the caches: what is stored so is not to be read again.
-    draft: Option<&'a mut [T]>,
     /// What will be read of the operands a while after this row, unless it has been asked for.
     next: Option<[&'a [T]; K]>,
+    /// Where rows are drafted that are stored past the caches: what is stored so is not to be read again.
+    buffer: &'a mut Option<HostBuffer>,
+    /// Whether the draft lies there, and not in the row itself.
+    is_apart: bool,
 }
 
-impl<'a, T: Real, const K: usize> Row<'a, T, K> {
+impl<T: Real, const K: usize> Row<'_, T, K> {
     /// The last pass: element i is `f` of the elements i of some rows.
     #[inline(always)]
     pub fn put<const N: usize>(self, x: [&[T]; N], f: impl Fn([T; N]) -> T) {
         let Row { out, stores, next, .. } = self;
-        pass(out, stores, next, x, f);
+        pass(
+            out,
+            stores,
+            next,
+            x,
+            #[inline(always)]
+            |_, v| f(v),
+        );
     }
 
     /// A pass before the last: element i is `f` of element i of a row. [`put_drafted`](Row::put_drafted) reads them.
     #[inline(always)]
-    pub fn draft(&mut self, x: &[T], f: impl Fn(T) -> T) -> &mut [T] {
-        let draft = self.draft.as_deref_mut().unwrap_or(self.out);
+    pub fn draft(&mut self, x: &[T], f: impl Fn(T) -> T) -> &[T] {
+        let bytes = size_of_val(&*self.out);
+        self.is_apart = self.stores.are_past() && bytes <= LONGEST_DRAFT;
+        let draft = if self.is_apart {
+            self.buffer.get_or_insert_with(|| HostBuffer::new(bytes)).as_mut()
+        } else {
+            &mut *self.out
+        };
         pass(
             draft,
             Stores::THROUGH,
             self.next.take(),
             [x],
             #[inline(always)]
-            |[v]| f(v),
+            |_, [v]| f(v),
         );
         draft
     }
 
-    /// The last pass: element i is `f` of the draft's. Returns the row.
+    /// The last pass: element i is `f` of i and element i of the draft.
     #[inline(always)]
-    pub fn put_drafted(self, f: impl Fn(T) -> T) -> &'a mut [T] {
-        let Row { out, stores, draft, next } = self;
-        match draft {
-            Some(draft) => pass(
+    pub fn put_drafted(self, f: impl Fn(usize, T) -> T) {
+        let Row { out, stores, next, buffer, is_apart } = self;
+        match buffer {
+            Some(draft) if is_apart => pass(
                 out,
                 stores,
                 next,
-                [draft],
+                [draft.as_mut()],
                 #[inline(always)]
-                |[v]| f(v),
+                |i, [v]| f(i, v),
             ),
-            None => {
-                for v in out.iter_mut() {
-                    *v = f(*v);
+            _ => {
+                for i in 0..out.len() {
+                    out[i] = f(i, out[i]);
                 }
             }
         }
-        out
     }
 }
 
-/// Writes `f` of the elements of N rows, and meanwhile asks for what is `next`.
+/// Writes `f` of each place and the elements of N rows there, and meanwhile asks for what is `next`.
 #[inline(always)]
 fn pass<T: Real, const N: usize, const K: usize>(
     out: &mut [T],
     stores: Stores,
     next: Option<[&[T]; K]>,
     x: [&[T]; N],
-    f: impl Fn([T; N]) -> T,
+    f: impl Fn(usize, [T; N]) -> T,
 ) {
     for_vectors::<f32>(Pass { out, stores, next, x, f });
 }
@@ -200,7 +213,9 @@ struct Pass<'a, T, F, const N: usize, const K: usize> {
     f: F,
 }
 
-impl<T: Real, F: Fn([T; N]) -> T, const N: usize, const K: usize> Kernel<f32> for Pass<'_, T, F, N, K> {
+impl<T: Real, F: Fn(usize, [T; N]) -> T, const N: usize, const K: usize> Kernel<f32>
+    for Pass<'_, T, F, N, K>
+{
     #[inline(always)]
     fn run<V: Vector<f32>>(self) {
         let Pass { out, stores, next, x, f } = self;
@@ -210,29 +225,37 @@ impl<T: Real, F: Fn([T; N]) -> T, const N: usize, const K: usize> Kernel<f32> fo
         }
         let (mut groups, rest) = stores.groups(out);
         for i in 0..groups.len() {
-            if let Some(next) = next {
-                for k in 0..K {
-                    for line in (0..GROUP).step_by(past_caches::LINE / size_of::<T>()) {
-                        prefetch::<2, _>(next[k], i * GROUP + line);
-                    }
-                }
-            }
+            fetch(next, i * GROUP, GROUP);
             let mut y = [T::ZERO; GROUP];
             for j in 0..GROUP {
                 let mut v = [T::ZERO; N];
                 for k in 0..N {
                     v[k] = x_groups[k][i][j];
                 }
-                y[j] = f(v);
+                y[j] = f(i * GROUP + j, v);
             }
             groups.put::<V>(i, y);
         }
+        let whole = groups.len() * GROUP;
+        fetch(next, whole, rest.len());
         for j in 0..rest.len() {
             let mut v = [T::ZERO; N];
             for k in 0..N {
                 v[k] = x_rest[k][j];
             }
-            rest[j] = f(v);
+            rest[j] = f(whole + j, v);
+        }
+    }
+}
+
+/// Asks for so many elements of what is next.
+#[inline(always)]
+fn fetch<T, const K: usize>(next: Option<[&[T]; K]>, at: usize, count: usize) {
+    if let Some(next) = next {
+        for k in 0..K {
+            for line in (at..at + count).step_by(past_caches::LINE / size_of::<T>()) {
+                prefetch::<2, _>(next[k], line);
+            }
         }
     }
 }

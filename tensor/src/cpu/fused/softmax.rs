@@ -18,7 +18,7 @@ pub(super) fn softmax<T: Real>(x: &Tensor) -> Result<Tensor> {
             let share = T::of(1.0 / sum(exponentials(x, max(x), &mut y)));
             y.put_drafted(
                 #[inline(always)]
-                |e| e * share,
+                |_, e| e * share,
             );
         },
     )
@@ -124,15 +124,15 @@ pub(super) fn cross_entropy_backward<T: Real>(
         classes,
         #[inline(always)]
         |row, [x], mut dx| {
-            let e = exponentials(x, max(x), &mut dx);
-            let share = T::of(1.0 / sum(e));
+            let share = T::of(1.0 / sum(exponentials(x, max(x), &mut dx)));
             let (g, label) = (g[row], labels[row] as usize);
-            let chosen = e[label] * share;
-            let dx = dx.put_drafted(
+            dx.put_drafted(
                 #[inline(always)]
-                |e| g * (e * share),
+                |class, e| {
+                    let is_label = if class == label { T::ONE } else { T::ZERO };
+                    g * (e * share - is_label)
+                },
             );
-            dx[label] = g * (chosen - T::ONE);
         },
     );
     Ok(out.into_tensor(logits.shape(), T::DTYPE))
@@ -158,7 +158,7 @@ fn expect_classes(kernel: &str, labels: &[i64], classes: usize) -> Result<()> {
 
 /// exp(x − largest), in a row's draft.
 #[inline(always)]
-fn exponentials<'a, T: Real>(x: &[T], largest: T, row: &'a mut Row<'_, T, 1>) -> &'a mut [T] {
+fn exponentials<'a, T: Real>(x: &[T], largest: T, row: &'a mut Row<'_, T, 1>) -> &'a [T] {
     row.draft(
         x,
         #[inline(always)]
