@@ -22,8 +22,8 @@ results once. Bound: what forbids to be faster, the peak in f32 or f64, the
 bandwidth of the level of memory that holds operands and results, or (instr) the
 arithmetic instructions of a function of elements or rows, in its loops for
 AVX-512. Of it: the part that is used. Limits are measured by simple loops: a
-kernel that asks for its operands ahead, or writes in their place as an optimiser
-does, can pass them by a few per cent, and by more in the caches.";
+kernel that asks for its operands ahead, or writes in their place as an
+optimiser does, can pass them by a few per cent, and by more in the caches.";
 
 fn main() -> Result<(), Failure> {
     let (mut as_json, mut filters) = (false, Vec::new());
@@ -71,7 +71,7 @@ fn main() -> Result<(), Failure> {
         return Ok(());
     }
     println!("{}", machine.table());
-    println!("{:<43} {:>9} {:>8} {:>9} {:>7}", "", "time", "G/s", "bound", "of it");
+    println!("{:<42} {:>9} {:>8} {:>10} {:>7}", "", "time", "G/s", "bound", "of it");
     let mut group = "";
     for (case, work, time) in rows {
         if case.group != group {
@@ -84,7 +84,7 @@ fn main() -> Result<(), Failure> {
             Bound::Bytes(_) | Bound::Instructions => (work.read + work.written) / time.shortest,
         };
         println!(
-            "{:<43} {:>9} {:>8.1} {:>9} {:>5.0} %",
+            "{:<42} {:>9} {:>8.1} {:>10} {:>5.0} %",
             case.name,
             duration(time.shortest),
             rate / 1e9,
